@@ -1,0 +1,86 @@
+# One helper a kind of target; every target names its sources, no globs.
+find_package(Threads REQUIRED)
+find_package(OpenSSL REQUIRED)
+find_package(GTest REQUIRED)
+
+find_program(CCACHE ccache)
+if(CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env
+      CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime ${CCACHE})
+endif()
+
+add_library(midstream_flags INTERFACE)
+target_include_directories(midstream_flags INTERFACE ${CMAKE_SOURCE_DIR}/src ${CMAKE_SOURCE_DIR})
+target_compile_definitions(midstream_flags INTERFACE _FILE_OFFSET_BITS=64
+    BOOST_ASIO_NO_DEPRECATED BOOST_ALL_NO_LIB)
+target_compile_options(midstream_flags INTERFACE -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Wimplicit-fallthrough
+    -Wno-missing-field-initializers -fno-omit-frame-pointer)
+if(CCACHE)
+  target_compile_options(midstream_flags INTERFACE $<$<CXX_COMPILER_ID:GNU>:-fpch-preprocess>)
+endif()
+if(MIDSTREAM_WERROR)
+  target_compile_options(midstream_flags INTERFACE -Werror)
+endif()
+if(MIDSTREAM_SANITIZE)
+  target_compile_options(midstream_flags INTERFACE -fsanitize=${MIDSTREAM_SANITIZE} -fno-sanitize-recover=all)
+  target_link_options(midstream_flags INTERFACE -fsanitize=${MIDSTREAM_SANITIZE})
+endif()
+target_link_libraries(midstream_flags INTERFACE Threads::Threads)
+if(MIDSTREAM_TIDY)
+  set(CMAKE_CXX_CLANG_TIDY clang-tidy-19)
+endif()
+
+# The headers nearly every file needs, compiled once for the whole tree.
+add_library(midstream_pch STATIC ${CMAKE_SOURCE_DIR}/cmake/pch.cc)
+target_link_libraries(midstream_pch PUBLIC midstream_flags)
+target_precompile_headers(midstream_pch PRIVATE <nlohmann/json.hpp> <fmt/format.h> <chrono> <expected> <filesystem>
+    <functional> <map> <memory> <optional> <set> <span> <stop_token> <string> <string_view> <thread> <vector>)
+
+# midstream_module(NAME SOURCES a.cc ... [DEPS ...] [TESTS a_test.cc ...] [TEST_DEPS ...])
+#   a static library NAME, and a test program NAME_test where TESTS are given.
+function(midstream_module name)
+  cmake_parse_arguments(M "" "" "SOURCES;DEPS;TESTS;TEST_DEPS" ${ARGN})
+  add_library(${name} STATIC ${M_SOURCES})
+  target_link_libraries(${name} PUBLIC midstream_flags ${M_DEPS})
+  target_precompile_headers(${name} REUSE_FROM midstream_pch)
+  if(M_TESTS)
+    midstream_test(${name}_test SOURCES ${M_TESTS} DEPS ${name} ${M_TEST_DEPS})
+  endif()
+endfunction()
+
+# midstream_test(NAME SOURCES ... DEPS ...): a GoogleTest program, one ctest entry, tier "unit".
+function(midstream_test name)
+  cmake_parse_arguments(M "" "" "SOURCES;DEPS" ${ARGN})
+  add_executable(${name} ${M_SOURCES})
+  target_link_libraries(${name} PRIVATE midstream_flags ${M_DEPS} GTest::gtest GTest::gtest_main)
+  target_precompile_headers(${name} REUSE_FROM midstream_pch)
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/test)
+  add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  set_tests_properties(${name} PROPERTIES LABELS unit TIMEOUT 60)
+endfunction()
+
+# midstream_program(NAME SOURCES ... DEPS ...): an executable that needs nothing but glibc on its host.
+function(midstream_program name)
+  cmake_parse_arguments(M "" "" "SOURCES;DEPS" ${ARGN})
+  add_executable(${name} ${M_SOURCES})
+  target_link_libraries(${name} PRIVATE midstream_flags ${M_DEPS})
+  target_link_options(${name} PRIVATE -static-libstdc++ -static-libgcc)
+  if(MIDSTREAM_SANITIZE MATCHES "address" AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    target_link_options(${name} PRIVATE -static-libasan -static-libubsan)
+  endif()
+  target_precompile_headers(${name} REUSE_FROM midstream_pch)
+endfunction()
+
+# Static third-party libraries, so that the agent runs on a bare host.
+add_library(midstream_openssl INTERFACE)
+target_link_libraries(midstream_openssl INTERFACE libssl.a libcrypto.a ${CMAKE_DL_LIBS})
+add_library(midstream_zstd INTERFACE)
+target_link_libraries(midstream_zstd INTERFACE libzstd.a)
+add_library(midstream_xxhash INTERFACE)
+target_link_libraries(midstream_xxhash INTERFACE libxxhash.a)
+add_library(midstream_ldns INTERFACE)
+target_link_libraries(midstream_ldns INTERFACE libldns.a midstream_openssl)
+add_library(midstream_sqlite INTERFACE)
+target_link_libraries(midstream_sqlite INTERFACE libsqlite3.a m ${CMAKE_DL_LIBS})
+add_library(midstream_yaml INTERFACE)
+target_link_libraries(midstream_yaml INTERFACE libyaml-cpp.a)

@@ -1,0 +1,148 @@
+// The manifest (move.yaml), typed and validated.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/json.h"
+#include "base/result.h"
+
+namespace midstream {
+
+using Span = std::chrono::milliseconds;
+
+struct HostSpec {
+  std::string name;
+  std::string ssh;                      // user@host as ssh(1) takes it
+  std::optional<std::string> ssh_config;  // file for ssh -F
+  std::string data;                     // numeric address for agent to agent and replication traffic; never one that moves
+  std::uint64_t at_least_memory = 0;    // bytes, 0: not asked
+  std::uint64_t at_least_disk = 0;      // bytes free
+  int at_least_cpus = 0;
+};
+
+struct Window {
+  std::vector<int> days;  // 0 = Sunday
+  int from_minute = 0;    // of the day, in `zone`
+  int to_minute = 0;
+  std::string zone;       // IANA name
+};
+
+struct Rules {
+  Span downtime{300'000};  // per service, whole move
+  std::optional<Window> window;
+  Span observe{7'200'000};
+};
+
+struct ProbeSpec {
+  std::string kind;    // http, tcp or postgres
+  std::string target;  // URL, host:port, or a libpq connection string without a password
+  bool write = false;  // postgres: a write path
+  std::string password_file;  // on the vantage host; a libpq pass file
+  Span every{100};
+  Span timeout{1'000};
+};
+
+struct ClusterSpec {
+  std::string host;
+  std::uint16_t port = 5432;
+};
+
+struct PostgresSpec {
+  ClusterSpec old_side;
+  ClusterSpec new_side;
+  std::vector<std::string> databases;
+  Span deadline{1'000};  // of the switch
+};
+
+struct TrafficSpec {
+  std::string haproxy;  // host
+  std::string socket = "/run/haproxy/admin.sock";
+  std::string config = "/etc/haproxy/haproxy.cfg";
+  std::string backend;
+  std::vector<std::string> old_servers;
+  std::vector<std::string> new_servers;
+  std::vector<int> steps;  // percent to new, ascending, last 100; empty: the backend follows the owner by health check
+  Span hold{300'000};      // at each step
+  Span drain{600'000};     // deadline of the drain
+};
+
+struct NameSpec {
+  std::string name;    // absolute, with the final dot
+  std::string type;    // A or AAAA
+  std::string server;  // the primary, as the `via` host reaches it
+  std::string zone;    // absolute; derived by dropping the first label where the manifest is silent
+  std::string via;     // host whose agent sends the update
+  std::string key_file;  // TSIG key in BIND's format, on `via`
+  std::string old_value;
+  std::string new_value;
+  Span ttl{60'000};  // while the move lasts
+};
+
+struct FilesSpec {
+  std::string path;
+  bool both_ways = false;
+  std::vector<std::string> except;
+};
+
+struct ServiceSpec {
+  std::string name;
+  std::vector<std::string> needs;
+  std::optional<ProbeSpec> probe;
+  Span budget{0};  // 0: rules.downtime
+  std::vector<FilesSpec> files;
+  std::optional<PostgresSpec> postgres;
+  std::optional<TrafficSpec> traffic;
+  std::vector<NameSpec> names;
+};
+
+struct EndSpec {
+  std::string host;
+  std::string dev;
+};
+
+struct SubnetSpec {
+  std::string subnet;                   // "192.0.2.0/26" or an IPv6 prefix
+  std::vector<std::string> addresses;   // empty: those that `from` has configured when the move is planned
+  EndSpec from;
+  EndSpec to;
+  std::string gateway;                  // empty: none is set with the addresses
+};
+
+struct PoolSpec {
+  std::string pool;       // "198.51.100.0/28"
+  std::string for_host;
+};
+
+struct Manifest {
+  std::string move;      // plain name
+  std::string old_host;  // `sides: {old: .., new: ..}`; hosts named old and new by default
+  std::string new_host;
+  std::string vantage;   // where probes run: `vantage:`; the host named out by default
+  std::string verifier;  // third host that verifies addresses: `verifier:`; the HAProxy host by default
+  std::vector<HostSpec> hosts;        // in the manifest's order
+  Rules rules;
+  std::vector<ServiceSpec> services;  // in the manifest's order, every service after those it needs
+  std::vector<SubnetSpec> subnets;
+  std::vector<PoolSpec> pools;
+  std::string after_old = "fenced";   // stopped, fenced or kept
+
+  const HostSpec* host(std::string_view name) const;
+};
+
+// Parses and validates. An error's text is "FILE:LINE:COLUMN: what was found, what was expected[, did you mean
+// ...]"; one a line, up to ten. Pure: `file` is only a name for messages.
+Result<Manifest> parse_manifest(std::string_view yaml, std::string_view file);
+
+// JSON Schema (draft 2020-12) of what parse_manifest accepts.
+Json manifest_schema();
+
+// The manifest as canonical JSON, for hashing and for the journal; no secrets are in a manifest.
+Json to_json(const Manifest& manifest);
+
+}  // namespace midstream

@@ -1,0 +1,21 @@
+#include "movers/mover.h"
+
+#include <fmt/format.h>
+
+namespace midstream {
+
+Result<Json> Mover::peer(const Context&, std::string_view verb, const Json&) {
+  return refused(fmt::format("mover {} answers no request '{}' from other hosts", name(), verb));
+}
+
+Result<> Mover::serve(const Context&, Stream&, const Json&) {
+  return refused(fmt::format("mover {} takes no streams from other hosts", name()));
+}
+
+Json observation(bool reached, std::string why) { return {{"reached", reached}, {"why", std::move(why)}}; }
+
+Json finding(std::string what, bool ok, std::string detail, std::string todo) {
+  return {{"what", std::move(what)}, {"ok", ok}, {"detail", std::move(detail)}, {"todo", std::move(todo)}};
+}
+
+}  // namespace midstream
