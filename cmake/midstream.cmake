@@ -13,7 +13,7 @@ add_library(midstream_flags INTERFACE)
 target_include_directories(midstream_flags INTERFACE ${CMAKE_SOURCE_DIR}/src ${CMAKE_SOURCE_DIR})
 target_compile_definitions(midstream_flags INTERFACE _FILE_OFFSET_BITS=64
     BOOST_ASIO_NO_DEPRECATED BOOST_ALL_NO_LIB)
-target_compile_options(midstream_flags INTERFACE -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Wimplicit-fallthrough
+target_compile_options(midstream_flags INTERFACE -Wall -Wextra -Wnon-virtual-dtor -Wimplicit-fallthrough
     -Wno-missing-field-initializers -fno-omit-frame-pointer)
 if(CCACHE)
   target_compile_options(midstream_flags INTERFACE $<$<CXX_COMPILER_ID:GNU>:-fpch-preprocess>)

@@ -1,0 +1,154 @@
+// The engine: what to do next, decided from what is recorded. Pure: no clock, no I/O, no threads, no randomness.
+//
+// The state is a fold over records. handle(event) answers with records to store, commands to send, and a time to
+// wake. The shell stores and syncs the records first and only then sends the commands: intent before the effect,
+// outcome after. Starting and recovering are the same: fold the journal, then handle(Started).
+//
+// An intent without an outcome is resolved by observing, never by repeating blindly; before that every agent has
+// adopted the new epoch, which ends all that an earlier controller set going.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "base/json.h"
+#include "base/result.h"
+#include "engine/plan.h"
+
+namespace midstream {
+
+enum class Direction { forward, back };
+enum class Goal {
+  idle,     // nothing asked yet
+  run,      // forward, up to and without `finish`
+  back,     // undo everything that was done
+  finish,   // the steps of phase finish; from here only forward
+};
+std::string_view to_string(Goal goal);
+
+// ---- events; every one carries `now`, wall-clock milliseconds -----------------------------------------------
+struct Started {};                                // the controller has begun; the journal is folded
+struct Adopted { std::string host; };             // that agent has adopted our epoch, all earlier commands are over
+struct LinkLost { std::string host; };            // what was under way there is unknown
+struct Asked { Goal goal; std::string until; };   // the operator; `until` is a phase or ""
+struct Paused { bool paused; };
+struct Outcome {                                  // of an apply or undo
+  std::string step;
+  Direction direction;
+  std::uint64_t epoch;
+  Result<Json> result;
+};
+struct Observed {                                 // of an observe
+  std::string step;
+  std::uint64_t epoch;
+  Result<Json> result;
+};
+struct Facts {                                    // what bounds us: measured downtime and the window
+  std::map<std::string, std::int64_t> downtime_ms;  // upper bound used so far, per service
+  bool window_open = true;
+};
+struct Tick {};                                   // time has come
+using Event = std::variant<Started, Adopted, LinkLost, Asked, Paused, Outcome, Observed, Facts, Tick>;
+
+// ---- effects ------------------------------------------------------------------------------------------------
+struct Adopt { std::string host; std::uint64_t epoch; };
+struct Call {
+  enum class Verb { apply, undo, observe } verb;
+  std::string step;
+  std::string host;
+  std::string mover;
+  Json desired;
+  std::uint64_t epoch;
+  std::int64_t deadline_ms;
+};
+using Command = std::variant<Adopt, Call>;
+
+struct Effects {
+  std::vector<Json> records;      // to be durable before any command is sent
+  std::vector<Command> commands;
+  std::optional<std::int64_t> wake_at;
+};
+
+// ---- state, for status and report ---------------------------------------------------------------------------
+enum class Progress { pending, running, done, undoing, undone };
+struct StepState {
+  Progress progress = Progress::pending;
+  int attempt = 0;
+  std::int64_t began_ms = 0;   // of the latest intent
+  std::int64_t first_ms = 0;   // of the first intent in this direction
+  std::int64_t ended_ms = 0;   // of the latest outcome
+  Json result = Json::object();
+  std::optional<Error> error;  // of the latest attempt, if it failed
+};
+
+struct State {
+  Plan plan;
+  std::uint64_t epoch = 0;
+  Goal goal = Goal::idle;
+  std::string until;
+  bool paused = false;
+  std::vector<StepState> steps;
+  std::optional<Error> stopped;  // why nothing goes on until the operator asks again
+  std::string stopped_step;
+
+  // Steps done or under way, to undo on the way back; whether any irreversible step was begun.
+  bool past_return() const;
+  // Everything that the goal asks for holds.
+  bool complete() const;
+};
+
+class Engine {
+ public:
+  Engine() = default;
+
+  // Adds one stored record to the state. Corrupt on a record that cannot follow what was folded before.
+  Result<> fold(const Json& record);
+  Effects handle(std::int64_t now, const Event& event);
+
+  const State& state() const { return state_; }
+  // Why the operator cannot ask for this now; nothing if they can.
+  std::optional<Error> objection(Goal goal) const;
+  // The first record of a journal.
+  static Json plan_record(std::int64_t now, const Plan& plan);
+  // What is waited for, in words; "" when nothing is.
+  std::string waiting() const;
+
+ private:
+  struct Flight;  // handle() in progress
+
+  void started(Flight& flight);
+  void adopted(Flight& flight, const std::string& host);
+  void asked(Flight& flight, const Asked& ask);
+  void ended(Flight& flight, const Outcome& outcome);
+  void observed(Flight& flight, const Observed& observation);
+  void renew_epoch(Flight& flight);
+  void proceed(Flight& flight);
+  void forward(Flight& flight);
+  void backward(Flight& flight);
+  void drive(Flight& flight, int index);
+  void begin(Flight& flight, int index, Direction direction);
+  void send(Flight& flight, int index, Call::Verb verb);
+  void succeed(Flight& flight, int index, const Json& result, bool by_observation);
+  void fail(Flight& flight, int index, const Error& error);
+  void stop(Flight& flight, const std::string& step, const Error& error);
+  void record(Flight& flight, Json record);
+  std::optional<Error> refusal(const Step& step) const;
+  int running_index() const;
+
+  State state_;
+  // Not recorded: lost with the process, rebuilt by asking the world.
+  std::set<std::string> adopted_;
+  bool in_flight_ = false;      // a command for the running step is out
+  bool resolve_ = false;        // the running step's intent is from before this epoch: observe it first
+  int asked_in_vain_ = 0;       // observations that failed while resolving
+  std::int64_t not_before_ = 0; // backoff or poll
+  Json seen_ = Json::object();  // last observation of the running step
+  Facts facts_;
+};
+
+}  // namespace midstream

@@ -1,0 +1,64 @@
+// The plan: the ordered steps of one move, as values. Steps run one after another; what shall go on beside them
+// (following, probing) is begun by one step and seen by later ones.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/json.h"
+#include "base/result.h"
+
+namespace midstream {
+
+// In this order; design section 3. Steps of `finish` run only when the operator says finish.
+inline constexpr std::string_view kPhases[] = {"prepare", "copy", "follow",    "gate", "shift",
+                                               "switch",  "soak", "addresses", "home", "finish"};
+// Position in kPhases, or -1.
+int phase_index(std::string_view phase);
+
+enum class StepKind {
+  effect,  // apply once; undone on the way back
+  wait,    // observe until reached; nothing to undo
+  hold,    // let `deadline_ms` pass; nothing to undo
+};
+
+struct Step {
+  std::string id;       // unique in the plan: "web.weights-25"
+  std::string phase;
+  std::string service;  // "" where the step serves the whole move
+  StepKind kind = StepKind::effect;
+  std::string host;     // whose agent acts; "" for hold
+  std::string mover;
+  Json desired = Json::object();
+  std::string text;     // for people, present tense
+  std::int64_t expected_blackout_ms = 0;  // of `service`; 0: users feel nothing
+  std::int64_t deadline_ms = 60'000;      // effect: of one attempt; wait: of the whole wait; hold: its length
+  std::int64_t poll_ms = 200;             // wait: time between two observations
+  int attempts = 4;                       // effect: how often a transient failure is tried again
+  bool irreversible = false;
+  bool in_window = false;                 // a step that users could feel: only within the window
+  std::vector<std::string> needs;         // ids of earlier steps whose outcome this one builds on
+};
+
+struct Plan {
+  std::string move;
+  std::vector<std::string> hosts;  // every host with an agent, in the manifest's order
+  Json budgets = Json::object();   // service -> downtime budget in ms
+  std::vector<Step> steps;
+
+  // Index of the step with this id, or -1.
+  int find(std::string_view id) const;
+};
+
+// Ids unique, phases known and in order, needs met earlier, hosts known, irreversible steps only in `finish`.
+Result<> validate(const Plan& plan);
+
+// Canonical JSON, and back. plan_hash is over the canonical text: FNV-1a, 64 bits, hex; it tells plans apart and
+// is no protection against forgery.
+Json to_json(const Plan& plan);
+Result<Plan> plan_from_json(const Json& value);
+std::string plan_hash(const Plan& plan);
+
+}  // namespace midstream
