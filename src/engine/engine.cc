@@ -52,7 +52,7 @@ Effects Engine::handle(std::int64_t now, const Event& event) {
         if constexpr (std::is_same_v<T, Started> || std::is_same_v<T, LinkLost>) {
           renew_epoch(flight);
         } else if constexpr (std::is_same_v<T, Adopted>) {
-          adopted_.insert(e.host);
+          adopted(e);
         } else if constexpr (std::is_same_v<T, Asked>) {
           asked(flight, e);
         } else if constexpr (std::is_same_v<T, Paused>) {
@@ -80,6 +80,12 @@ void Engine::renew_epoch(Flight& flight) {
   not_before_ = 0;
   seen_ = Json::object();
   for (const auto& host : state_.plan.hosts) flight.effects.commands.push_back(Adopt{host, state_.epoch});
+}
+
+// An answer to an earlier epoch may come late; it says nothing about what this one has ended.
+void Engine::adopted(const Adopted& adoption) {
+  const bool ours = std::ranges::find(state_.plan.hosts, adoption.host) != state_.plan.hosts.end();
+  if (ours && adoption.epoch == state_.epoch) adopted_.insert(adoption.host);
 }
 
 std::optional<Error> Engine::objection(Goal goal) const {
@@ -142,6 +148,7 @@ void Engine::forward(Flight& flight) {
     }
     if (state_.paused) return;
     const auto& step = state_.plan.steps[index];
+    if (bounded(step) && !facts_) return;
     if (auto why = refusal(step)) return stop(flight, step.id, *why);
     begin(flight, index, Direction::forward);
   }
@@ -161,6 +168,11 @@ void Engine::backward(Flight& flight) {
   }
 }
 
+// Whether the window or a budget has a say in when this step begins.
+bool Engine::bounded(const Step& step) const {
+  return step.in_window || (step.expected_blackout_ms > 0 && state_.plan.budgets.contains(step.service));
+}
+
 std::optional<Error> Engine::refusal(const Step& step) const {
   for (const auto& need : step.needs) {
     const int index = state_.plan.find(need);
@@ -168,12 +180,12 @@ std::optional<Error> Engine::refusal(const Step& step) const {
       return Error{ErrorKind::refused, fmt::format("step '{}' needs '{}', which is not done", step.id, need), ""};
     }
   }
-  if (step.in_window && !facts_.window_open) {
+  if (step.in_window && !facts_->window_open) {
     return Error{ErrorKind::refused, fmt::format("step '{}' can be felt by users and the window is closed", step.id),
                  "run again when the window is open; nothing is held meanwhile"};
   }
   if (step.expected_blackout_ms > 0 && state_.plan.budgets.contains(step.service)) {
-    const auto used = facts_.downtime_ms.contains(step.service) ? facts_.downtime_ms.at(step.service) : 0;
+    const auto used = facts_->downtime_ms.contains(step.service) ? facts_->downtime_ms.at(step.service) : 0;
     const auto budget = get_int_or(state_.plan.budgets, step.service, 0);
     if (used + step.expected_blackout_ms > budget) {
       return Error{ErrorKind::refused,
@@ -276,6 +288,8 @@ void Engine::fail(Flight& flight, int index, const Error& error) {
   record(flight, {{"type", "outcome"}, {"step", step.id}, {"direction", back ? "back" : "forward"}, {"ok", false},
                   {"error", to_json(error)}});
   const int attempt = state_.steps[index].attempt;
+  // Unknown: work may still be going on, perhaps at a peer of that agent. The new epoch ends it everywhere.
+  if (error.kind == ErrorKind::unknown) renew_epoch(flight);
   if (!transient(error.kind) || attempt >= step.attempts) return stop(flight, step.id, error);
   resolve_ = error.kind != ErrorKind::retry;
   not_before_ = flight.now + backoff_ms(attempt);
@@ -296,7 +310,8 @@ std::string Engine::waiting() const {
     return fmt::format("waits for the agent on {}", missing);
   }
   const int index = running_index();
-  if (index < 0) return state_.paused ? "paused; `continue` goes on" : "";
+  if (index < 0 && state_.paused) return "paused; `continue` goes on";
+  if (index < 0) return facts_ || state_.goal == Goal::idle ? "" : "waits for the measured downtime and the window";
   const auto& at = state_.steps[index];
   const auto why = get_string_or(seen_, "why", "");
   if (!why.empty()) return fmt::format("'{}' waits: {}", state_.plan.steps[index].id, why);

@@ -33,7 +33,10 @@ std::string_view to_string(Goal goal);
 
 // ---- events; every one carries `now`, wall-clock milliseconds -----------------------------------------------
 struct Started {};                                // the controller has begun; the journal is folded
-struct Adopted { std::string host; };             // that agent has adopted our epoch, all earlier commands are over
+struct Adopted {                                  // that agent has adopted this epoch, all earlier commands are over
+  std::string host;
+  std::uint64_t epoch;
+};
 struct LinkLost { std::string host; };            // what was under way there is unknown
 struct Asked { Goal goal; std::string until; };   // the operator; `until` is a phase or ""
 struct Paused { bool paused; };
@@ -48,7 +51,7 @@ struct Observed {                                 // of an observe
   std::uint64_t epoch;
   Result<Json> result;
 };
-struct Facts {                                    // what bounds us: measured downtime and the window
+struct Facts {  // what bounds us: measured downtime and the window. Before the first, no step begins that they bound
   std::map<std::string, std::int64_t> downtime_ms;  // upper bound used so far, per service
   bool window_open = true;
 };
@@ -121,8 +124,7 @@ class Engine {
  private:
   struct Flight;  // handle() in progress
 
-  void started(Flight& flight);
-  void adopted(Flight& flight, const std::string& host);
+  void adopted(const Adopted& adoption);
   void asked(Flight& flight, const Asked& ask);
   void ended(Flight& flight, const Outcome& outcome);
   void observed(Flight& flight, const Observed& observation);
@@ -137,6 +139,7 @@ class Engine {
   void fail(Flight& flight, int index, const Error& error);
   void stop(Flight& flight, const std::string& step, const Error& error);
   void record(Flight& flight, Json record);
+  bool bounded(const Step& step) const;
   std::optional<Error> refusal(const Step& step) const;
   int running_index() const;
 
@@ -148,7 +151,7 @@ class Engine {
   int asked_in_vain_ = 0;       // observations that failed while resolving
   std::int64_t not_before_ = 0; // backoff or poll
   Json seen_ = Json::object();  // last observation of the running step
-  Facts facts_;
+  std::optional<Facts> facts_;
 };
 
 }  // namespace midstream

@@ -70,6 +70,7 @@ bool State::complete() const {
       if (progress != Progress::pending && progress != Progress::undone) return false;
       continue;
     }
+    if (progress == Progress::running) return false;  // also beyond `until`: nothing is left half-way
     const int phase = phase_index(plan.steps[i].phase);
     if (goal == Goal::run && phase == phase_index("finish")) continue;
     if (goal == Goal::run && !until.empty() && phase > phase_index(until)) continue;
@@ -97,6 +98,10 @@ Result<> Engine::fold(const Json& record) {
     state_.goal = goal_from(TRY(get_string(record, "goal")));
     state_.until = TRY(get_string(record, "until"));
     state_.paused = false;
+    // A wait that was given up waits its whole time again.
+    if (const int given_up = state_.plan.find(state_.stopped_step); given_up >= 0 && state_.stopped) {
+      if (state_.plan.steps[given_up].kind == StepKind::wait) state_.steps[given_up].first_ms = TRY(get_int(record, "at"));
+    }
     state_.stopped.reset();
     state_.stopped_step.clear();
     for (auto& step : state_.steps) step.attempt = 0;

@@ -1,0 +1,34 @@
+// A golden scenario: lines of input, each followed by what the engine answered, indented by two spaces.
+//
+// First the plan:
+//   hosts old new
+//   budget db 1000                        downtime of a service, ms
+//   step PHASE ID KIND [HOST] [service=S] [blackout=MS] [deadline=MS] [poll=MS] [attempts=N] [needs=ID,ID]
+//                      [window] [irreversible]
+// then inputs, in any number; `now` starts at 0:
+//   start                                 the controller has begun
+//   crash                                 the engine is dropped and the journal folded again; `start` follows
+//   adopted HOST [epoch=N]                that agent has adopted our epoch
+//   lost HOST                             the link to that agent broke
+//   ask run|back|finish [until=PHASE]     the operator
+//   pause | continue
+//   ok STEP [epoch=N]                     the apply or undo under way succeeded
+//   fail STEP KIND "what" [epoch=N]       ... or failed
+//   see STEP reached|waiting|KIND ["why"] [epoch=N]
+//   facts [SERVICE=MS ...] [window=open|closed]
+//   now +MS                               time passes
+// A line that begins with # is a comment; comments and empty lines stay where they are when rewritten.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+
+namespace midstream::test {
+
+// The scenario with the answers that the engine gives now; equal to `text` if the scenario holds. Refused, with the
+// line, where an input is not understood.
+Result<std::string> play(std::string_view text);
+
+}  // namespace midstream::test
