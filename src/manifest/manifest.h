@@ -20,7 +20,8 @@ struct HostSpec {
   std::string name;
   std::string ssh;                      // user@host as ssh(1) takes it
   std::optional<std::string> ssh_config;  // file for ssh -F
-  std::string data;                     // numeric address for agent to agent and replication traffic; never one that moves
+  std::string data;                     // numeric address for agent to agent and replication traffic; never one that moves;
+                                        // ssh's own where that is numeric; "" if neither is: ask the host
   std::uint64_t at_least_memory = 0;    // bytes, 0: not asked
   std::uint64_t at_least_disk = 0;      // bytes free
   int at_least_cpus = 0;

@@ -1,0 +1,408 @@
+#include "manifest/build.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "base/text.h"
+#include "manifest/values.h"
+
+namespace midstream {
+
+std::vector<MapReader> MapReader::maps(std::string_view key) const {
+  std::vector<MapReader> all;
+  const auto* list = find(key);
+  for (std::size_t i = 0; list != nullptr && i < list->items.size(); ++i) {
+    all.emplace_back(*list->items[i], fmt::format("{}[{}]", path(key), i));
+  }
+  return all;
+}
+
+std::string MapReader::text(std::string_view key, std::string fallback) const {
+  const auto* value = find(key);
+  return value != nullptr ? value->text : std::move(fallback);
+}
+
+Span MapReader::span(std::string_view key, Span fallback) const {
+  return has(key) ? parse_duration(text(key)).value_or(fallback) : fallback;
+}
+
+bool MapReader::flag(std::string_view key) const { return text(key) == "true"; }
+
+std::int64_t MapReader::integer(std::string_view key, std::int64_t fallback) const {
+  return has(key) ? parse_integer(text(key)).value_or(fallback) : fallback;
+}
+
+std::vector<const YamlNode*> MapReader::scalars(std::string_view key) const {
+  const auto* value = find(key);
+  if (value == nullptr) return {};
+  return value->kind == YamlNode::Kind::list ? value->items : std::vector<const YamlNode*>{value};
+}
+
+std::vector<std::string> MapReader::texts(std::string_view key) const {
+  std::vector<std::string> all;
+  for (const auto* value : scalars(key)) all.push_back(value->text);
+  return all;
+}
+
+Position MapReader::at(std::string_view key) const { return has(key) ? find(key)->at : node_->at; }
+
+namespace {
+
+class Builder {
+ public:
+  Builder(const YamlNode& root, std::vector<Problem>& problems) : root_(root, ""), problems_(problems) {}
+
+  Manifest build();
+
+ private:
+  void add(Position at, const std::string& path, std::string text) {
+    problems_.push_back({at, fmt::format("{}: {}", path, text)});
+  }
+  // A value of `key` that `seen` has already is a problem.
+  void once(std::set<std::string>& seen, const YamlNode& value, const std::string& path) {
+    if (!seen.insert(value.text).second) add(value.at, path, fmt::format("found {} a second time, expected it once", in_quotes(value.text)));
+  }
+
+  std::string host(const MapReader& from, std::string_view key);
+  std::string default_host(std::string_view key, std::string_view name, std::string_view what);
+  HostSpec host_spec(const MapReader& from, const std::string& name);
+  Rules rules();
+  Window window(const MapReader& from);
+  ServiceSpec service(const MapReader& from, const std::string& name);
+  ProbeSpec probe(const MapReader& from);
+  std::vector<FilesSpec> files(const MapReader& from);
+  PostgresSpec postgres(const MapReader& from);
+  TrafficSpec traffic(const MapReader& from, bool with_postgres);
+  void check_servers(const MapReader& from);
+  std::vector<int> steps(const MapReader& from, bool with_postgres);
+  NameSpec name(const MapReader& from, const std::optional<TrafficSpec>& traffic);
+  void check_name(const MapReader& from, const NameSpec& name);
+  void addresses();
+  void defaults();
+
+  MapReader root_;
+  std::vector<Problem>& problems_;
+  Manifest manifest_;
+  std::vector<std::string> host_names_;
+  std::map<std::string, std::string> trees_;      // path to service
+  std::map<std::string, std::string> backends_;   // "host backend" to service
+  std::map<std::string, std::string> databases_;  // "host port database" to service
+  std::set<std::string> names_;                   // "name type"
+  std::string service_;                           // the one that is being built
+};
+
+// `owner[key]` becomes the service at hand; the one that had it before, if any.
+std::string claim(std::map<std::string, std::string>& owners, const std::string& key, const std::string& service) {
+  const auto [found, fresh] = owners.emplace(key, service);
+  return fresh ? "" : found->second;
+}
+
+std::string Builder::host(const MapReader& from, std::string_view key) {
+  const auto name = from.text(key);
+  if (!name.empty() && std::ranges::find(host_names_, name) == host_names_.end()) {
+    add(from.at(key), from.path(key), found_expected(name, fmt::format("a host ({})", join(host_names_, ", ")), host_names_));
+  }
+  return name;
+}
+
+// The host that the manifest names in `key`, else the one that is named `name`; it must be there for `what`.
+std::string Builder::default_host(std::string_view key, std::string_view name, std::string_view what) {
+  if (root_.has(key)) return host(root_, key);
+  if (std::ranges::find(host_names_, name) != host_names_.end()) return std::string(name);
+  if (!what.empty()) add(root_.at("hosts"), "hosts", fmt::format("found no host '{}', expected one, or '{}: HOST', {}", name, key, what));
+  return "";
+}
+
+HostSpec Builder::host_spec(const MapReader& from, const std::string& name) {
+  HostSpec spec{.name = name, .ssh = from.text("ssh")};
+  if (from.has("ssh_config")) spec.ssh_config = from.text("ssh_config");
+  const auto target = spec.ssh.substr(spec.ssh.find('@') + 1);
+  spec.data = from.text("data", parse_address(target) ? target : "");
+  if (const auto address = parse_address(spec.data)) spec.data = to_string(*address);
+  if (from.has("at_least")) {
+    const auto least = from.map("at_least");
+    spec.at_least_memory = parse_size(least.text("memory")).value_or(0);
+    spec.at_least_disk = parse_size(least.text("disk")).value_or(0);
+    spec.at_least_cpus = static_cast<int>(least.integer("cpus", 0));
+  }
+  return spec;
+}
+
+Window Builder::window(const MapReader& from) {
+  Window window{.from_minute = parse_time(from.text("from")).value_or(0),
+                .to_minute = parse_time(from.text("to")).value_or(0),
+                .zone = from.text("zone")};
+  std::set<int> days;
+  for (const auto& text : from.texts("days")) {
+    const auto some = parse_days(text).value_or(std::vector<int>());
+    days.insert(some.begin(), some.end());
+  }
+  window.days.assign(days.begin(), days.end());
+  if (window.to_minute <= window.from_minute) {
+    add(from.at("to"), from.path("to"), found_expected(from.text("to"), fmt::format("a time after {}", from.text("from")), {}));
+  }
+  return window;
+}
+
+Rules Builder::rules() {
+  Rules rules;
+  if (!root_.has("rules")) return rules;
+  const auto from = root_.map("rules");
+  rules.downtime = from.span("downtime", rules.downtime);
+  rules.observe = from.span("observe", rules.observe);
+  if (from.has("window")) rules.window = window(from.map("window"));
+  return rules;
+}
+
+ProbeSpec Builder::probe(const MapReader& from) {
+  ProbeSpec probe;
+  for (const auto* kind : {"http", "tcp", "postgres"}) {
+    if (!from.has(kind)) continue;
+    probe.kind = kind;
+    probe.target = from.text(kind);
+  }
+  for (const auto* key : {"write", "password_file"}) {
+    if (probe.kind != "postgres" && from.has(key)) {
+      add(from.at(key), from.path(key), fmt::format("found '{}' beside {}, expected it beside postgres only", key, probe.kind));
+    }
+  }
+  probe.write = from.flag("write");
+  probe.password_file = from.text("password_file");
+  probe.every = from.span("every", probe.every);
+  probe.timeout = from.span("timeout", probe.timeout);
+  return probe;
+}
+
+std::vector<FilesSpec> Builder::files(const MapReader& from) {
+  std::vector<FilesSpec> all;
+  for (const auto& tree : from.maps("files")) {
+    FilesSpec spec{.path = tree.text("path"), .both_ways = tree.flag("both_ways"), .except = tree.texts("except")};
+    if (spec.path.size() > 1 && spec.path.ends_with('/')) spec.path.pop_back();
+    if (spec.path == "/") add(tree.at("path"), tree.path("path"), "found '/', expected a tree below it");
+    for (const auto& [other, owner] : trees_) {
+      if ((spec.path + "/").starts_with(other + "/") || (other + "/").starts_with(spec.path + "/")) {
+        add(tree.at("path"), tree.path("path"),
+            fmt::format("found {}, expected a tree apart from '{}' of service {}", in_quotes(spec.path), printable(other), owner));
+        break;
+      }
+    }
+    trees_.emplace(spec.path, service_);
+    std::set<std::string> seen;
+    for (const auto* pattern : tree.scalars("except")) once(seen, *pattern, tree.path("except"));
+    all.push_back(std::move(spec));
+  }
+  return all;
+}
+
+PostgresSpec Builder::postgres(const MapReader& from) {
+  const auto cluster = [&](std::string_view key) {
+    const auto side = from.map(key);
+    return ClusterSpec{host(side, "host"), static_cast<std::uint16_t>(side.integer("port", 5432))};
+  };
+  PostgresSpec spec{.old_side = cluster("old"), .new_side = cluster("new"), .databases = from.texts("databases")};
+  spec.deadline = from.span("deadline", spec.deadline);
+  if (spec.old_side.host == spec.new_side.host) {
+    add(from.at("new"), from.path("new"), found_expected(spec.new_side.host, "another host than that of 'old'", {}));
+  }
+  std::set<std::string> seen;
+  for (const auto* database : from.scalars("databases")) {
+    once(seen, *database, from.path("databases"));
+    if (database->text == "template0" || database->text == "template1") {
+      add(database->at, from.path("databases"), found_expected(database->text, "a database of users", {}));
+    }
+    const auto key = fmt::format("{} {} {}", spec.old_side.host, spec.old_side.port, database->text);
+    const auto owner = claim(databases_, key, service_);
+    if (!owner.empty() && owner != service_) {
+      add(database->at, from.path("databases"), found_expected(database->text, fmt::format("a database that is not service {}'s", owner), {}));
+    }
+  }
+  return spec;
+}
+
+std::vector<int> Builder::steps(const MapReader& from, bool with_postgres) {
+  if (with_postgres) {
+    if (from.has("steps")) {
+      add(from.at("steps"), from.path("steps"),
+          "found steps beside postgres, expected none: the backend follows the database's owner by health check");
+    }
+    return {};
+  }
+  std::vector<int> steps;
+  if (!from.has("steps")) add(from.at(), from.path(), "found no 'steps', expected percentages that rise to 100 such as [1, 5, 25, 50, 100]");
+  for (const auto* value : from.scalars("steps")) {
+    const int percent = parse_percent(value->text).value_or(0);
+    if (!steps.empty() && percent <= steps.back()) {
+      add(value->at, from.path("steps"), found_expected(value->text, fmt::format("more than {}", steps.back()), {}));
+      return steps;
+    }
+    steps.push_back(percent);
+  }
+  if (!steps.empty() && steps.back() != 100) {
+    const auto* last = from.scalars("steps").back();
+    add(last->at, from.path("steps"), found_expected(last->text, "100 as the last step", {}));
+  }
+  return steps;
+}
+
+void Builder::check_servers(const MapReader& from) {
+  std::set<std::string> seen;
+  for (const auto* key : {"old", "new"}) {
+    for (const auto* server : from.scalars(key)) once(seen, *server, from.path(key));
+  }
+}
+
+TrafficSpec Builder::traffic(const MapReader& from, bool with_postgres) {
+  TrafficSpec spec;
+  spec.haproxy = host(from, "haproxy");
+  spec.socket = from.text("socket", spec.socket);
+  spec.config = from.text("config", spec.config);
+  spec.backend = from.text("backend");
+  spec.old_servers = from.texts("old");
+  spec.new_servers = from.texts("new");
+  spec.steps = steps(from, with_postgres);
+  spec.hold = from.span("hold", spec.hold);
+  spec.drain = from.span("drain", spec.drain);
+  check_servers(from);
+  const auto owner = claim(backends_, spec.haproxy + " " + spec.backend, service_);
+  if (!owner.empty()) {
+    add(from.at("backend"), from.path("backend"), found_expected(spec.backend, fmt::format("a backend that is not service {}'s", owner), {}));
+  }
+  return spec;
+}
+
+NameSpec Builder::name(const MapReader& from, const std::optional<TrafficSpec>& traffic) {
+  NameSpec spec{.name = from.text("name"), .type = from.text("type"), .server = from.text("server")};
+  spec.zone = from.text("zone", spec.name.substr(spec.name.find('.') + 1));
+  spec.key_file = from.text("key_file");
+  spec.old_value = from.text("old");
+  spec.new_value = from.text("new");
+  spec.ttl = from.span("ttl", spec.ttl);
+  if (from.has("via")) {
+    spec.via = host(from, "via");
+  } else if (traffic) {
+    spec.via = traffic->haproxy;
+  } else {
+    add(from.at(), from.path(), "found no 'via', expected the host that sends the update (the service has no HAProxy host)");
+  }
+  check_name(from, spec);
+  for (auto* value : {&spec.old_value, &spec.new_value}) {
+    if (const auto address = parse_address(*value)) *value = to_string(*address);
+  }
+  return spec;
+}
+
+void Builder::check_name(const MapReader& from, const NameSpec& name) {
+  if (!names_.insert(name.name + " " + name.type).second) {
+    add(from.at("name"), from.path("name"), fmt::format("found {} {} a second time, expected it once", in_quotes(name.name), name.type));
+  }
+  if (!from.has("zone") && std::ranges::count(name.name, '.') < 3) {
+    add(from.at("name"), from.path("name"), found_expected(name.name, "a 'zone' beside a name of so few labels", {}));
+  } else if (name.name != name.zone && !name.name.ends_with("." + name.zone)) {
+    add(from.at("zone"), from.path("zone"), found_expected(name.zone, fmt::format("a zone that holds {}", name.name), {}));
+  }
+  for (const auto* key : {"old", "new"}) {
+    const auto value = from.text(key);
+    if (parse_address(value).value_or(Address()).v6 != (name.type == "AAAA")) {
+      add(from.at(key), from.path(key),
+          found_expected(value, name.type == "AAAA" ? "an IPv6 address for AAAA" : "an IPv4 address for A", {}));
+    }
+  }
+  if (parse_address(name.old_value) == parse_address(name.new_value)) {
+    add(from.at("new"), from.path("new"), found_expected(name.new_value, "another address than 'old'", {}));
+  }
+}
+
+ServiceSpec Builder::service(const MapReader& from, const std::string& name_of_it) {
+  service_ = name_of_it;
+  ServiceSpec spec{.name = name_of_it, .needs = from.texts("needs")};
+  spec.budget = from.span("budget", spec.budget);
+  if (from.has("probe")) spec.probe = probe(from.map("probe"));
+  spec.files = files(from);
+  if (from.has("postgres")) spec.postgres = postgres(from.map("postgres"));
+  if (from.has("traffic")) spec.traffic = traffic(from.map("traffic"), spec.postgres.has_value());
+  for (const auto& one : from.maps("names")) spec.names.push_back(name(one, spec.traffic));
+  return spec;
+}
+
+void Builder::addresses() {
+  for (const auto& from : root_.maps("addresses")) {
+    const bool moves = from.has("subnet");
+    const auto kind = std::string(moves ? "subnet" : "pool");
+    for (const auto* key : {"from", "to", "for"}) {
+      const bool wanted = (std::string_view(key) == "for") != moves;
+      if (wanted && !from.has(key)) add(from.at(), from.path(), fmt::format("found no '{}', expected it beside {}", key, kind));
+    }
+    for (const auto* key : {"from", "to", "for", "addresses", "gateway"}) {
+      const bool wanted = (std::string_view(key) == "for") != moves;
+      if (!wanted && from.has(key)) add(from.at(key), from.path(key), fmt::format("found '{}' beside {}, expected none", key, kind));
+    }
+    if (!moves) {
+      manifest_.pools.push_back({from.text("pool"), host(from, "for")});
+      continue;
+    }
+    const auto end = [&](std::string_view key) {
+      if (!from.has(key)) return EndSpec{};
+      const auto side = from.map(key);
+      return EndSpec{host(side, "host"), side.text("dev")};
+    };
+    SubnetSpec spec{.subnet = from.text("subnet"), .addresses = from.texts("addresses"), .from = end("from"), .to = end("to")};
+    spec.gateway = from.text("gateway");
+    if (!spec.to.host.empty() && spec.from.host == spec.to.host) {
+      add(from.at("to"), from.path("to"), found_expected(spec.to.host, "another host than that of 'from'", {}));
+    }
+    manifest_.subnets.push_back(std::move(spec));
+  }
+}
+
+void Builder::defaults() {
+  const bool measured = !manifest_.subnets.empty() ||
+                        std::ranges::any_of(manifest_.services, [](const ServiceSpec& s) { return s.probe.has_value(); });
+  manifest_.vantage = default_host("vantage", "out", measured ? "where probes run" : "");
+  if (root_.has("verifier")) manifest_.verifier = host(root_, "verifier");
+  for (const auto& service : manifest_.services) {
+    if (!manifest_.verifier.empty() || !service.traffic) continue;
+    const auto& third = service.traffic->haproxy;
+    if (third != manifest_.old_host && third != manifest_.new_host) manifest_.verifier = third;
+  }
+}
+
+Manifest Builder::build() {
+  manifest_.move = root_.text("move");
+  for (const auto& entry : root_.find("hosts")->entries) host_names_.push_back(entry.key);
+  for (const auto& entry : root_.find("hosts")->entries) {
+    manifest_.hosts.push_back(host_spec({*entry.value, path_to("hosts", entry.key)}, entry.key));
+  }
+  const YamlNode empty{.kind = YamlNode::Kind::map};
+  const MapReader sides = root_.has("sides") ? root_.map("sides") : MapReader(empty, "sides");
+  const auto side = [&](std::string_view key) {
+    if (sides.has(key)) return host(sides, key);
+    if (std::ranges::find(host_names_, key) == host_names_.end()) {
+      add(root_.at("hosts"), "hosts", fmt::format("found no host '{0}', expected one, or 'sides: {{{0}: HOST}}'", key));
+    }
+    return std::string(key);
+  };
+  manifest_.old_host = side("old");
+  manifest_.new_host = side("new");
+  if (manifest_.old_host == manifest_.new_host) {
+    add(sides.at(), "sides", found_expected(manifest_.new_host, "two hosts", {}));
+  }
+  manifest_.rules = rules();
+  const auto& services = *root_.find("services");
+  std::vector<ServiceSpec> all;
+  for (const auto& entry : services.entries) all.push_back(service({*entry.value, path_to("services", entry.key)}, entry.key));
+  manifest_.services = order_services(std::move(all), services, problems_);
+  addresses();
+  if (root_.has("after")) manifest_.after_old = root_.map("after").text("old", manifest_.after_old);
+  defaults();
+  check_addresses(manifest_, root_.node(), problems_);
+  return std::move(manifest_);
+}
+
+}  // namespace
+
+Manifest build_manifest(const YamlNode& root, std::vector<Problem>& problems) { return Builder(root, problems).build(); }
+
+}  // namespace midstream
