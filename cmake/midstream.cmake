@@ -10,7 +10,8 @@ if(CCACHE)
 endif()
 
 add_library(midstream_flags INTERFACE)
-target_include_directories(midstream_flags INTERFACE ${CMAKE_SOURCE_DIR}/src ${CMAKE_SOURCE_DIR})
+# Quoted includes only: our sys/ must not hide the system's <sys/...>.
+target_compile_options(midstream_flags INTERFACE "SHELL:-iquote ${CMAKE_SOURCE_DIR}/src" "SHELL:-iquote ${CMAKE_SOURCE_DIR}")
 target_compile_definitions(midstream_flags INTERFACE _FILE_OFFSET_BITS=64
     BOOST_ASIO_NO_DEPRECATED BOOST_ALL_NO_LIB)
 target_compile_options(midstream_flags INTERFACE -Wall -Wextra -Wnon-virtual-dtor -Wimplicit-fallthrough

@@ -1,0 +1,137 @@
+#include "control/check.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <set>
+#include <thread>
+
+#include "control/oneshot.h"
+
+namespace midstream {
+
+namespace {
+
+constexpr std::int64_t kClockSkewLimitMs = 2'000;
+
+struct HostView {
+  std::optional<Oneshot> agent;
+  std::vector<Finding> findings;
+};
+
+void add(HostView& view, const HostSpec& host, std::string what, bool ok, std::string detail, std::string todo = "") {
+  view.findings.push_back({host.name, std::move(what), ok, std::move(detail), std::move(todo)});
+}
+
+void check_size(HostView& view, const HostSpec& host, const Json& facts) {
+  const auto least = [&](std::string_view what, std::uint64_t have, std::uint64_t want) {
+    if (want == 0) return;
+    add(view, host, fmt::format("{} at least {}", what, want), have >= want, fmt::format("has {}", have), "make the host larger, or lower at_least");
+  };
+  least("memory", static_cast<std::uint64_t>(get_int_or(facts, "memory", 0)), host.at_least_memory);
+  least("free disk", static_cast<std::uint64_t>(get_int_or(facts, "disk_free", 0)), host.at_least_disk);
+  least("processors", static_cast<std::uint64_t>(get_int_or(facts, "cpus", 0)), static_cast<std::uint64_t>(host.at_least_cpus));
+}
+
+void check_host(HostView& view, const Manifest& manifest, const HostSpec& host, const std::filesystem::path& binary, Deadline deadline) {
+  auto agent = Oneshot::open(ssh_target(manifest, host), binary, deadline.sooner(Millis(20'000)));
+  if (!agent) return add(view, host, "reachable by ssh", false, agent.error().what, agent.error().todo);
+  const auto before = wall_now_ms();
+  auto facts = agent->facts(deadline.sooner(Millis(10'000)));
+  if (!facts) return add(view, host, "the agent runs there", false, facts.error().what, "the host must be Linux on x86-64 with glibc 2.36 or later");
+  add(view, host, "reachable by ssh", true, host.ssh);
+  const auto after = wall_now_ms();
+  const auto theirs = get_int_or(*facts, "wall_ms", 0);
+  const auto skew = theirs < before ? before - theirs : theirs > after ? theirs - after : 0;
+  add(view, host, "clock agrees", skew <= kClockSkewLimitMs, fmt::format("{} ms apart", skew), "run an NTP client there");
+  const auto addresses = facts->value("addresses", Json::array());
+  add(view, host, "data address is its own", std::ranges::find(addresses, Json(host.data)) != addresses.end(), host.data,
+      "set `data:` of this host to an address it has and keeps");
+  check_size(view, host, *facts);
+  view.agent = std::move(*agent);
+}
+
+// One desired state a mover, host, kind and thing: the weights of one backend are checked once, not per step.
+std::vector<const Step*> worth_checking(const Plan& plan) {
+  std::vector<const Step*> steps;
+  std::set<std::string> seen;
+  for (const auto& step : plan.steps) {
+    if (step.kind != StepKind::effect || step.phase == "home" || step.phase == "finish") continue;
+    const auto kind = get_string_or(step.desired, "kind", "");
+    const auto thing = get_string_or(step.desired, "backend", get_string_or(step.desired, "name", get_string_or(step.desired, "id", "")));
+    const auto type = get_string_or(step.desired, "type", "");
+    if (seen.insert(fmt::format("{}|{}|{}|{}|{}|{}", step.host, step.mover, kind, step.service, thing, type)).second) steps.push_back(&step);
+  }
+  return steps;
+}
+
+void check_steps(HostView& view, const HostSpec& host, const std::vector<const Step*>& steps, Deadline deadline) {
+  if (!view.agent) return;
+  for (const auto* step : steps) {
+    if (step->host != host.name) continue;
+    auto found = view.agent->ask(step->mover, "check", step->desired, deadline.sooner(Millis(30'000)));
+    if (!found) {
+      add(view, host, step->text, false, found.error().what, found.error().todo);
+      if (found.error().kind == ErrorKind::retry) return;  // the link is gone
+      continue;
+    }
+    for (const auto& one : *found) {
+      const bool ok = get_bool_or(one, "ok", false);
+      add(view, host, get_string_or(one, "what", step->text), ok, get_string_or(one, "detail", ""), ok ? "" : get_string_or(one, "todo", ""));
+    }
+  }
+}
+
+template <class Body>
+void on_every_host(const Manifest& manifest, Body body) {
+  std::vector<std::jthread> threads;
+  for (std::size_t i = 0; i < manifest.hosts.size(); ++i) threads.emplace_back([&, i] { body(i); });
+}
+
+// Today's TTLs, which the plan's waits depend on.
+void read_ttls(const Manifest& manifest, std::vector<HostView>& views, PlanFacts& facts, Deadline deadline) {
+  for (const auto& service : manifest.services) {
+    for (const auto& name : service.names) {
+      for (std::size_t i = 0; i < manifest.hosts.size(); ++i) {
+        if (manifest.hosts[i].name != name.via || !views[i].agent) continue;
+        const auto seen = views[i].agent->ask("names", "observe", ttl_desired(name, name.ttl.count(), name.ttl.count(), name.old_value),
+                                              deadline.sooner(Millis(5'000)));
+        // What cannot be read now is a finding of the name's own check; the plan then assumes the manifest's TTL.
+        if (!seen) continue;
+        const auto ttl = get_int_or(*seen, "ttl_ms", 0);
+        if (ttl > 0) facts.ttl_ms[name_key(name)] = ttl;
+      }
+    }
+  }
+}
+
+}  // namespace
+
+bool CheckResult::ok() const { return std::ranges::all_of(findings, &Finding::ok); }
+
+SshTarget ssh_target(const Manifest&, const HostSpec& host) {
+  return {host.name, host.ssh, host.ssh_config.value_or(""), host.data};
+}
+
+Result<CheckResult> check_move(const Manifest& manifest, const std::filesystem::path& agent_binary, const Describe& describe, Deadline deadline) {
+  CheckResult result;
+  std::vector<HostView> views(manifest.hosts.size());
+  on_every_host(manifest, [&](std::size_t i) { check_host(views[i], manifest, manifest.hosts[i], agent_binary, deadline); });
+  read_ttls(manifest, views, result.facts, deadline);
+  result.plan = TRY(make_plan(manifest, result.facts, describe));
+  const auto steps = worth_checking(result.plan);
+  on_every_host(manifest, [&](std::size_t i) { check_steps(views[i], manifest.hosts[i], steps, deadline); });
+  for (auto& view : views) std::ranges::move(view.findings, std::back_inserter(result.findings));
+  return result;
+}
+
+Json to_json(const CheckResult& result) {
+  Json findings = Json::array();
+  for (const auto& one : result.findings) {
+    findings.push_back({{"host", one.host}, {"what", one.what}, {"ok", one.ok}, {"detail", one.detail}, {"todo", one.todo}});
+  }
+  return {{"schema", "midstream.check/1"}, {"ok", result.ok()}, {"findings", std::move(findings)}};
+}
+
+}  // namespace midstream

@@ -1,0 +1,42 @@
+// Preconditions of a move, asked of every host, with nothing changed anywhere.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "base/result.h"
+#include "control/link.h"
+#include "control/planner.h"
+#include "engine/plan.h"
+#include "manifest/manifest.h"
+
+namespace midstream {
+
+struct Finding {
+  std::string host;
+  std::string what;
+  bool ok = false;
+  std::string detail;
+  std::string todo;
+};
+
+struct CheckResult {
+  std::vector<Finding> findings;  // in the manifest's order of hosts, then the plan's order of steps
+  PlanFacts facts;
+  Plan plan;  // what the findings are about; empty where not even that could be made
+
+  bool ok() const;
+};
+
+SshTarget ssh_target(const Manifest& manifest, const HostSpec& host);
+
+// Asks all hosts at once. An unreachable host is a finding, not an error. `deadline` bounds the whole.
+Result<CheckResult> check_move(const Manifest& manifest, const std::filesystem::path& agent_binary, const Describe& describe,
+                               Deadline deadline);
+
+Json to_json(const CheckResult& result);  // schema midstream.check/1
+
+}  // namespace midstream

@@ -1,0 +1,183 @@
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <filesystem>
+#include <thread>
+
+#include "control/commands.h"
+#include "control/control_socket.h"
+#include "control/journal.h"
+#include "control/planner.h"
+#include "control/report.h"
+#include "control/window.h"
+#include "sys/file.h"
+
+namespace midstream {
+namespace {
+
+struct TemporaryDirectory {
+  std::filesystem::path path = [] {
+    char name[] = "/tmp/midstream-test-XXXXXX";
+    return std::filesystem::path(::mkdtemp(name));
+  }();
+  ~TemporaryDirectory() { std::filesystem::remove_all(path); }
+};
+
+Result<> persist_nothing(std::uint64_t) { return {}; }
+
+TEST(Commands, OldEpochsAreFencedAndNewOnesWait) {
+  Commands commands(5);
+  EXPECT_TRUE(commands.admit(5));
+  EXPECT_EQ(commands.admit(4).error().kind, ErrorKind::fenced);
+  EXPECT_EQ(commands.admit(6).error().kind, ErrorKind::retry);
+  EXPECT_EQ(commands.adopt(4, Deadline::in(Millis(100)), persist_nothing).error().kind, ErrorKind::fenced);
+}
+
+TEST(Commands, AdoptionEndsWhatIsUnderWayFirst) {
+  Commands commands(1);
+  std::atomic<bool> ended = false;
+  std::atomic<bool> admitted = false;
+  std::jthread command([&] {
+    auto admission = commands.admit(1);
+    admitted = true;
+    while (!admission->stop().stop_requested()) std::this_thread::yield();
+    ended = true;
+  });
+  while (!admitted) std::this_thread::yield();
+  bool ended_before_persist = false;
+  ASSERT_TRUE(commands.adopt(2, Deadline::in(Millis(10'000)), [&](std::uint64_t) -> Result<> {
+    ended_before_persist = ended;
+    return {};
+  }));
+  EXPECT_TRUE(ended_before_persist);
+  EXPECT_EQ(commands.epoch(), 2u);
+  EXPECT_TRUE(commands.admit(2));
+}
+
+TEST(Commands, ACommandThatDoesNotEndKeepsTheEpochBack) {
+  Commands commands(1);
+  auto stubborn = commands.admit(1);
+  EXPECT_EQ(commands.adopt(2, Deadline::in(Millis(20)), persist_nothing).error().kind, ErrorKind::retry);
+  EXPECT_EQ(commands.epoch(), 1u);
+  EXPECT_FALSE(commands.admit(1)) << "nothing new of the old epoch while a newer one waits";
+}
+
+TEST(Commands, AnEpochThatCannotBeKeptIsNotAdopted) {
+  Commands commands(1);
+  EXPECT_FALSE(commands.adopt(2, Deadline::in(Millis(100)), [](std::uint64_t) -> Result<> { return refused("disk full"); }));
+  EXPECT_EQ(commands.epoch(), 1u);
+}
+
+TEST(JournalTest, KeepsRecordsAndOneController) {
+  TemporaryDirectory dir;
+  {
+    auto journal = Journal::open(dir.path);
+    ASSERT_TRUE(journal);
+    ASSERT_TRUE(journal->append({{{"type", "a"}}, {{"type", "b"}}}));
+    EXPECT_EQ(Journal::open(dir.path).error().kind, ErrorKind::refused);
+  }
+  auto journal = Journal::open(dir.path);
+  ASSERT_TRUE(journal);
+  const auto records = journal->read();
+  ASSERT_TRUE(records);
+  ASSERT_EQ(records->size(), 2u);
+  EXPECT_EQ((*records)[1]["type"], "b");
+}
+
+TEST(JournalTest, ABrokenFileIsSaidToBeBroken) {
+  TemporaryDirectory dir;
+  ASSERT_TRUE(write_file_durably(dir.path / "journal.db", std::string(4096, 'x')));
+  EXPECT_EQ(Journal::open(dir.path).error().kind, ErrorKind::corrupt);
+}
+
+TEST(ControlSocketTest, AnswersAndIsGoneAfterwards) {
+  TemporaryDirectory dir;
+  const auto path = dir.path / "s";
+  {
+    auto socket = ControlSocket::open(path, [](const Json& request) -> Result<Json> {
+      if (get_string_or(request, "verb", "") == "no") return refused("no");
+      return Json{{"you", "asked"}};
+    });
+    ASSERT_TRUE(socket);
+    EXPECT_EQ((*ask_controller(path, {{"verb", "x"}}, Deadline::in(Millis(5'000))))["you"], "asked");
+    EXPECT_EQ(ask_controller(path, {{"verb", "no"}}, Deadline::in(Millis(5'000))).error().what, "no");
+  }
+  EXPECT_EQ(ask_controller(path, {{"verb", "x"}}, Deadline::in(Millis(100))).error().kind, ErrorKind::retry);
+}
+
+TEST(WindowTest, LocalTimeOfTheZone) {
+  Window window{{1, 2, 3, 4, 5}, 11 * 60, 14 * 60, "UTC"};
+  const std::int64_t monday_noon = 1'763'985'600'000;  // 2025-11-24T12:00:00Z
+  EXPECT_TRUE(*window_open(window, monday_noon));
+  EXPECT_FALSE(*window_open(window, monday_noon + 2 * 3'600'000));
+  EXPECT_FALSE(*window_open(window, monday_noon - 86'400'000));
+  window.zone = "Mars/Olympus";
+  EXPECT_FALSE(window_open(window, monday_noon));
+}
+
+Manifest whole_manifest() {
+  Manifest m;
+  m.move = "autumn";
+  m.old_host = "old";
+  m.new_host = "new";
+  m.vantage = "out";
+  m.verifier = "edge";
+  for (const auto* name : {"old", "new", "edge", "out"}) m.hosts.push_back({.name = name, .ssh = std::string("root@") + name, .data = "10.0.0.1"});
+  ServiceSpec db;
+  db.name = "db";
+  db.probe = ProbeSpec{.kind = "postgres", .target = "host=db", .write = true};
+  db.postgres = PostgresSpec{{"old", 5432}, {"new", 5432}, {"shop"}, Span(1000)};
+  db.traffic = TrafficSpec{.haproxy = "edge", .backend = "db", .old_servers = {"db-old"}, .new_servers = {"db-new"}};
+  ServiceSpec web;
+  web.name = "web";
+  web.files = {{"/srv/shop", true, {}}};
+  web.traffic = TrafficSpec{.haproxy = "edge", .backend = "web", .old_servers = {"a"}, .new_servers = {"b"}, .steps = {5, 100}};
+  web.names = {{.name = "shop.example.", .type = "A", .server = "ns1", .zone = "example.", .via = "edge", .key_file = "k", .old_value = "192.0.2.10", .new_value = "198.51.100.10"}};
+  m.services = {db, web};
+  m.subnets = {{"192.0.2.0/26", {"192.0.2.10"}, {"old", "eth0"}, {"new", "eth0"}, ""}};
+  return m;
+}
+
+std::string no_text(const std::string& mover, const Json&) { return mover; }
+
+TEST(PlannerTest, TheWholeStoryInOrder) {
+  auto plan = make_plan(whole_manifest(), {}, no_text);
+  ASSERT_TRUE(plan) << plan.error().text();
+  const auto at = [&](std::string_view id) {
+    EXPECT_GE(plan->find(id), 0) << id;
+    return plan->find(id);
+  };
+  EXPECT_LT(at("db.target"), at("db.mirror"));
+  EXPECT_LT(at("web.files-0-back"), at("web.weights-5")) << "uploads to new must already flow back";
+  EXPECT_LT(at("web.weights-5"), at("web.weights-100"));
+  EXPECT_LT(at("web.weights-100"), at("web.drained"));
+  EXPECT_LT(at("db.verify"), at("db.switch"));
+  EXPECT_LT(at("db.switch"), at("stage"));
+  EXPECT_LT(at("stage"), at("own"));
+  EXPECT_LT(at("own"), at("web.shop-a-home"));
+  EXPECT_TRUE(plan->steps[at("db.end")].irreversible);
+  EXPECT_EQ(plan->budgets["web"], 300'000);
+  for (const auto& step : plan->steps) EXPECT_EQ(step.irreversible, step.phase == "finish") << step.id;
+}
+
+TEST(PlannerTest, ASubnetWithoutAddressesIsRefused) {
+  auto manifest = whole_manifest();
+  manifest.subnets[0].addresses.clear();
+  EXPECT_FALSE(make_plan(manifest, {}, no_text));
+}
+
+TEST(ReportTest, HasWhatTheSchemaPromises) {
+  Engine engine;
+  ASSERT_TRUE(engine.fold(Engine::plan_record(0, *make_plan(whole_manifest(), {}, no_text))));
+  const Json meter{{"services", {{{"name", "web"}, {"requests", 10}, {"failed", 0}, {"longest_pause_ms", 12}, {"downtime_ms", {{"lower", 0}, {"upper", 0}}}}}},
+                   {"addresses", {{{"address", "192.0.2.10"}, {"blackout_ms", {{"lower", 20}, {"upper", 60}}}}}}};
+  const auto report = make_report(engine.state(), meter);
+  EXPECT_EQ(report["schema"], "midstream.report/1");
+  EXPECT_EQ(report["verdict"], "failed");
+  EXPECT_EQ(report["services"][0]["budget_ms"], 300'000);
+  EXPECT_EQ(report["addresses"][0]["blackout_ms"], 60);
+  EXPECT_NE(report_markdown(report).find("| web | 10 | 0 |"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace midstream

@@ -1,0 +1,350 @@
+#include "control/controller.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <future>
+
+#include "control/check.h"
+#include "control/control_socket.h"
+#include "control/story.h"
+#include "control/window.h"
+#include "sys/file.h"
+#include "sys/log.h"
+
+namespace midstream {
+
+namespace {
+constexpr Millis kPeriod{500};  // of status, facts and meter
+}
+
+// One host's link and the thread that keeps it.
+struct Controller::Host {
+  SshTarget target;
+  std::shared_ptr<AgentLink> link;  // the controller thread's; null while down
+  Json hello;                       // the agent's own words; empty until it was reached once
+  std::mutex mutex;
+  std::condition_variable_any changed;
+  bool lost = false;
+  std::string trouble;              // why it cannot be reached, guarded by mutex
+  std::jthread keeper;
+};
+
+Result<std::unique_ptr<Controller>> Controller::open(ControllerOptions options) {
+  auto journal = TRY(Journal::open(options.directory));
+  const auto records = TRY(journal.read());
+  std::unique_ptr<Controller> controller(new Controller(std::move(options), std::move(journal)));
+  for (const auto& record : records) {
+    CHECK_OK(controller->engine_.fold(record));
+    if (get_string_or(record, "type", "") == "plan") controller->manifest_recorded_ = record.value("manifest", Json()).dump();
+  }
+  if (auto saved = read_file(controller->options_.directory / "meter.json")) {
+    controller->meter_ = parse_json(*saved).value_or(Json::object());
+  }
+  return controller;
+}
+
+Controller::Controller(ControllerOptions options, Journal journal) : options_(std::move(options)), journal_(std::move(journal)) {}
+
+Controller::~Controller() {
+  for (auto& host : hosts_) host->keeper.request_stop();
+  hosts_.clear();
+}
+
+Result<> Controller::begin(const Plan& plan) {
+  auto record = Engine::plan_record(wall_now_ms(), plan);
+  record["manifest"] = to_json(options_.manifest);
+  CHECK_OK(journal_.append({record}));
+  manifest_recorded_ = record["manifest"].dump();
+  return engine_.fold(record);
+}
+
+void Controller::post(std::function<Result<>()> work) {
+  std::lock_guard lock(mutex_);
+  work_.push_back(std::move(work));
+  posted_.notify_all();
+}
+
+Result<Ending> Controller::drive(Goal goal, const std::string& until, const std::stop_token& stop) {
+  if (to_json(options_.manifest).dump() != manifest_recorded_) {
+    return refused("the manifest has changed since the move began", "use the manifest that the move began with, or roll back first");
+  }
+  if (auto objection = engine_.objection(goal)) return std::unexpected(*objection);
+  auto socket = TRY(ControlSocket::open(options_.directory / "control.sock", [this](const Json& request) { return answer_operator(request); }));
+  for (const auto& spec : options_.manifest.hosts) {
+    auto host = std::make_unique<Host>();
+    host->target = ssh_target(options_.manifest, spec);
+    host->keeper = std::jthread([this, raw = host.get()](const std::stop_token& ended) { keep_link(*raw, ended); });
+    hosts_.push_back(std::move(host));
+  }
+  read_facts();
+  CHECK_OK(dispatch(Started{}));
+  CHECK_OK(dispatch(Asked{goal, until}));
+  auto ending = loop(stop);
+  last_meter(Deadline::in(Millis(3'000)));
+  write_status();
+  return ending;
+}
+
+Result<Ending> Controller::loop(const std::stop_token& stop) {
+  auto next_period = boot_now() + kPeriod;
+  while (true) {
+    if (engine_.state().complete()) return Ending::complete;
+    if (engine_.state().stopped) return Ending::stopped;
+    if (stop.stop_requested()) return Ending::interrupted;
+    std::function<Result<>()> work;
+    {
+      std::unique_lock lock(mutex_);
+      auto patience = std::chrono::ceil<Millis>(next_period - boot_now());
+      if (wake_at_) patience = std::min(patience, Millis(*wake_at_ - wall_now_ms()));
+      posted_.wait_for(lock, stop, std::max(patience, Millis(0)), [&] { return !work_.empty(); });
+      if (!work_.empty()) {
+        work = std::move(work_.front());
+        work_.pop_front();
+      }
+    }
+    if (work) CHECK_OK(work());
+    if (wake_at_ && wall_now_ms() >= *wake_at_) CHECK_OK(dispatch(Tick{}));
+    if (boot_now() >= next_period) {
+      next_period = boot_now() + kPeriod;
+      read_meter();
+      read_facts();
+      CHECK_OK(dispatch(facts_));
+      write_status();
+    }
+  }
+}
+
+// Records are on disk before any command of theirs is sent. A journal that cannot be written ends the controller:
+// nothing was sent, and the next start observes.
+Result<> Controller::dispatch(const Event& event) {
+  auto effects = engine_.handle(wall_now_ms(), event);
+  CHECK_OK(journal_.append(effects.records));
+  wake_at_ = effects.wake_at;
+  for (const auto& record : effects.records) {
+    const auto line = story_line(engine_.state(), record);
+    if (!line.empty() && options_.tell) options_.tell(line);
+  }
+  for (const auto& command : effects.commands) CHECK_OK(send(command));
+  return {};
+}
+
+Result<> Controller::send(const Command& command) {
+  if (const auto* adopt = std::get_if<Adopt>(&command)) {
+    to_adopt_[adopt->host] = adopt->epoch;
+    return send_adoptions();
+  }
+  return send_call(std::get<Call>(command));
+}
+
+Result<> Controller::send_call(const Call& call) {
+  const auto verb = call.verb == Call::Verb::apply ? "apply" : call.verb == Call::Verb::undo ? "undo" : "observe";
+  const Json message{{"type", "call"}, {"move", engine_.state().plan.move}, {"step", call.step}, {"epoch", call.epoch}, {"mover", call.mover},
+                     {"verb", verb}, {"desired", call.desired}, {"deadline_ms", call.deadline_ms}};
+  const auto found = std::ranges::find_if(hosts_, [&](const auto& host) { return host->target.host == call.host; });
+  const auto answered = [this, call](const Result<Json>& result) {
+    post([this, call, result]() -> Result<> {
+      if (call.verb == Call::Verb::observe) return dispatch(Observed{call.step, call.epoch, result});
+      const auto direction = call.verb == Call::Verb::apply ? Direction::forward : Direction::back;
+      return dispatch(Outcome{call.step, direction, call.epoch, result});
+    });
+  };
+  if (found == hosts_.end() || !(*found)->link) {
+    answered(failure(ErrorKind::unknown, fmt::format("no link to the agent on {}", call.host)));
+    return {};
+  }
+  (*found)->link->request(message, answered);
+  return {};
+}
+
+// An adoption carries every agent's address and key, so it waits until each was reached once.
+Result<> Controller::send_adoptions() {
+  std::map<std::string, PeerAddress> peers;
+  for (const auto& host : hosts_) {
+    if (host->hello.empty()) return {};
+    peers[host->target.host] = {TRY(get_string(host->hello, "address")), static_cast<std::uint16_t>(TRY(get_int(host->hello, "port"))),
+                                TRY(get_string(host->hello, "fingerprint"))};
+  }
+  const auto listed = to_json(peers);
+  for (const auto& host : hosts_) {
+    const auto wanted = to_adopt_.find(host->target.host);
+    if (wanted == to_adopt_.end() || !host->link) continue;
+    const auto epoch = wanted->second;
+    to_adopt_.erase(wanted);
+    host->link->request({{"type", "adopt"}, {"epoch", epoch}, {"peers", listed}, {"deadline_ms", 30'000}},
+                        [this, name = host->target.host, epoch](const Result<Json>& result) {
+                          post([this, name, epoch, result] { return adoption_ended(name, epoch, result); });
+                        });
+  }
+  return {};
+}
+
+Result<> Controller::adoption_ended(const std::string& host, std::uint64_t epoch, const Result<Json>& result) {
+  if (epoch != engine_.state().epoch) return {};
+  if (result) return dispatch(Adopted{host});
+  if (result.error().kind == ErrorKind::fenced) return with_context(result.error(), fmt::format("agent on {}", host));
+  to_adopt_[host] = epoch;  // sent again with the next period, or when the link is up again
+  return {};
+}
+
+Result<> Controller::link_up(Host& host, std::shared_ptr<AgentLink> link) {
+  host.hello = link->hello();
+  host.link = std::move(link);
+  return send_adoptions();
+}
+
+Result<> Controller::link_lost(Host& host) {
+  if (!host.link) return {};
+  host.link.reset();
+  if (options_.tell) options_.tell(fmt::format("          {:<8} link to the agent on {} is lost; it is sought again", "move", host.target.host));
+  return dispatch(LinkLost{host.target.host});
+}
+
+// On a thread of its own: puts the agent there, keeps a link up, tells the controller of each change.
+void Controller::keep_link(Host& host, const std::stop_token& stop) {
+  bool installed = false;
+  while (!stop.stop_requested()) {
+    const auto limit = Deadline::in(Millis(60'000));
+    auto attempt = [&]() -> Result<std::shared_ptr<AgentLink>> {
+      if (!installed) CHECK_OK(bootstrap_agent(host.target, options_.manifest.move, options_.agent_binary, limit));
+      installed = true;
+      {
+        std::lock_guard lock(host.mutex);
+        host.lost = false;
+      }
+      return std::shared_ptr<AgentLink>(TRY(AgentLink::open(host.target, options_.manifest.move, limit.sooner(Millis(10'000)), [&host] {
+        std::lock_guard lock(host.mutex);
+        host.lost = true;
+        host.changed.notify_all();
+      })));
+    }();
+    if (!attempt) {
+      installed = false;  // the host may have been made anew: the next attempt looks
+      std::lock_guard lock(host.mutex);
+      host.trouble = attempt.error().text();
+    } else {
+      post([this, &host, link = std::move(*attempt)] { return link_up(host, link); });
+      std::unique_lock lock(host.mutex);
+      host.trouble.clear();
+      host.changed.wait(lock, stop, [&] { return host.lost; });
+      lock.unlock();
+      if (!stop.stop_requested()) post([this, &host] { return link_lost(host); });
+    }
+    if (!pause_for(Millis(200), stop)) return;
+  }
+}
+
+Result<Json> Controller::answer_operator(const Json& request) {
+  const auto verb = TRY(get_string(request, "verb"));
+  auto promise = std::make_shared<std::promise<Result<Json>>>();
+  auto answer = promise->get_future();
+  post([this, verb, promise]() -> Result<> {
+    if (verb == "status") {
+      promise->set_value(status_json(engine_, meter_));
+      return {};
+    }
+    const auto goal = verb == "rollback" ? Goal::back : verb == "finish" ? Goal::finish : verb == "run" ? Goal::run : Goal::idle;
+    if (goal == Goal::idle && verb != "pause" && verb != "continue") {
+      promise->set_value(refused(fmt::format("the controller knows no '{}'", verb)));
+      return {};
+    }
+    if (auto objection = goal == Goal::idle ? std::nullopt : engine_.objection(goal)) {
+      promise->set_value(std::unexpected(*objection));
+      return {};
+    }
+    promise->set_value(Json{{"accepted", verb}});
+    return goal == Goal::idle ? dispatch(Paused{verb == "pause"}) : dispatch(Asked{goal, ""});
+  });
+  if (answer.wait_for(std::chrono::seconds(5)) != std::future_status::ready) return retry("the controller is busy");
+  return answer.get();
+}
+
+// The measured downtime, asked of the probe's host beside whatever is going on.
+void Controller::read_meter() {
+  if (meter_asked_ || !to_adopt_.empty()) return;
+  const auto& state = engine_.state();
+  const int index = state.plan.find("probe");
+  if (index < 0 || state.steps[index].progress != Progress::done) return;
+  const auto& step = state.plan.steps[index];
+  const auto found = std::ranges::find_if(hosts_, [&](const auto& host) { return host->target.host == step.host; });
+  if (found == hosts_.end() || !(*found)->link) return;
+  meter_asked_ = true;
+  (*found)->link->request({{"type", "call"}, {"move", state.plan.move}, {"step", step.id}, {"epoch", state.epoch}, {"mover", step.mover},
+                           {"verb", "observe"}, {"desired", step.desired}, {"deadline_ms", 5'000}},
+                          [this](const Result<Json>& result) {
+                            post([this, result]() -> Result<> {
+                              meter_asked_ = false;
+                              // An unanswered question leaves the last figures standing; the meter itself counts a gap as unknown.
+                              if (result && result->contains("services")) meter_ = *result;
+                              return {};
+                            });
+                          });
+}
+
+void Controller::last_meter(Deadline deadline) {
+  meter_asked_ = false;
+  const auto before = meter_;
+  read_meter();
+  while (meter_asked_ && !deadline.expired()) {
+    std::function<Result<>()> work;
+    {
+      std::unique_lock lock(mutex_);
+      posted_.wait_for(lock, deadline.remaining(), [&] { return !work_.empty(); });
+      if (work_.empty()) break;
+      work = std::move(work_.front());
+      work_.pop_front();
+    }
+    if (auto done = work(); !done) log_warn("controller", "{}", done.error().text());
+  }
+  if (auto saved = write_file_durably(options_.directory / "meter.json", meter_.dump()); !saved) {
+    log_warn("controller", "the meter's figures could not be kept: {}", saved.error().text());
+  }
+}
+
+void Controller::read_facts() {
+  facts_.downtime_ms.clear();
+  for (const auto& service : meter_.value("services", Json::array())) {
+    facts_.downtime_ms[get_string_or(service, "name", "")] = get_int_or(service.value("downtime_ms", Json::object()), "upper", 0);
+  }
+  facts_.window_open = true;
+  if (const auto& window = options_.manifest.rules.window) {
+    const auto open = window_open(*window, wall_now_ms());
+    facts_.window_open = open && *open;
+  }
+  if (!to_adopt_.empty()) {
+    if (auto sent = send_adoptions(); !sent) log_warn("controller", "{}", sent.error().text());
+  }
+}
+
+void Controller::write_status() {
+  auto status = status_json(engine_, meter_);
+  Json trouble = Json::object();
+  for (const auto& host : hosts_) {
+    std::lock_guard lock(host->mutex);
+    if (!host->trouble.empty()) trouble[host->target.host] = host->trouble;
+  }
+  status["unreachable"] = std::move(trouble);
+  // For readers without a controller; nothing depends on it.
+  if (auto saved = write_file_durably(options_.directory / "status.json", status.dump()); !saved) {
+    log_warn("controller", "{}", saved.error().text());
+  }
+}
+
+Json status_json(const Engine& engine, const Json& meter) {
+  const auto& state = engine.state();
+  Json steps = Json::array();
+  std::size_t done = 0;
+  std::string phase;
+  for (std::size_t i = 0; i < state.steps.size(); ++i) {
+    if (state.steps[i].progress == Progress::done) ++done;
+    if (phase.empty() && state.steps[i].progress != Progress::done) phase = state.plan.steps[i].phase;
+  }
+  Json out{{"schema", "midstream.status/1"}, {"move", state.plan.move}, {"goal", to_string(state.goal)}, {"phase", phase}, {"epoch", state.epoch},
+           {"steps_done", done}, {"steps", state.steps.size()}, {"complete", state.complete()}, {"paused", state.paused},
+           {"waiting", engine.waiting()}, {"can_go_back", !state.past_return()}, {"services", meter.value("services", Json::array())},
+           {"budgets", state.plan.budgets}};
+  if (state.stopped) out["stopped"] = {{"step", state.stopped_step}, {"error", to_json(*state.stopped)}};
+  return out;
+}
+
+}  // namespace midstream

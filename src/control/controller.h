@@ -1,0 +1,95 @@
+// The shell around the engine: journal, links to the agents, clock, control socket. One thread owns the engine;
+// everything else posts to it.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <thread>
+
+#include "control/journal.h"
+#include "control/link.h"
+#include "engine/engine.h"
+#include "manifest/manifest.h"
+
+namespace midstream {
+
+struct ControllerOptions {
+  Manifest manifest;
+  std::filesystem::path directory;     // of the journal, the control socket, the status
+  std::filesystem::path agent_binary;
+  std::function<void(const std::string& line)> tell;  // the story, one line a call; called on the controller's thread
+};
+
+enum class Ending {
+  complete,     // the goal holds
+  stopped,      // something must be done by the operator; state().stopped says what
+  interrupted,  // asked to end; nothing was undone, run again goes on
+};
+
+class Controller {
+ public:
+  // Takes the journal's lock and folds it. Refused while another controller of the move runs.
+  static Result<std::unique_ptr<Controller>> open(ControllerOptions options);
+  ~Controller();
+
+  bool has_plan() const { return !engine_.state().plan.steps.empty(); }
+  // Begins the journal with this plan, made from this manifest.
+  Result<> begin(const Plan& plan);
+
+  // Pursues the goal until it holds, or is stopped. Refused (nothing done) where the engine objects, or where the
+  // manifest is not the one the journal began with.
+  Result<Ending> drive(Goal goal, const std::string& until, const std::stop_token& stop);
+
+  const State& state() const { return engine_.state(); }
+  // The probe's figures as last read; {} before.
+  const Json& meter() const { return meter_; }
+
+ private:
+  struct Host;
+
+  explicit Controller(ControllerOptions options, Journal journal);
+  void post(std::function<Result<>()> work);
+  Result<Ending> loop(const std::stop_token& stop);
+  Result<> dispatch(const Event& event);
+  Result<> send(const Command& command);
+  Result<> send_call(const Call& call);
+  Result<> send_adoptions();
+  Result<> adoption_ended(const std::string& host, std::uint64_t epoch, const Result<Json>& result);
+  Result<> link_up(Host& host, std::shared_ptr<AgentLink> link);
+  Result<> link_lost(Host& host);
+  void keep_link(Host& host, const std::stop_token& stop);
+  Result<Json> answer_operator(const Json& request);
+  Result<> do_operator(const std::string& verb);
+  void read_meter();
+  void read_facts();
+  void last_meter(Deadline deadline);
+  void write_status();
+
+  ControllerOptions options_;
+  Journal journal_;
+  Engine engine_;
+  std::string manifest_recorded_;
+  Json meter_ = Json::object();
+  Facts facts_;
+  std::optional<std::int64_t> wake_at_;
+  std::vector<std::unique_ptr<Host>> hosts_;
+  std::map<std::string, std::uint64_t> to_adopt_;  // host -> epoch
+  bool meter_asked_ = false;
+
+  std::mutex mutex_;
+  std::condition_variable_any posted_;
+  std::deque<std::function<Result<>()>> work_;
+};
+
+// The status as one JSON object (schema midstream.status/1), from a folded engine.
+Json status_json(const Engine& engine, const Json& meter);
+
+}  // namespace midstream

@@ -1,0 +1,41 @@
+// The journal: the engine's records of one move, in SQLite (WAL, synchronous FULL). docs/formats/journal.md.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <vector>
+
+#include "base/json.h"
+#include "base/result.h"
+#include "sys/fd.h"
+
+struct sqlite3;
+
+namespace midstream {
+
+class Journal {
+ public:
+  // Opens or creates `directory`/journal.db and takes the controller's lock on it. Refused, naming the lock, while
+  // another controller of the move runs.
+  static Result<Journal> open(const std::filesystem::path& directory);
+  // To look at only; no lock. Refused where there is none.
+  static Result<Journal> open_to_read(const std::filesystem::path& directory);
+
+  // All records, oldest first.
+  Result<std::vector<Json>> read() const;
+  // Adds records in one transaction; on success they are on disk.
+  Result<> append(const std::vector<Json>& records);
+
+ private:
+  struct Close {
+    void operator()(sqlite3* db) const;
+  };
+  Journal(std::unique_ptr<sqlite3, Close> db, Fd lock) : db_(std::move(db)), lock_(std::move(lock)) {}
+  static Result<Journal> open_with(const std::filesystem::path& directory, int flags, Fd lock);
+  Result<> execute(const char* sql) const;
+
+  std::unique_ptr<sqlite3, Close> db_;
+  Fd lock_;
+};
+
+}  // namespace midstream

@@ -1,0 +1,34 @@
+// An agent that looks and changes nothing: sent to the host's /run (a file system in memory), started over ssh,
+// gone with its file when the connection ends. `check` and `plan` use it, so that neither leaves a trace.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "control/link.h"
+#include "movers/mover.h"
+
+namespace midstream {
+
+class Oneshot {
+ public:
+  static Result<Oneshot> open(const SshTarget& target, const std::filesystem::path& agent_binary, Deadline deadline);
+
+  // What the host is: {"memory", "cpus", "disk_free", "wall_ms", "addresses": [..]}, bytes and numeric addresses.
+  Result<Json> facts(Deadline deadline);
+  // Mover::check or Mover::observe there.
+  Result<Json> ask(std::string_view mover, std::string_view verb, const Json& desired, Deadline deadline);
+
+ private:
+  Oneshot(Child child, std::unique_ptr<Stream> stream) : child_(std::move(child)), stream_(std::move(stream)) {}
+  Result<Json> exchange(const Json& request, Deadline deadline);
+
+  Child child_;
+  std::unique_ptr<Stream> stream_;
+};
+
+// The host's end: answers on stdin and stdout until they close. Read-only verbs alone.
+Result<> serve_oneshot(const std::string& host, const std::vector<std::unique_ptr<Mover>>& movers, const std::stop_token& stop);
+
+}  // namespace midstream

@@ -1,0 +1,341 @@
+#include "control/planner.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace midstream {
+
+namespace {
+
+// Collects the steps phase by phase: every service adds its own to each, in the manifest's order.
+class Builder {
+ public:
+  Builder(const Manifest& manifest, const PlanFacts& facts, const Describe& describe)
+      : manifest_(manifest), facts_(facts), describe_(describe) {}
+
+  Result<Plan> build() {
+    plan_.move = manifest_.move;
+    for (const auto& host : manifest_.hosts) plan_.hosts.push_back(host.name);
+    for (const auto& service : manifest_.services) {
+      plan_.budgets[service.name] = (service.budget.count() > 0 ? service.budget : manifest_.rules.downtime).count();
+    }
+    prepare();
+    copy();
+    follow();
+    shift();
+    switch_over();
+    soak();
+    CHECK_OK(addresses());
+    home();
+    finish();
+    CHECK_OK(validate(plan_));
+    return std::move(plan_);
+  }
+
+ private:
+  Step& add(std::string phase, std::string service, std::string id, std::string host, std::string mover, Json desired) {
+    Step step;
+    step.id = service.empty() ? std::move(id) : fmt::format("{}.{}", service, id);
+    step.phase = std::move(phase);
+    step.service = std::move(service);
+    step.host = std::move(host);
+    step.text = describe_(mover, desired);
+    step.mover = std::move(mover);
+    step.desired = std::move(desired);
+    plan_.steps.push_back(std::move(step));
+    return plan_.steps.back();
+  }
+  Step& add_wait(std::string phase, std::string service, std::string id, std::string host, std::string mover, Json desired,
+                 Span deadline) {
+    auto& step = add(std::move(phase), std::move(service), std::move(id), std::move(host), std::move(mover), std::move(desired));
+    step.kind = StepKind::wait;
+    step.deadline_ms = deadline.count();
+    return step;
+  }
+  void add_hold(std::string phase, std::string service, std::string id, std::string text, Span span) {
+    Step step;
+    step.id = service.empty() ? std::move(id) : fmt::format("{}.{}", service, id);
+    step.phase = std::move(phase);
+    step.service = std::move(service);
+    step.kind = StepKind::hold;
+    step.text = std::move(text);
+    step.deadline_ms = std::max<std::int64_t>(span.count(), 1);
+    plan_.steps.push_back(std::move(step));
+  }
+
+  static Json with(Json base, std::string kind, const Json& more = Json::object()) {
+    base["kind"] = std::move(kind);
+    base.update(more);
+    return base;
+  }
+
+  // ---- bases of desired states, docs/formats/desired.md
+  Json files_base(const ServiceSpec& service, std::size_t index) const {
+    const auto& tree = service.files[index];
+    return {{"id", fmt::format("{}-{}", service.name, index)}, {"path", tree.path}, {"except", tree.except}};
+  }
+  Json postgres_base(const PostgresSpec& spec) const {
+    const auto side = [&](const ClusterSpec& cluster) {
+      return Json{{"host", cluster.host}, {"address", manifest_.host(cluster.host)->data}, {"port", cluster.port}};
+    };
+    return {{"databases", spec.databases}, {"old", side(spec.old_side)}, {"new", side(spec.new_side)}};
+  }
+  static Json with_port(Json base, const ClusterSpec& cluster) {
+    base["port"] = cluster.port;
+    return base;
+  }
+  static Json traffic_base(const TrafficSpec& spec) {
+    return {{"socket", spec.socket}, {"config", spec.config}, {"backend", spec.backend}, {"old", spec.old_servers}, {"new", spec.new_servers}};
+  }
+  static Json name_base(const NameSpec& name) {
+    return {{"server", name.server}, {"port", 53}, {"zone", name.zone}, {"name", name.name}, {"type", name.type}, {"key_file", name.key_file}};
+  }
+  static std::string name_id(const NameSpec& name) {
+    std::string label = name.name.substr(0, name.name.find('.'));
+    return fmt::format("{}-{}", label, name.type == "AAAA" ? "aaaa" : "a");
+  }
+  std::int64_t ttl_today(const NameSpec& name) const {
+    const auto found = facts_.ttl_ms.find(name_key(name));
+    return found == facts_.ttl_ms.end() ? name.ttl.count() : found->second;
+  }
+  void add_expired(const std::string& phase, const ServiceSpec& service, const std::string& id, const NameSpec& name,
+                   const std::string& value, std::int64_t ttl_ms) {
+    add(phase, service.name, id + "-clock", name.via, "names", with(name_base(name), "expired", {{"value", value}, {"ttl", ttl_ms}}));
+    add_wait(phase, service.name, id + "-expired", name.via, "names", with(name_base(name), "expired", {{"value", value}, {"ttl", ttl_ms}}),
+             Span(ttl_ms * 2 + 60'000));
+  }
+
+  // ---- phases
+  void prepare() {
+    const auto config = probe_config(manifest_);
+    if (!config["services"].empty() || !config["addresses"].empty()) {
+      add("prepare", "", "probe", manifest_.vantage, "probe", {{"kind", "probe"}, {"config", config}});
+    }
+    for (const auto& service : manifest_.services) {
+      for (const auto& name : service.names) {
+        add("prepare", service.name, name_id(name) + "-ttl-low", name.via, "names",
+            ttl_desired(name, name.ttl.count(), ttl_today(name), name.old_value));
+      }
+      if (!service.postgres) continue;
+      const auto& spec = *service.postgres;
+      add("prepare", service.name, "source", spec.old_side.host, "postgres", with(with_port(postgres_base(spec), spec.old_side), "source"));
+      add("prepare", service.name, "target", spec.new_side.host, "postgres", with(with_port(postgres_base(spec), spec.new_side), "target"))
+          .deadline_ms = 600'000;
+    }
+  }
+
+  void copy() {
+    for (const auto& service : manifest_.services) {
+      for (std::size_t i = 0; i < service.files.size(); ++i) {
+        add("copy", service.name, fmt::format("files-{}", i), manifest_.old_host, "files", forward_files(service, i, "copied"));
+      }
+      if (service.postgres) add("copy", service.name, "mirror", service.postgres->new_side.host, "postgres", mirror(*service.postgres, "copied"));
+    }
+    wait_for_data("copy", "copied", Span(24 * 3'600'000));
+  }
+
+  void follow() {
+    wait_for_data("follow", "caught-up", Span(3'600'000));
+    for (const auto& service : manifest_.services) {
+      for (const auto& name : service.names) {
+        add_expired("follow", service, name_id(name) + "-ttl-low", name, name.old_value, ttl_today(name));
+      }
+      for (std::size_t i = 0; i < service.files.size(); ++i) {
+        add("follow", service.name, fmt::format("files-{}-verify", i), manifest_.old_host, "files",
+            with(files_base(service, i), "verify", {{"to", manifest_.new_host}}))
+            .deadline_ms = 3'600'000;
+      }
+      if (!service.postgres) continue;
+      const auto& spec = *service.postgres;
+      add("follow", service.name, "verify", spec.new_side.host, "postgres", with(with_port(postgres_base(spec), spec.new_side), "verify"))
+          .deadline_ms = 3'600'000;
+    }
+  }
+
+  Json forward_files(const ServiceSpec& service, std::size_t i, const std::string& until) const {
+    return with(files_base(service, i), "follow", {{"to", manifest_.new_host}, {"first", true}, {"until", until}});
+  }
+  Json mirror(const PostgresSpec& spec, const std::string& until) const {
+    return with(with_port(postgres_base(spec), spec.new_side), "follow", {{"until", until}});
+  }
+
+  void wait_for_data(const std::string& phase, const std::string& until, Span deadline) {
+    for (const auto& service : manifest_.services) {
+      for (std::size_t i = 0; i < service.files.size(); ++i) {
+        add_wait(phase, service.name, fmt::format("files-{}-{}", i, until), manifest_.old_host, "files", forward_files(service, i, until), deadline);
+      }
+      if (service.postgres) {
+        add_wait(phase, service.name, "mirror-" + until, service.postgres->new_side.host, "postgres", mirror(*service.postgres, until), deadline);
+      }
+    }
+  }
+
+  void shift() {
+    for (const auto& service : manifest_.services) {
+      const auto first = plan_.steps.size();
+      both_ways(service);
+      repoint_names(service);
+      if (service.traffic && !service.traffic->steps.empty()) shift_traffic(service);
+      for (auto i = first; i < plan_.steps.size(); ++i) plan_.steps[i].in_window = plan_.steps[i].kind == StepKind::effect;
+    }
+  }
+
+  // From the first request that new serves until finish, uploads may land on either side.
+  void both_ways(const ServiceSpec& service) {
+    for (std::size_t i = 0; i < service.files.size(); ++i) {
+      const auto desired = with(files_base(service, i), "follow", {{"to", manifest_.old_host}, {"first", false}, {"until", "caught-up"}});
+      add("shift", service.name, fmt::format("files-{}-back", i), manifest_.new_host, "files", desired);
+      add_wait("shift", service.name, fmt::format("files-{}-back-caught-up", i), manifest_.new_host, "files", desired, Span(600'000));
+    }
+  }
+
+  void repoint_names(const ServiceSpec& service) {
+    for (const auto& name : service.names) {
+      add("shift", service.name, name_id(name) + "-repoint", name.via, "names",
+          with(name_base(name), "repoint", {{"from", name.old_value}, {"to", name.new_value}, {"ttl", name.ttl.count()}}));
+    }
+    for (const auto& name : service.names) {
+      add_expired("shift", service, name_id(name) + "-repoint", name, name.new_value, name.ttl.count());
+    }
+  }
+
+  void shift_traffic(const ServiceSpec& service) {
+    const auto& spec = *service.traffic;
+    int from = 0;
+    for (const int percent : spec.steps) {
+      add("shift", service.name, fmt::format("weights-{}", percent), spec.haproxy, "traffic",
+          with(traffic_base(spec), "weights", {{"percent", percent}, {"from", from}}));
+      add_hold("shift", service.name, fmt::format("weights-{}-hold", percent), fmt::format("watches {}% on new for {} s", percent, spec.hold.count() / 1000.0), spec.hold);
+      from = percent;
+    }
+    const auto drain = with(traffic_base(spec), "drain", {{"servers", spec.old_servers}});
+    add("shift", service.name, "drain", spec.haproxy, "traffic", drain);
+    add_wait("shift", service.name, "drained", spec.haproxy, "traffic", drain, spec.drain);
+    for (std::size_t i = 0; i < service.files.size(); ++i) {
+      add("shift", service.name, fmt::format("files-{}-barrier", i), manifest_.old_host, "files",
+          with(files_base(service, i), "barrier", {{"to", manifest_.new_host}}));
+    }
+  }
+
+  void switch_over() {
+    for (const auto& service : manifest_.services) {
+      if (!service.postgres) continue;
+      const auto& spec = *service.postgres;
+      add_wait("switch", service.name, "mirror-close", spec.new_side.host, "postgres", mirror(spec, "caught-up"), Span(600'000));
+      auto& step = add("switch", service.name, "switch", spec.new_side.host, "postgres",
+                       with(with_port(postgres_base(spec), spec.new_side), "switch", {{"deadline_ms", spec.deadline.count()}}));
+      step.expected_blackout_ms = spec.deadline.count();
+      step.in_window = true;
+      step.attempts = 6;
+      step.needs = {service.name + ".verify"};
+    }
+  }
+
+  void soak() {
+    add_hold("soak", "", "soak", fmt::format("observes both sides for {} s; going back stays one command", manifest_.rules.observe.count() / 1000.0),
+             manifest_.rules.observe);
+  }
+
+  Result<> addresses() {
+    if (manifest_.subnets.empty()) return {};
+    Json desired{{"addresses", Json::array()}, {"verifier", manifest_.verifier == manifest_.subnets[0].from.host ? "" : manifest_.verifier}};
+    for (const auto& subnet : manifest_.subnets) {
+      if (subnet.addresses.empty()) return refused(fmt::format("subnet {} lists no addresses", subnet.subnet), "name the addresses in use under `addresses:`");
+      const bool v6 = subnet.subnet.find(':') != std::string::npos;
+      for (const auto& address : subnet.addresses) desired["addresses"].push_back(address);
+      desired[v6 ? "prefix6" : "prefix4"] = std::stoi(subnet.subnet.substr(subnet.subnet.find('/') + 1));
+      if (!subnet.gateway.empty()) desired[v6 ? "gateway6" : "gateway4"] = subnet.gateway;
+      desired["from"] = {{"host", subnet.from.host}, {"dev", subnet.from.dev}};
+      desired["to"] = {{"host", subnet.to.host}, {"dev", subnet.to.dev}};
+    }
+    const auto host = manifest_.subnets[0].to.host;
+    add("addresses", "", "stage", host, "addresses", with(desired, "stage")).in_window = true;
+    auto& own = add("addresses", "", "own", host, "addresses", with(desired, "own"));
+    own.in_window = true;
+    own.needs = {"stage"};
+    return {};
+  }
+
+  bool moves_home(const NameSpec& name) const {
+    return std::ranges::any_of(manifest_.subnets, [&](const SubnetSpec& subnet) {
+      return std::ranges::find(subnet.addresses, name.old_value) != subnet.addresses.end();
+    });
+  }
+
+  void home() {
+    for (const auto& service : manifest_.services) {
+      for (const auto& name : service.names) {
+        if (!moves_home(name)) continue;
+        auto& step = add("home", service.name, name_id(name) + "-home", name.via, "names",
+                         with(name_base(name), "repoint", {{"from", name.new_value}, {"to", name.old_value}, {"ttl", name.ttl.count()}}));
+        step.in_window = true;
+      }
+      for (const auto& name : service.names) {
+        if (!moves_home(name)) continue;
+        add_expired("home", service, name_id(name) + "-home", name, name.old_value, name.ttl.count());
+      }
+      for (const auto& name : service.names) {
+        add("home", service.name, name_id(name) + "-ttl-back", name.via, "names",
+            ttl_desired(name, ttl_today(name), name.ttl.count(), moves_home(name) ? name.old_value : name.new_value));
+      }
+    }
+  }
+
+  void finish() {
+    for (const auto& service : manifest_.services) {
+      for (std::size_t i = 0; i < service.files.size(); ++i) {
+        for (const auto& host : {manifest_.new_host, manifest_.old_host}) {
+          const auto& other = host == manifest_.new_host ? manifest_.old_host : manifest_.new_host;
+          add("finish", service.name, fmt::format("files-{}-end-{}", i, host), host, "files",
+              with(files_base(service, i), "end", {{"to", other}})).irreversible = true;
+        }
+      }
+      if (service.postgres) {
+        const auto& spec = *service.postgres;
+        add("finish", service.name, "end", spec.new_side.host, "postgres", with(with_port(postgres_base(spec), spec.new_side), "finish"))
+            .irreversible = true;
+      }
+      for (const auto& name : service.names) {
+        add("finish", service.name, name_id(name) + "-end", name.via, "names",
+            with(name_base(name), "end", {{"value", moves_home(name) ? name.old_value : name.new_value}}))
+            .irreversible = true;
+      }
+    }
+  }
+
+  const Manifest& manifest_;
+  const PlanFacts& facts_;
+  const Describe& describe_;
+  Plan plan_;
+};
+
+}  // namespace
+
+std::string name_key(const NameSpec& name) { return name.name + "/" + name.type; }
+
+Json ttl_desired(const NameSpec& name, std::int64_t ttl_ms, std::int64_t from_ttl_ms, const std::string& value) {
+  return {{"kind", "ttl"}, {"server", name.server}, {"port", 53}, {"zone", name.zone}, {"name", name.name}, {"type", name.type},
+          {"key_file", name.key_file}, {"value", value}, {"ttl", ttl_ms}, {"from_ttl", from_ttl_ms}};
+}
+
+Json probe_config(const Manifest& manifest) {
+  Json services = Json::array();
+  for (const auto& service : manifest.services) {
+    if (!service.probe) continue;
+    const auto& probe = *service.probe;
+    services.push_back({{"name", service.name}, {"kind", probe.kind}, {"target", probe.target}, {"write", probe.write},
+                        {"password_file", probe.password_file}, {"every_ms", probe.every.count()}, {"timeout_ms", probe.timeout.count()}});
+  }
+  Json addresses = Json::array();
+  for (const auto& subnet : manifest.subnets) {
+    for (const auto& address : subnet.addresses) addresses.push_back({{"address", address}, {"every_ms", 20}, {"timeout_ms", 1000}});
+  }
+  return {{"services", std::move(services)}, {"addresses", std::move(addresses)}};
+}
+
+Result<Plan> make_plan(const Manifest& manifest, const PlanFacts& facts, const Describe& describe) {
+  return Builder(manifest, facts, describe).build();
+}
+
+}  // namespace midstream

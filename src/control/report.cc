@@ -1,0 +1,109 @@
+#include "control/report.h"
+
+#include <fmt/format.h>
+
+#include "control/story.h"
+#include "sys/clock.h"
+
+namespace midstream {
+
+namespace {
+
+std::string_view verdict(const State& state) {
+  if (state.stopped || !state.complete()) return "failed";
+  return state.goal == Goal::back ? "rolled-back" : "moved";
+}
+
+std::string_view progress_name(Progress progress) {
+  switch (progress) {
+    case Progress::pending: return "pending";
+    case Progress::running: return "running";
+    case Progress::done: return "done";
+    case Progress::undoing: return "undoing";
+    case Progress::undone: return "undone";
+  }
+  return "pending";
+}
+
+Json step_report(const Step& step, const StepState& at) {
+  Json out{{"id", step.id}, {"phase", step.phase}, {"service", step.service}, {"text", step.text}, {"state", progress_name(at.progress)},
+           {"expected_blackout_ms", step.expected_blackout_ms}, {"irreversible", step.irreversible}, {"attempts", at.attempt},
+           {"figures", at.result}};
+  if (at.first_ms > 0) out["began"] = format_wall(at.first_ms);
+  if (at.ended_ms > 0) {
+    out["ended"] = format_wall(at.ended_ms);
+    out["took_ms"] = at.ended_ms - at.first_ms;
+  }
+  if (at.error) out["error"] = to_json(*at.error);
+  return out;
+}
+
+Json services_report(const State& state, const Json& meter) {
+  Json services = Json::array();
+  for (const auto& one : meter.value("services", Json::array())) {
+    Json entry = one;
+    entry["budget_ms"] = get_int_or(state.plan.budgets, get_string_or(one, "name", ""), 0);
+    services.push_back(std::move(entry));
+  }
+  return services;
+}
+
+Json addresses_report(const Json& meter) {
+  Json addresses = Json::array();
+  for (const auto& one : meter.value("addresses", Json::array())) {
+    Json entry = one;
+    const auto bounds = one.value("blackout_ms", Json::object());
+    if (bounds.is_object()) {
+      entry["blackout_ms"] = bounds.value("upper", Json(0));
+      entry["blackout_lower_ms"] = bounds.value("lower", Json(0));
+    }
+    addresses.push_back(std::move(entry));
+  }
+  return addresses;
+}
+
+}  // namespace
+
+Json make_report(const State& state, const Json& meter) {
+  Json steps = Json::array();
+  for (std::size_t i = 0; i < state.steps.size(); ++i) steps.push_back(step_report(state.plan.steps[i], state.steps[i]));
+  Json report{{"schema", "midstream.report/1"}, {"move", state.plan.move}, {"verdict", verdict(state)}, {"plan_hash", plan_hash(state.plan)},
+              {"epoch", state.epoch}, {"goal", to_string(state.goal)}, {"services", services_report(state, meter)},
+              {"addresses", addresses_report(meter)}, {"steps", std::move(steps)}};
+  if (state.stopped) report["stopped"] = {{"step", state.stopped_step}, {"error", to_json(*state.stopped)}};
+  return report;
+}
+
+std::string report_markdown(const Json& report) {
+  std::string out = fmt::format("# Move {}: {}\n\nPlan {}, epoch {}.\n\n", get_string_or(report, "move", ""), get_string_or(report, "verdict", ""),
+                                get_string_or(report, "plan_hash", ""), get_int_or(report, "epoch", 0));
+  out += "| service | requests | failed | longest pause | downtime (lower..upper) | budget |\n|---|---|---|---|---|---|\n";
+  for (const auto& one : report["services"]) {
+    const auto down = one.value("downtime_ms", Json::object());
+    out += fmt::format("| {} | {} | {} | {} ms | {}..{} ms | {} ms |\n", get_string_or(one, "name", ""), get_int_or(one, "requests", 0),
+                       get_int_or(one, "failed", 0), get_int_or(one, "longest_pause_ms", 0), get_int_or(down, "lower", 0),
+                       get_int_or(down, "upper", 0), get_int_or(one, "budget_ms", 0));
+  }
+  if (!report["addresses"].empty()) {
+    out += "\n| address | blackout |\n|---|---|\n";
+    for (const auto& one : report["addresses"]) {
+      out += fmt::format("| {} | {} ms |\n", get_string_or(one, "address", ""), get_int_or(one, "blackout_ms", 0));
+    }
+  }
+  out += "\n| step | state | took | figures |\n|---|---|---|---|\n";
+  for (const auto& one : report["steps"]) {
+    out += fmt::format("| {} | {} | {} ms | {} |\n", get_string_or(one, "text", ""), get_string_or(one, "state", ""), get_int_or(one, "took_ms", 0),
+                       figures(one.value("figures", Json::object())));
+  }
+  if (report.contains("checker")) {
+    const auto& checker = report["checker"];
+    const auto acknowledged = checker.value("acknowledged", Json::object());
+    out += fmt::format("\nChecker: {}; acknowledged {} rows and {} files; lost {}, doubled {}, two owners {} ms, two writers {} ms.\n",
+                       get_string_or(checker, "verdict", ""), get_int_or(acknowledged, "rows", 0), get_int_or(acknowledged, "files", 0),
+                       get_int_or(checker, "lost", 0), get_int_or(checker, "doubled", 0), get_int_or(checker, "two_owners_ms", 0),
+                       get_int_or(checker, "two_writers_ms", 0));
+  }
+  return out;
+}
+
+}  // namespace midstream
