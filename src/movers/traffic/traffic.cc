@@ -1,0 +1,83 @@
+#include "movers/traffic/traffic.h"
+
+#include <fmt/format.h>
+
+#include <mutex>
+
+#include "base/text.h"
+#include "movers/traffic/kinds.h"
+
+namespace midstream {
+
+namespace {
+
+class TrafficMover final : public Mover {
+ public:
+  std::string_view name() const override { return "traffic"; }
+
+  // Nothing to go on with: weights and drain states live in HAProxy and its file, and have no lease.
+  Result<> start(const Context&) override { return {}; }
+
+  Result<Json> observe(const Context& context, const Json& desired) override {
+    return TRY(is_weights(desired)) ? haproxy::observe_weights(context, desired)
+                                    : haproxy::observe_drain(context, desired);
+  }
+
+  Result<Json> apply(const Context& context, const Json& desired) override {
+    const bool weights = TRY(is_weights(desired));
+    const auto lock = TRY(serialise(context));
+    return weights ? haproxy::apply_weights(context, desired) : haproxy::apply_drain(context, desired);
+  }
+
+  Result<Json> undo(const Context& context, const Json& desired) override {
+    const bool weights = TRY(is_weights(desired));
+    const auto lock = TRY(serialise(context));
+    return weights ? haproxy::undo_weights(context, desired) : haproxy::undo_drain(context, desired);
+  }
+
+  Result<Json> check(const Context& context, const Json& desired) override {
+    return haproxy::check_backend(context, desired, TRY(is_weights(desired)));
+  }
+
+  std::string describe(const Json& desired) const override {
+    const auto backend = get_string_or(desired, "backend", "?");
+    if (get_string_or(desired, "kind", "") == "weights") {
+      return fmt::format("HAProxy's backend {} sends {} % to new (before: {} %)", backend,
+                         get_int_or(desired, "percent", -1), get_int_or(desired, "from", -1));
+    }
+    const auto servers = get_strings(desired, "servers");
+    return fmt::format("HAProxy's backend {} drains {}", backend, servers ? join(*servers, ", ") : "?");
+  }
+
+ private:
+  static Result<bool> is_weights(const Json& desired) {
+    const auto kind = TRY(get_string(desired, "kind"));
+    if (kind != "weights" && kind != "drain") {
+      return refused(fmt::format("mover traffic knows no kind '{}'", printable(kind)),
+                     "it knows weights and drain");
+    }
+    return kind == "weights";
+  }
+
+  // Read, change, read back is one act: two backends may share one configuration file.
+  Result<std::unique_lock<std::timed_mutex>> serialise(const Context& context) {
+    std::unique_lock lock(effects_, std::defer_lock);
+    while (!lock.try_lock_for(Millis(20))) {
+      if (context.stop.stop_requested())
+        return failure(ErrorKind::cancelled, "stopped while another change of HAProxy was under way");
+      if (context.deadline.expired())
+        return failure(ErrorKind::cancelled, "another change of HAProxy took too long");
+    }
+    return lock;
+  }
+
+  std::timed_mutex effects_;
+};
+
+}  // namespace
+
+std::unique_ptr<Mover> make_traffic_mover() {
+  return std::make_unique<TrafficMover>();
+}
+
+}  // namespace midstream
