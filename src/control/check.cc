@@ -1,8 +1,10 @@
 #include "control/check.h"
 
+#include <arpa/inet.h>
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <set>
 #include <thread>
@@ -17,6 +19,7 @@ constexpr std::int64_t kClockSkewLimitMs = 2'000;
 
 struct HostView {
   std::optional<Oneshot> agent;
+  std::vector<std::string> addresses;
   std::vector<Finding> findings;
 };
 
@@ -48,6 +51,9 @@ void check_host(HostView& view, const Manifest& manifest, const HostSpec& host, 
   const auto addresses = facts->value("addresses", Json::array());
   add(view, host, "data address is its own", std::ranges::find(addresses, Json(host.data)) != addresses.end(), host.data,
       "set `data:` of this host to an address it has and keeps");
+  for (const auto& address : addresses) {
+    if (address.is_string()) view.addresses.push_back(address.get<std::string>());
+  }
   check_size(view, host, *facts);
   view.agent = std::move(*agent);
 }
@@ -89,6 +95,35 @@ void on_every_host(const Manifest& manifest, Body body) {
   for (std::size_t i = 0; i < manifest.hosts.size(); ++i) threads.emplace_back([&, i] { body(i); });
 }
 
+// Whether `address` lies in `prefix` ("192.0.2.0/26", IPv4 or IPv6).
+bool within(const std::string& address, const std::string& prefix) {
+  const auto slash = prefix.find('/');
+  const int family = prefix.find(':') == std::string::npos ? AF_INET : AF_INET6;
+  std::array<unsigned char, 16> a{};
+  std::array<unsigned char, 16> b{};
+  if (::inet_pton(family, address.c_str(), a.data()) != 1) return false;
+  if (::inet_pton(family, prefix.substr(0, slash).c_str(), b.data()) != 1) return false;
+  const int bits = std::atoi(prefix.c_str() + slash + 1);
+  for (int bit = 0; bit < bits; ++bit) {
+    if (((a[bit / 8] ^ b[bit / 8]) >> (7 - bit % 8) & 1) != 0) return false;
+  }
+  return true;
+}
+
+// A moving subnet that lists no addresses means those that its host has now.
+Manifest resolve(const Manifest& manifest, const std::vector<HostView>& views) {
+  auto resolved = manifest;
+  for (auto& subnet : resolved.subnets) {
+    if (!subnet.addresses.empty()) continue;
+    for (std::size_t i = 0; i < manifest.hosts.size(); ++i) {
+      if (manifest.hosts[i].name != subnet.from.host) continue;
+      std::ranges::copy_if(views[i].addresses, std::back_inserter(subnet.addresses),
+                           [&](const std::string& address) { return within(address, subnet.subnet); });
+    }
+  }
+  return resolved;
+}
+
 // Today's TTLs, which the plan's waits depend on.
 void read_ttls(const Manifest& manifest, std::vector<HostView>& views, PlanFacts& facts, Deadline deadline) {
   for (const auto& service : manifest.services) {
@@ -119,7 +154,13 @@ Result<CheckResult> check_move(const Manifest& manifest, const std::filesystem::
   std::vector<HostView> views(manifest.hosts.size());
   on_every_host(manifest, [&](std::size_t i) { check_host(views[i], manifest, manifest.hosts[i], agent_binary, deadline); });
   read_ttls(manifest, views, result.facts, deadline);
-  result.plan = TRY(make_plan(manifest, result.facts, describe));
+  result.resolved = resolve(manifest, views);
+  const bool all_reached = std::ranges::all_of(views, [](const HostView& view) { return view.agent.has_value(); });
+  if (!all_reached) {
+    for (auto& view : views) std::ranges::move(view.findings, std::back_inserter(result.findings));
+    return result;
+  }
+  result.plan = TRY(make_plan(result.resolved, result.facts, describe));
   const auto steps = worth_checking(result.plan);
   on_every_host(manifest, [&](std::size_t i) { check_steps(views[i], manifest.hosts[i], steps, deadline); });
   for (auto& view : views) std::ranges::move(view.findings, std::back_inserter(result.findings));

@@ -26,7 +26,8 @@ struct Finding {
 struct CheckResult {
   std::vector<Finding> findings;  // in the manifest's order of hosts, then the plan's order of steps
   PlanFacts facts;
-  Plan plan;  // what the findings are about; empty where not even that could be made
+  Manifest resolved;  // the manifest with what it leaves to the world: the addresses in use on a moving subnet
+  Plan plan;          // what the findings are about
 
   bool ok() const;
 };
