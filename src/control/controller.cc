@@ -181,7 +181,7 @@ Result<> Controller::send_adoptions() {
 
 Result<> Controller::adoption_ended(const std::string& host, std::uint64_t epoch, const Result<Json>& result) {
   if (epoch != engine_.state().epoch) return {};
-  if (result) return dispatch(Adopted{host});
+  if (result) return dispatch(Adopted{host, epoch});
   if (result.error().kind == ErrorKind::fenced) return with_context(result.error(), fmt::format("agent on {}", host));
   to_adopt_[host] = epoch;  // sent again with the next period, or when the link is up again
   return {};
