@@ -35,9 +35,15 @@ void check_server(Findings& findings, const Target& target, const Server& server
   findings.add(fmt::format("server {} has a health check", name), checked,
                checked ? stat_text(row, "check_status") : "no check",
                "add 'check' to its server line: without one traffic goes to a dead server");
-  findings.add(fmt::format("server {} is up", name), server.takes_traffic(), server.state(),
-               is_new ? "start the service there; its weight is not raised before"
-                      : "bring it up, or leave it out of the move");
+  const auto up = fmt::format("server {} is up", name);
+  if (is_new) {  // may still be on its way; apply raises no weight before it is up
+    findings.add(up, true,
+                 server.takes_traffic()
+                     ? "UP"
+                     : fmt::format("{}: it gets no traffic before it is up", server.state()));
+  } else {
+    findings.add(up, server.takes_traffic(), server.state(), "bring it up, or leave it out of the move");
+  }
   if (stat_number(row, "bck") > 0) {
     findings.add(fmt::format("server {} takes part in load balancing", name), false, "it is a backup server",
                  "remove 'backup'");
@@ -54,7 +60,7 @@ void check_settings(Findings& findings, const Target& target, const std::string&
                "use roundrobin, leastconn or random, or add 'hash-type consistent'");
   const bool sticky = !settings->sticky.empty();
   findings.add(fmt::format("backend {} does not keep clients on a server", target.backend), true,
-               sticky ? join(settings->sticky, ", ") : "no stickiness",
+               sticky ? fmt::format("warning: {}", join(settings->sticky, ", ")) : "no stickiness",
                sticky ? "clients that have a server stay there: the split holds for new clients only, a "
                         "drain takes longer"
                       : "");

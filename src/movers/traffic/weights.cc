@@ -256,15 +256,20 @@ Result<Json> apply_weights(const Context& context, const Json& desired) {
 }
 
 Result<Json> undo_weights(const Context& context, const Json& desired) {
-  const auto target = TRY(read_target(desired));
-  const int percent = TRY(percent_field(desired, "from"));
-  const auto origin = TRY(load_origin(context, target));
-  if (!origin) return Json::object();  // never applied, or undone already
   const auto world = TRY(look(context, desired));
-  const auto goal = TRY(goal_for(percent, target, *origin));
+  const int from = TRY(percent_field(desired, "from"));
+  auto origin = TRY(load_origin(context, world.target));
+  if (!origin) {
+    // Never applied, or undone already; or our state was lost, and then the weights in force are those of
+    // apply.
+    origin = origin_now(context, world);
+    const auto applied = TRY(goal_for(TRY(percent_field(desired, "percent")), world.target, *origin));
+    if (origin->percent == from || weights_now(world) != applied.weights) return Json::object();
+  }
+  const auto goal = TRY(goal_for(from, world.target, *origin));
   CHECK_OK(somebody_serves(world, goal));
   auto figures = TRY(bring_about(context, world, goal));
-  if (percent == origin->percent) CHECK_OK(forget_origin(context, target));
+  if (from == origin->percent) CHECK_OK(forget_origin(context, world.target));
   return figures;
 }
 
