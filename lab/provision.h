@@ -1,0 +1,54 @@
+// What stands on each host's disk before its first boot: accounts, network, daemons' configuration, data, secrets.
+// All of it is a pure function of the scenario and the secrets.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <string>
+
+#include "base/result.h"
+#include "lab/files.h"
+#include "lab/scenario.h"
+
+namespace midstream::lab {
+
+struct KeyPair {
+  std::string private_key;
+  std::string public_key;  // one line, without the newline
+};
+
+// Fresh for every lab.
+struct Secrets {
+  KeyPair operator_key;
+  std::map<std::string, KeyPair> host_keys;  // by host name
+  std::string tsig_secret;                   // base64
+  std::string app_password, probe_password;
+};
+
+// `scratch` is made, used by ssh-keygen and removed.
+Result<Secrets> make_secrets(const Scenario& scenario, const std::filesystem::path& scratch);
+
+// The stored form of `password` (RFC 5803), with a fresh salt.
+Result<std::string> scram_verifier(const std::string& password);
+
+FileSet provision(const Scenario& scenario, const HostPlan& host, const Secrets& secrets);
+
+// What a template image of the cluster of `side` (old_side or new_side) is built from; its /root/template.sh, run as
+// process 1 of a host without a network, does it. No secrets are in it.
+FileSet provision_cluster_template(const Scenario& scenario, const HostPlan& side);
+
+// The parts, one for each topic.
+void add_base(FileSet& files, const HostPlan& host, const std::string& zone);
+void add_network(FileSet& files, const Scenario& scenario, const HostPlan& host);
+void add_ssh(FileSet& files, const Scenario& scenario, const HostPlan& host, const Secrets& secrets);
+void add_database(FileSet& files, const Scenario& scenario, const HostPlan& host);
+void add_roles(FileSet& files, const Scenario& scenario, const Secrets& secrets);
+void add_edge_proxy(FileSet& files, const Scenario& scenario);
+void add_relay(FileSet& files, const HostPlan& host);
+void add_name_server(FileSet& files, const Scenario& scenario, const HostPlan& host, const Secrets& secrets);
+std::string tsig_key_file(const Scenario& scenario, const Secrets& secrets);
+void add_shop(FileSet& files, const Scenario& scenario, const HostPlan& host, const Secrets& secrets);
+void add_operator(FileSet& files, const Scenario& scenario, const Secrets& secrets);
+std::string move_manifest(const Scenario& scenario);
+
+}  // namespace midstream::lab
