@@ -1,0 +1,184 @@
+// Two agents of one move on this machine, with a mover that only notes what it is asked.
+#include "control/agent.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <filesystem>
+#include <thread>
+
+#include "sys/net.h"
+#include "sys/stream.h"
+
+namespace midstream {
+namespace {
+
+namespace fs = std::filesystem;
+
+// What the mover has seen, shared with the test.
+struct Notes {
+  std::atomic<int> applied = 0;
+  std::atomic<bool> blocking = false;  // an apply is under way and waits for its stop token
+  std::atomic<bool> stopped = false;
+};
+
+class NotingMover final : public Mover {
+ public:
+  explicit NotingMover(Notes& notes) : notes_(notes) {}
+  std::string_view name() const override { return "noting"; }
+  Result<> start(const Context&) override { return {}; }
+  Result<Json> observe(const Context&, const Json&) override { return observation(notes_.applied > 0, "nothing applied"); }
+  Result<Json> apply(const Context& context, const Json& desired) override {
+    const auto kind = get_string_or(desired, "kind", "");
+    if (kind == "block") {
+      notes_.blocking = true;
+      while (!context.stop.stop_requested()) std::this_thread::yield();
+      notes_.stopped = true;
+      return failure(ErrorKind::cancelled, "stopped");
+    }
+    if (kind == "ask") return context.peers.call("b", "noting", "double", {{"n", 21}}, context.task, context.deadline, context.stop);
+    if (kind == "stream") {
+      auto stream = TRY(context.peers.open("b", "noting", {{"greeting", "hello"}}, context.task, context.deadline, context.stop));
+      return Json{{"heard", TRY(read_frame(*stream, context.deadline, context.stop))}};
+    }
+    ++notes_.applied;
+    return Json{{"epoch", context.task.epoch}};
+  }
+  Result<Json> undo(const Context&, const Json&) override { return Json::object(); }
+  Result<Json> check(const Context&, const Json&) override { return Json::array(); }
+  std::string describe(const Json&) const override { return "notes"; }
+  Result<Json> peer(const Context&, std::string_view verb, const Json& args) override {
+    if (verb != "double") return refused("no such verb");
+    return Json{{"n", 2 * TRY(get_int(args, "n"))}};
+  }
+  Result<> serve(const Context& context, Stream& stream, const Json& hello) override {
+    return write_frame(stream, get_string_or(hello, "greeting", "") + " back", Deadline::in(Millis(5'000)), context.stop);
+  }
+
+ private:
+  Notes& notes_;
+};
+
+// One agent on a thread of its own.
+class Running {
+ public:
+  Running(const fs::path& directory, const std::string& host, Notes& notes) : socket_(directory / (host + ".sock")) {
+    std::vector<std::unique_ptr<Mover>> movers;
+    movers.push_back(std::make_unique<NotingMover>(notes));
+    auto agent = Agent::open({"autumn", host, "127.0.0.1", directory / host, socket_}, std::move(movers));
+    EXPECT_TRUE(agent) << (agent ? "" : agent.error().text());
+    agent_ = std::move(*agent);
+    thread_ = std::jthread([this](const std::stop_token& stop) { EXPECT_TRUE(agent_->serve(stop)); });
+  }
+  ~Running() {
+    thread_.request_stop();
+    thread_.join();
+  }
+  std::unique_ptr<Stream> link() const { return make_fd_stream(*connect_unix(socket_, Deadline::in(Millis(5'000)))); }
+  Json ask(Json request) const {
+    auto stream = link();
+    request["id"] = 7;
+    EXPECT_TRUE(write_message(*stream, request, Deadline::in(Millis(5'000)), {}));
+    return read_message(*stream, Deadline::in(Millis(20'000)), {}).value_or(Json());
+  }
+
+ private:
+  fs::path socket_;
+  std::unique_ptr<Agent> agent_;
+  std::jthread thread_;
+};
+
+Json call(std::uint64_t epoch, const std::string& kind, const std::string& verb = "apply") {
+  return {{"type", "call"}, {"move", "autumn"}, {"step", "s"}, {"epoch", epoch}, {"mover", "noting"}, {"verb", verb},
+          {"desired", {{"kind", kind}}}, {"deadline_ms", 15'000}};
+}
+
+class AgentTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    char name[] = "/tmp/midstream-test-XXXXXX";
+    directory_ = ::mkdtemp(name);
+    a_ = std::make_unique<Running>(directory_, "a", notes_a_);
+    b_ = std::make_unique<Running>(directory_, "b", notes_b_);
+  }
+  void TearDown() override {
+    a_.reset();
+    b_.reset();
+    fs::remove_all(directory_);
+  }
+  Json adopt(Running& agent, std::uint64_t epoch) {
+    Json peers = Json::object();
+    for (const auto& [host, one] : {std::pair<std::string, Running*>{"a", a_.get()}, {"b", b_.get()}}) {
+      const auto hello = one->ask({{"type", "hello"}, {"move", "autumn"}})["result"];
+      peers[host] = {{"address", hello["address"]}, {"port", hello["port"]}, {"fingerprint", hello["fingerprint"]}};
+    }
+    return agent.ask({{"type", "adopt"}, {"epoch", epoch}, {"peers", peers}, {"deadline_ms", 10'000}});
+  }
+
+  fs::path directory_;
+  Notes notes_a_;
+  Notes notes_b_;
+  std::unique_ptr<Running> a_;
+  std::unique_ptr<Running> b_;
+};
+
+TEST_F(AgentTest, NothingIsDoneBeforeAnEpochIsAdopted) {
+  EXPECT_EQ(a_->ask(call(1, "note"))["error"]["kind"], "retry");
+  EXPECT_EQ(notes_a_.applied, 0);
+}
+
+TEST_F(AgentTest, ALateCommandOfAnOldEpochHasNoEffect) {
+  ASSERT_TRUE(adopt(*a_, 2)["ok"]);
+  EXPECT_EQ(a_->ask(call(1, "note"))["error"]["kind"], "fenced");
+  EXPECT_EQ(notes_a_.applied, 0);
+  EXPECT_EQ(adopt(*a_, 1)["error"]["kind"], "fenced");
+  EXPECT_EQ(a_->ask(call(2, "note"))["result"]["epoch"], 2);
+}
+
+TEST_F(AgentTest, TheEpochSurvivesARestart) {
+  ASSERT_TRUE(adopt(*a_, 5)["ok"]);
+  const auto before = a_->ask({{"type", "hello"}, {"move", "autumn"}})["result"];
+  a_.reset();
+  a_ = std::make_unique<Running>(directory_, "a", notes_a_);
+  EXPECT_EQ(a_->ask({{"type", "hello"}, {"move", "autumn"}})["result"], before) << "same key, same port, same epoch";
+  EXPECT_EQ(a_->ask(call(4, "note"))["error"]["kind"], "fenced");
+}
+
+TEST_F(AgentTest, AdoptionEndsWhatAnEarlierControllerBegan) {
+  ASSERT_TRUE(adopt(*a_, 1)["ok"]);
+  {
+    auto link = a_->link();
+    ASSERT_TRUE(write_message(*link, call(1, "block"), Deadline::in(Millis(5'000)), {}));
+    while (!notes_a_.blocking) std::this_thread::yield();
+  }
+  EXPECT_FALSE(notes_a_.stopped) << "a closed link ends nothing";
+  ASSERT_TRUE(adopt(*a_, 2)["ok"]);
+  EXPECT_TRUE(notes_a_.stopped);
+}
+
+TEST_F(AgentTest, AgentsAskEachOther) {
+  ASSERT_TRUE(adopt(*a_, 1)["ok"]);
+  ASSERT_TRUE(adopt(*b_, 1)["ok"]);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(a_->ask(call(1, "ask"))["result"]["n"], 42);
+  EXPECT_EQ(a_->ask(call(1, "stream"))["result"]["heard"], "hello back");
+}
+
+TEST_F(AgentTest, APeerOfAnOlderEpochIsFenced) {
+  ASSERT_TRUE(adopt(*a_, 1)["ok"]);
+  ASSERT_TRUE(adopt(*b_, 2)["ok"]);
+  EXPECT_EQ(a_->ask(call(1, "ask"))["error"]["kind"], "fenced");
+}
+
+TEST_F(AgentTest, AnotherMovesControllerIsRefused) {
+  EXPECT_FALSE(a_->ask({{"type", "hello"}, {"move", "winter"}})["ok"]);
+}
+
+TEST_F(AgentTest, OneAgentAMoveAndHost) {
+  std::vector<std::unique_ptr<Mover>> none;
+  auto second = Agent::open({"autumn", "a", "127.0.0.1", directory_ / "a", directory_ / "x.sock"}, std::move(none));
+  ASSERT_FALSE(second);
+  EXPECT_EQ(second.error().kind, ErrorKind::refused);
+}
+
+}  // namespace
+}  // namespace midstream
