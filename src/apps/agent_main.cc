@@ -1,0 +1,166 @@
+// midstream-agent: the daemon on each host, and the small commands around it.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+
+#include "apps/movers.h"
+#include "apps/signals.h"
+#include "control/agent.h"
+#include "control/link.h"
+#include "control/oneshot.h"
+#include "control/supervisor.h"
+#include "base/text.h"
+#include "probe/probe.h"
+#include "sys/file.h"
+#include "sys/net.h"
+
+namespace midstream {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Options {
+  std::string move;
+  std::string host;
+  std::string data;
+  std::string build;
+  std::string config;
+};
+
+Result<> serve(const Options& options, const std::stop_token& stop) {
+  auto agent = TRY(Agent::open({options.move, options.host, options.data, agent_directory(options.move), agent_socket(options.move)}, make_movers()));
+  return agent->serve(stop);
+}
+
+// stdin and stdout of the ssh session on one side, the agent's socket on the other; ends when either closes.
+Result<> connect(const Options& options) {
+  const auto deadline = Deadline::in(Millis(10'000));
+  auto socket = connect_unix(agent_socket(options.move), deadline);
+  while (!socket && !deadline.expired()) {
+    pause_for(Millis(20), {});
+    socket = connect_unix(agent_socket(options.move), deadline);
+  }
+  if (!socket) return std::unexpected(socket.error());
+  char buffer[65536];
+  const auto copy = [&](int from, int to) {
+    const ssize_t n = ::read(from, buffer, sizeof buffer);
+    if (n <= 0) return false;
+    for (ssize_t done = 0; done < n;) {
+      const ssize_t written = ::write(to, buffer + done, static_cast<std::size_t>(n - done));
+      if (written <= 0) return false;
+      done += written;
+    }
+    return true;
+  };
+  while (true) {
+    pollfd polled[2]{{0, POLLIN, 0}, {socket->get(), POLLIN, 0}};
+    if (::poll(polled, 2, -1) < 0) return errno_failure("poll", errno);
+    if (polled[0].revents != 0 && !copy(0, socket->get())) return {};
+    if (polled[1].revents != 0 && !copy(socket->get(), 1)) return {};
+  }
+}
+
+// An agent of an older build holds the lock and knows nothing of the new file: it is told to end, and the
+// supervisor starts the new one.
+void end_running_agent(const fs::path& directory) {
+  const auto pid = read_file(directory / "pid");
+  Fd lock(::open((directory / "lock").c_str(), O_RDWR | O_CLOEXEC));
+  if (!lock || ::flock(lock.get(), LOCK_EX | LOCK_NB) == 0 || !pid) return;
+  const int number = std::atoi(pid->c_str());
+  if (number > 1) ::kill(number, SIGTERM);
+}
+
+Result<> wait_until_served(const std::string& move, Deadline deadline) {
+  while (!deadline.expired()) {
+    if (auto socket = connect_unix(agent_socket(move), deadline)) {
+      const auto stream = make_fd_stream(std::move(*socket));
+      if (write_message(*stream, {{"type", "hello"}, {"id", 0}, {"move", move}}, deadline, {}) && read_message(*stream, deadline, {})) return {};
+    }
+    pause_for(Millis(20), {});
+  }
+  return retry("the agent's service was installed but does not answer", "look at its log under the host's supervisor");
+}
+
+Result<> install(const Options& options) {
+  if (!is_plain_name(options.move) || !is_plain_name(options.host)) return refused("move and host must be plain names");
+  const fs::path directory = agent_directory(options.move);
+  const auto binary = (directory / "midstream-agent").string();
+  end_running_agent(directory);
+  CHECK_OK(install_service(agent_service(options.move),
+                           {binary, "serve", "--move", options.move, "--host", options.host, "--data", options.data}));
+  CHECK_OK(wait_until_served(options.move, Deadline::in(Millis(15'000))));
+  return write_file_durably(directory / "build", options.build + "\n", 0600);
+}
+
+Result<> uninstall(const Options& options) {
+  if (!is_plain_name(options.move)) return refused("move must be a plain name");
+  CHECK_OK(remove_service("midstream-probe-" + options.move));
+  CHECK_OK(remove_service(agent_service(options.move)));
+  std::error_code failed;
+  fs::remove_all(agent_directory(options.move), failed);
+  if (failed) return errno_failure("cannot remove " + agent_directory(options.move), failed.value());
+  fs::remove(agent_socket(options.move), failed);
+  return {};
+}
+
+Result<> oneshot(const Options& options, const std::stop_token& stop) {
+  auto served = serve_oneshot(options.host, make_movers(), stop);
+  std::error_code ignored;
+  const auto self = fs::read_symlink("/proc/self/exe", ignored);
+  // Only ever what Oneshot::open put there.
+  if (self.parent_path().string().starts_with("/run/midstream-check.")) fs::remove_all(self.parent_path(), ignored);
+  return served;
+}
+
+Result<> probe(const Options& options, const std::stop_token& stop) {
+  return run_probe(TRY(parse_probe_config(TRY(parse_json(TRY(read_file(options.config)))))), stop);
+}
+
+int report(const Result<>& result) {
+  if (result) return 0;
+  fmt::print(stderr, "midstream-agent: {}\n", result.error().text());
+  return 1;
+}
+
+int main_with(int argc, char** argv) {
+  ::umask(077);
+  CLI::App app{"midstream-agent: the part of midstream that runs on a host of a move"};
+  app.require_subcommand(1);
+  Options options;
+  const auto add = [&](const char* name, const char* text, std::initializer_list<const char*> wanted) {
+    auto* command = app.add_subcommand(name, text);
+    for (const std::string_view flag : wanted) {
+      auto& value = flag == "--move" ? options.move : flag == "--host" ? options.host : flag == "--data" ? options.data
+                    : flag == "--build" ? options.build : options.config;
+      command->add_option(std::string(flag), value)->required();
+    }
+    return command;
+  };
+  const auto* serving = add("serve", "serve as the agent; started by the host's supervisor", {"--move", "--host", "--data"});
+  const auto* connecting = add("connect", "join stdin and stdout to the agent on this host", {"--move"});
+  const auto* installing = add("install", "make this file the agent's service on this host", {"--move", "--host", "--data", "--build"});
+  const auto* removing = add("uninstall", "remove service, state and file of a move from this host", {"--move"});
+  const auto* looking = add("oneshot", "answer read-only questions on stdin, then remove this file", {"--host"});
+  const auto* probing = add("probe", "probe services as the configuration says", {"--config"});
+  CLI11_PARSE(app, argc, argv);
+  if (*connecting) return report(connect(options));  // keeps the default signals: the ssh session ends it
+  StopOnSignal signals;
+  if (*serving) return report(serve(options, signals.token()));
+  if (*installing) return report(install(options));
+  if (*removing) return report(uninstall(options));
+  if (*looking) return report(oneshot(options, signals.token()));
+  if (*probing) return report(probe(options, signals.token()));
+  return 1;
+}
+
+}  // namespace
+}  // namespace midstream
+
+int main(int argc, char** argv) { return midstream::main_with(argc, argv); }
