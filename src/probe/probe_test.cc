@@ -1,16 +1,9 @@
 #include "probe/probe.h"
 
-#include <arpa/inet.h>
-#include <fcntl.h>
 #include <gtest/gtest.h>
-#include <net/if.h>
-#include <poll.h>
-#include <sched.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include <atomic>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <thread>
@@ -20,6 +13,7 @@
 #include "probe/lane.h"
 #include "probe/outcome.h"
 #include "probe/probe_log.h"
+#include "probe/testing.h"
 #include "sys/file.h"
 #include "sys/net.h"
 
@@ -28,29 +22,6 @@ namespace {
 
 using std::chrono::milliseconds;
 namespace fs = std::filesystem;
-
-class Scratch {
- public:
-  Scratch() {
-    std::string name = (fs::temp_directory_path() / "midstream-probe-XXXXXX").string();
-    path_ = ::mkdtemp(name.data());
-  }
-  ~Scratch() { fs::remove_all(path_); }
-  fs::path operator/(const char* name) const { return path_ / name; }
-
- private:
-  fs::path path_;
-};
-
-// True once `condition` holds; false after ten seconds.
-bool eventually(const std::function<bool()>& condition) {
-  const auto deadline = Deadline::in(Millis(10'000));
-  while (!condition()) {
-    if (deadline.expired()) return false;
-    pause_for(Millis(5), {});
-  }
-  return true;
-}
 
 // An HTTP server on a port of its own, which can go away and come back, be slow, or answer something else.
 class Server {
@@ -446,29 +417,6 @@ TEST(Config, IsRefusedWhereItCannotBeProbed) {
 }
 
 // --- echoes ------------------------------------------------------------------------------------------------------
-
-// In a network namespace of its own; `lo` can be taken down and up.
-class Island {
- public:
-  bool enter() {
-    home_ = Fd(::open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC));
-    return ::unshare(CLONE_NEWNET) == 0;
-  }
-  ~Island() {
-    if (home_) ::setns(home_.get(), CLONE_NEWNET);
-  }
-  void lo(bool up) {
-    const Fd fd(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-    ifreq request{};
-    std::strcpy(request.ifr_name, "lo");
-    ASSERT_EQ(::ioctl(fd.get(), SIOCGIFFLAGS, &request), 0);
-    request.ifr_flags = static_cast<short>(up ? request.ifr_flags | IFF_UP : request.ifr_flags & ~IFF_UP);
-    ASSERT_EQ(::ioctl(fd.get(), SIOCSIFFLAGS, &request), 0);
-  }
-
- private:
-  Fd home_;
-};
 
 TEST(Echo, MeasuresTheBlackoutOfAnAddress) {
   if (::geteuid() != 0) GTEST_SKIP() << "needs root for a network namespace and raw sockets";
