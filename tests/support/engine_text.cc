@@ -1,4 +1,4 @@
-#include "test/support/engine_text.h"
+#include "tests/support/engine_text.h"
 
 #include <fmt/format.h>
 

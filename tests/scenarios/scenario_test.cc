@@ -8,7 +8,7 @@
 #include <fstream>
 #include <sstream>
 
-#include "test/scenarios/script.h"
+#include "tests/scenarios/script.h"
 
 namespace midstream::test {
 namespace {

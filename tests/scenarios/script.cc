@@ -1,4 +1,4 @@
-#include "test/scenarios/script.h"
+#include "tests/scenarios/script.h"
 
 #include <fmt/format.h>
 
@@ -9,7 +9,7 @@
 
 #include "base/text.h"
 #include "engine/engine.h"
-#include "test/support/engine_text.h"
+#include "tests/support/engine_text.h"
 
 namespace midstream::test {
 

@@ -1,0 +1,75 @@
+#include "tests/sim/checker.h"
+
+#include <fmt/format.h>
+
+#include "tests/support/engine_text.h"
+
+namespace midstream::test {
+
+void Checker::heard(const Event& event) {
+  if (const auto* facts = std::get_if<Facts>(&event)) told_ = *facts;
+  const auto* seen = std::get_if<Observed>(&event);
+  if (seen != nullptr && seen->result && seen->epoch == durable().epoch && seen->step == to_observe_) to_observe_.clear();
+}
+
+void Checker::stored(const Json& record) {
+  const auto type = get_string_or(record, "type", "");
+  const int index = durable().plan.find(get_string_or(record, "step", ""));
+  if (type == "intent") check_intent(record, durable().plan.steps[index], durable().steps[index]);
+  if (type == "outcome" && get_bool_or(record, "ok", false)) check_outcome(record, index);
+  if (auto folded = shadow_.fold(record); !folded) return loop_.violate("a record cannot be folded: " + folded.error().text());
+  if (type != "epoch") return;
+  to_observe_.clear();
+  for (std::size_t i = 0; i < durable().steps.size(); ++i) {
+    const auto& step = durable().plan.steps[i];
+    if (durable().steps[i].progress == Progress::running && step.kind == StepKind::effect) to_observe_ = step.id;
+  }
+}
+
+void Checker::check_intent(const Json& record, const Step& step, const StepState& before) {
+  const bool forward = get_string_or(record, "direction", "") == "forward";
+  intents_[step.id] = {forward ? "forward" : "back", get_int_or(record, "epoch", 0)};
+  if (!forward && step.id == to_observe_) to_observe_.clear();  // undone, whatever became of it
+  if (!forward && step.irreversible) return loop_.violate(fmt::format("'{}' is irreversible and about to be undone", step.id));
+  if (!forward || before.progress == Progress::running) return;
+  if (step.phase == "finish" && durable().goal != Goal::finish) {
+    return loop_.violate(fmt::format("'{}' of finish begins while the goal is {}", step.id, to_string(durable().goal)));
+  }
+  const auto budget = get_int_or(durable().plan.budgets, step.service, -1);
+  const bool bounded = step.in_window || (step.expected_blackout_ms > 0 && budget >= 0);
+  if (!bounded) return;
+  if (!told_) return loop_.violate(fmt::format("'{}' begins though this controller was told no facts", step.id));
+  if (step.in_window && !told_->window_open) return loop_.violate(fmt::format("'{}' begins outside the window", step.id));
+  const auto used = told_->downtime_ms.contains(step.service) ? told_->downtime_ms.at(step.service) : 0;
+  if (step.expected_blackout_ms > 0 && budget >= 0 && used + step.expected_blackout_ms > budget) {
+    loop_.violate(fmt::format("'{}' begins with {} of {} ms used", step.id, used, budget));
+  }
+}
+
+void Checker::check_outcome(const Json& record, int index) {
+  const auto& step = durable().plan.steps[index];
+  if (step.kind != StepKind::effect) return;
+  const bool forward = get_string_or(record, "direction", "") == "forward";
+  if (truths_[index] == (forward ? Truth::done : Truth::none)) return;
+  loop_.violate(fmt::format("recorded as {}: '{}', and the world says otherwise", forward ? "done" : "undone", step.id));
+}
+
+void Checker::sent(const Call& call) {
+  if (call.verb == Call::Verb::apply && call.step == to_observe_) {
+    loop_.violate(fmt::format("'{}' is applied again without a look at what became of it", call.step));
+  }
+}
+
+bool Checker::intended(const Call& call) const {
+  const auto found = intents_.find(call.step);
+  if (found == intents_.end()) return false;
+  const auto direction = call.verb == Call::Verb::undo ? "back" : "forward";
+  return found->second == std::pair<std::string, std::uint64_t>(direction, call.epoch);
+}
+
+void Checker::compare(const State& living) {
+  if (state_text(living) == state_text(durable())) return;
+  loop_.violate("the state is not the fold of the journal:\n" + state_text(living) + "instead of\n" + state_text(durable()));
+}
+
+}  // namespace midstream::test

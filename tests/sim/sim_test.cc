@@ -1,0 +1,117 @@
+// The simulation: 1,000 seeds by default.
+//   sim_test --seed N     plays one seed and prints what happened
+//   sim_test --seeds N    as many seeds as wanted, from 1
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <string_view>
+
+#include "tests/sim/simulation.h"
+
+namespace midstream::test {
+namespace {
+
+std::uint64_t seeds = 1000;
+
+// The last lines before the end.
+std::string tail(const std::vector<std::string>& trace, std::size_t lines = 60) {
+  std::string text;
+  for (std::size_t i = trace.size() > lines ? trace.size() - lines : 0; i < trace.size(); ++i) text += trace[i] + "\n";
+  return text;
+}
+
+TEST(Simulation, KeepsEveryPromise) {
+  std::int64_t handled = 0;
+  std::int64_t deaths = 0;
+  for (std::uint64_t seed = 1; seed <= seeds; ++seed) {
+    const auto verdict = simulate(seed, Bug::none, false);
+    handled += verdict.handled;
+    deaths += verdict.deaths;
+    if (verdict.broken.empty()) continue;
+    FAIL() << verdict.broken << "\n" << tail(simulate(seed, Bug::none, true).trace) << "replay: build/dev/test/sim_test --seed " << seed;
+  }
+  std::printf("%llu seeds, %lld events, %lld deaths of the controller\n", static_cast<unsigned long long>(seeds),
+              static_cast<long long>(handled), static_cast<long long>(deaths));
+}
+
+TEST(Simulation, TheSameSeedIsTheSameStory) {
+  for (std::uint64_t seed = 1; seed <= 25; ++seed) {
+    const auto once = simulate(seed, Bug::none, true);
+    const auto again = simulate(seed, Bug::none, true);
+    EXPECT_EQ(once.fingerprint, again.fingerprint) << seed;
+    EXPECT_EQ(once.trace, again.trace) << seed;
+    EXPECT_EQ(simulate(seed, Bug::none, false).fingerprint, once.fingerprint) << seed;
+  }
+}
+
+TEST(Simulation, ItsSeedsDiffer) {
+  EXPECT_NE(simulate(1, Bug::none, false).fingerprint, simulate(2, Bug::none, false).fingerprint);
+}
+
+class Sweep : public ::testing::TestWithParam<Death> {};
+
+TEST_P(Sweep, DeathAtEveryEventOfAMoveConverges) {
+  for (const bool back : {false, true}) {
+    const auto whole = sweep(0, Death::no, back);
+    ASSERT_EQ(whole.broken, "");
+    for (std::int64_t at = 1; at <= whole.handled; ++at) {
+      const auto verdict = sweep(at, GetParam(), back);
+      ASSERT_EQ(verdict.broken, "") << "at event " << at << (back ? " on the way back\n" : "\n") << tail(verdict.trace);
+      ASSERT_EQ(verdict.deaths, 1);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Simulation, Sweep,
+                         ::testing::Values(Death::before_store, Death::after_store, Death::amid_sending, Death::after_sending));
+
+TEST(Simulation, TurningBackAtEveryEventConverges) {
+  const auto whole = sweep(0, Death::no, false);
+  for (std::int64_t at = 1; at <= whole.handled; ++at) {
+    const auto verdict = turn_back(at);
+    ASSERT_EQ(verdict.broken, "") << "at event " << at << "\n" << tail(verdict.trace);
+  }
+}
+
+class Planted : public ::testing::TestWithParam<std::pair<Bug, std::string_view>> {};
+
+TEST_P(Planted, IsFound) {
+  const auto [bug, broken] = GetParam();
+  for (std::uint64_t seed = 1; seed <= 1000; ++seed) {
+    const auto verdict = simulate(seed, bug, false);
+    if (verdict.broken.empty()) continue;
+    EXPECT_NE(verdict.broken.find(broken), std::string::npos) << verdict.broken;
+    std::printf("found with seed %llu: %s\n", static_cast<unsigned long long>(seed), verdict.broken.c_str());
+    return;
+  }
+  FAIL() << "1000 seeds do not find it";
+}
+
+INSTANTIATE_TEST_SUITE_P(Simulation, Planted,
+                         ::testing::Values(std::pair(Bug::sends_first, "an effect without its intent"),
+                                           std::pair(Bug::ignores_epochs, "'"),
+                                           std::pair(Bug::repeats_blindly, "without a look"),
+                                           std::pair(Bug::takes_unknown_for_over, "'"),
+                                           std::pair(Bug::takes_any_adoption, "'")));
+
+int replay(std::uint64_t seed) {
+  const auto verdict = simulate(seed, Bug::none, true);
+  for (const auto& line : verdict.trace) std::printf("%s\n", line.c_str());
+  std::printf("%s\n", verdict.broken.empty() ? "every promise held" : verdict.broken.c_str());
+  return verdict.broken.empty() ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace midstream::test
+
+int main(int argc, char** argv) {
+  ::testing::InitGoogleTest(&argc, argv);
+  for (int i = 1; i + 1 < argc; i += 2) {
+    const auto value = std::strtoull(argv[i + 1], nullptr, 10);
+    if (std::string_view(argv[i]) == "--seed") return midstream::test::replay(value);
+    if (std::string_view(argv[i]) == "--seeds") midstream::test::seeds = value;
+  }
+  return RUN_ALL_TESTS();
+}

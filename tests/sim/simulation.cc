@@ -1,0 +1,269 @@
+#include "tests/sim/simulation.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace midstream::test {
+
+namespace {
+
+constexpr std::int64_t kTrouble = 30'000;    // ms of it
+constexpr std::int64_t kPatience = 600'000;  // ms afterwards until the move must have ended
+
+Step random_step(Random& random, const Plan& plan, int number, std::string_view phase) {
+  Step step;
+  step.phase = phase;
+  step.id = fmt::format("{}-{}", phase, number);
+  step.service = random.chance(50) ? "db" : "";
+  const auto dice = random.between(1, 100);
+  step.kind = dice <= 70 ? StepKind::effect : dice <= 90 ? StepKind::wait : StepKind::hold;
+  step.deadline_ms = step.kind == StepKind::hold ? random.between(1, 800) : random.between(500, 1500);
+  step.poll_ms = random.between(50, 300);
+  step.attempts = static_cast<int>(random.between(1, 4));
+  if (step.kind == StepKind::hold) return step;
+  step.host = plan.hosts[random.between(0, static_cast<std::int64_t>(plan.hosts.size()) - 1)];
+  step.mover = "m";
+  if (random.chance(30)) step.expected_blackout_ms = random.between(1, 300);
+  step.in_window = random.chance(20);
+  return step;
+}
+
+Plan random_plan(Random& random) {
+  Plan plan;
+  plan.move = "simulated";
+  plan.budgets = {{"db", 3000}};
+  for (const auto* host : {"old", "new", "edge"}) {
+    if (plan.hosts.size() < 2 || random.chance(50)) plan.hosts.emplace_back(host);
+  }
+  std::vector<int> phases;
+  for (auto n = random.between(2, 9); n > 0; --n) phases.push_back(static_cast<int>(random.between(0, 8)));
+  std::ranges::sort(phases);
+  for (auto n = random.between(0, 3); n > 0; --n) phases.push_back(phase_index("finish"));
+  for (const int phase : phases) {
+    auto step = random_step(random, plan, static_cast<int>(plan.steps.size()), kPhases[phase]);
+    step.irreversible = step.phase == "finish" && step.kind == StepKind::effect && random.chance(60);
+    plan.steps.push_back(std::move(step));
+  }
+  return plan;
+}
+
+Plan twelve_steps() {
+  Plan plan;
+  plan.move = "swept";
+  plan.hosts = {"old", "new"};
+  const std::vector<std::string> phases = {"prepare", "copy",   "copy",      "follow", "shift",  "shift",
+                                           "switch",  "switch", "addresses", "home",   "finish", "finish"};
+  for (const auto& phase : phases) {
+    Step step;
+    step.phase = phase;
+    step.id = fmt::format("{}-{}", phase, plan.steps.size());
+    step.kind = phase == "follow" ? StepKind::wait : phase == "home" ? StepKind::hold : StepKind::effect;
+    step.deadline_ms = step.kind == StepKind::hold ? 300 : 5000;
+    if (step.kind != StepKind::hold) {
+      step.host = plan.hosts[plan.steps.size() % 2];
+      step.mover = "m";
+    }
+    step.in_window = phase == "switch";
+    plan.steps.push_back(std::move(step));
+  }
+  plan.steps.back().irreversible = true;
+  return plan;
+}
+
+class Simulation {
+ public:
+  Simulation(std::uint64_t seed, Plan plan, Bug bug, bool traced)
+      : loop_(seed, traced), plan_(std::move(plan)), world_(loop_, plan_), checker_(loop_, world_.truths()),
+        shell_(loop_, world_, checker_, plan_, bug) {
+    world_.watch_with(&checker_);
+    trouble_pace_ = loop_.random.between(300, 3000);
+  }
+
+  void trouble() {
+    shell_.death = [this] { return random_death(); };
+    shell_.start();
+    loop_.after(0, [this] { disturb(); });
+    loop_.run(kTrouble, [] { return false; });
+    world_.heal();
+    shell_.quiet();
+    calm_ = true;
+    shell_.death = [] { return Death::no; };
+  }
+
+  void die_at(std::int64_t at, Death how) {
+    shell_.death = [this, at, how] {
+      if (shell_.handled() != at) return Death::no;
+      ++deaths_;
+      return how;
+    };
+  }
+
+  // Without trouble until `goal` is reached; starts the controller again when it is dead.
+  void settle(Goal goal) {
+    calm_ = true;
+    world_.heal();
+    shell_.quiet();
+    goal_ = goal;
+    ended_ = false;
+    attend();
+    if (loop_.run(loop_.now() + kPatience, [this] { return ended_; })) return check_end();
+    if (loop_.violation().empty()) {
+      loop_.violate(fmt::format("it does not end: {}", shell_.alive() ? shell_.engine().waiting() : "dead"));
+    }
+  }
+  // Until the engine has handled so many events.
+  void settle_until(std::int64_t handled) {
+    calm_ = true;
+    world_.heal();
+    shell_.quiet();
+    goal_ = Goal::run;
+    attend();
+    loop_.run(kPatience, [this, handled] { return ended_ || shell_.handled() >= handled; });
+    ++attendance_;
+  }
+
+  Random& random() { return loop_.random; }
+  const State& durable() const { return checker_.durable(); }
+  Verdict verdict() const { return {loop_.violation(), shell_.fingerprint(), shell_.handled(), deaths_, loop_.trace()}; }
+
+ private:
+  Death random_death() {
+    if (!loop_.random.chance(4)) return Death::no;
+    ++deaths_;
+    loop_.after(loop_.random.between(10, 1500), [this] { shell_.start(); });
+    return static_cast<Death>(loop_.random.between(1, 4));
+  }
+
+  // Something happens, again and again.
+  void disturb() {
+    if (calm_) return;
+    const auto& host = plan_.hosts[loop_.random.between(0, static_cast<std::int64_t>(plan_.hosts.size()) - 1)];
+    const auto dice = loop_.random.between(1, 100);
+    if (dice <= 25) {
+      shell_.deliver(facts());
+    } else if (dice <= 50) {
+      shell_.deliver(Asked{Goal::run, loop_.random.chance(15) ? std::string(kPhases[loop_.random.between(0, 8)]) : ""});
+    } else if (dice <= 58) {
+      shell_.deliver(Asked{Goal::back, ""});
+    } else if (dice <= 66) {
+      shell_.deliver(Asked{Goal::finish, ""});
+    } else if (dice <= 74) {
+      shell_.deliver(Paused{loop_.random.chance(40)});
+    } else if (dice <= 80) {
+      shell_.cut(host);
+    } else if (dice <= 84) {
+      world_.kill_agent(host);
+      shell_.cut(host);
+    }
+    loop_.after(loop_.random.between(1, trouble_pace_), [this] { disturb(); });
+  }
+
+  Facts facts() {
+    Facts facts;
+    facts.window_open = calm_ || loop_.random.chance(80);
+    facts.downtime_ms["db"] = calm_ ? 0 : world_.downtime_ms();
+    return facts;
+  }
+
+  // The operator, in the end: looks again and again, and asks until there is nothing left to ask.
+  void attend() { attend(++attendance_); }
+  void attend(int attendance) {
+    if (attendance != attendance_) return;
+    loop_.after(500, [this, attendance] { attend(attendance); });
+    shell_.start();
+    if (!shell_.alive()) return;
+    const auto& state = shell_.engine().state();
+    if (state.complete() && state.goal == goal_ && state.until.empty()) {
+      ended_ = true;
+      return;
+    }
+    if (state.paused) shell_.deliver(Paused{false});
+    if (!shell_.alive()) return;
+    shell_.deliver(facts());
+    if (!shell_.alive()) return;
+    const bool stuck = state.stopped || state.complete() || state.goal != goal_ || !state.until.empty();
+    if (stuck) ask();
+  }
+
+  void ask() {
+    const auto& engine = shell_.engine();
+    if (!engine.objection(goal_)) return shell_.deliver(Asked{goal_, ""});
+    if (engine.state().past_return()) {
+      goal_ = Goal::finish;
+    } else if (goal_ == Goal::finish && !engine.objection(Goal::run)) {
+      if (engine.state().goal != Goal::run || engine.state().stopped || !engine.state().until.empty()) {
+        shell_.deliver(Asked{Goal::run, ""});
+      }
+      return;
+    } else if (engine.state().goal != Goal::back || engine.state().stopped) {
+      shell_.deliver(Asked{Goal::back, ""});
+      return;
+    }
+    if (!engine.objection(goal_)) shell_.deliver(Asked{goal_, ""});
+  }
+
+  void check_end() {
+    check_truths();
+    // And it stays so.
+    loop_.run(loop_.now() + 5000, [] { return false; });
+    check_truths();
+    if (world_.busy()) loop_.violate("something is still under way after the end");
+    checker_.compare(shell_.engine().state());
+  }
+
+  void check_truths() {
+    for (std::size_t i = 0; i < plan_.steps.size(); ++i) {
+      const auto& step = plan_.steps[i];
+      if (step.kind != StepKind::effect) continue;
+      const bool finish = step.phase == "finish";
+      const auto progress = durable().steps[i].progress;
+      const bool begun = progress != Progress::pending && progress != Progress::undone;
+      const bool wanted = goal_ != Goal::back && (!finish || goal_ == Goal::finish || begun);
+      const auto truth = world_.truths()[i];
+      if (truth != (wanted ? Truth::done : Truth::none)) {
+        loop_.violate(fmt::format("after '{}' has ended, '{}' is {}", to_string(goal_), step.id, truth_name(truth)));
+      }
+    }
+  }
+
+  Loop loop_;
+  Plan plan_;
+  World world_;
+  Checker checker_;
+  Shell shell_;
+  Goal goal_ = Goal::run;
+  std::int64_t trouble_pace_;  // at most so many ms from one to the next
+  bool calm_ = false;
+  bool ended_ = false;
+  int attendance_ = 0;
+  int deaths_ = 0;
+};
+
+}  // namespace
+
+Verdict simulate(std::uint64_t seed, Bug bug, bool traced) {
+  Random of_plan(~seed);
+  Simulation simulation(seed, random_plan(of_plan), bug, traced);
+  simulation.trouble();
+  const Goal goals[] = {Goal::run, Goal::back, Goal::finish};
+  simulation.settle(goals[simulation.random().between(0, 2)]);
+  return simulation.verdict();
+}
+
+Verdict sweep(std::int64_t at, Death death, bool back) {
+  Simulation simulation(1, twelve_steps(), Bug::none, true);
+  simulation.die_at(at, death);
+  simulation.settle(Goal::run);
+  simulation.settle(back ? Goal::back : Goal::finish);
+  return simulation.verdict();
+}
+
+Verdict turn_back(std::int64_t at) {
+  Simulation simulation(1, twelve_steps(), Bug::none, true);
+  simulation.settle_until(at);
+  simulation.settle(Goal::back);
+  return simulation.verdict();
+}
+
+}  // namespace midstream::test

@@ -1,0 +1,29 @@
+// What is simulated: the shipping engine, bare or with a bug planted around it. A planted bug has to be found, or
+// the simulation proves nothing.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "engine/engine.h"
+
+namespace midstream::test {
+
+class Subject {
+ public:
+  virtual ~Subject() = default;
+  virtual Result<> fold(const Json& record) { return engine_.fold(record); }
+  virtual Effects handle(std::int64_t now, const Event& event) { return engine_.handle(now, event); }
+  // Whether the shell stores records before it sends commands.
+  virtual bool stores_first() const { return true; }
+  const Engine& engine() const { return engine_; }
+
+ protected:
+  Engine engine_;
+};
+
+enum class Bug { none, sends_first, ignores_epochs, repeats_blindly, takes_unknown_for_over, takes_any_adoption };
+
+std::unique_ptr<Subject> make_subject(Bug bug);
+
+}  // namespace midstream::test

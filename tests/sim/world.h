@@ -1,0 +1,78 @@
+// The modelled world: agents on hosts, and what their commands really do. An effect goes from none over partly to
+// done, and back when undone, while its job runs; a job may fail before, in the middle of or after its effect, answer
+// that it does not know, go on at a peer of its agent after such an answer, or hang until a newer epoch ends it. An
+// observation may fail but never lies.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "engine/engine.h"
+#include "tests/sim/checker.h"
+#include "tests/sim/loop.h"
+
+namespace midstream::test {
+
+class World {
+ public:
+  using Reply = std::function<void(Event)>;
+
+  World(Loop& loop, const Plan& plan);
+
+  // A command arrives at its agent. `reply` is called at most once, perhaps much later.
+  void receive(const Command& command, const Reply& reply);
+  // kill -9 of the agent and its restart: what it had under way is over, wherever it stands.
+  void kill_agent(const std::string& host);
+
+  // From here on nothing fails. What already hangs still does.
+  void heal() { faulty_ = false; }
+  void set_faulty(bool faulty) { faulty_ = faulty; }
+  void watch_with(const Checker* checker) { checker_ = checker; }
+
+  const std::vector<Truth>& truths() const { return truths_; }
+  bool busy() const { return !jobs_.empty(); }
+  std::int64_t downtime_ms() const { return downtime_ms_; }
+
+ private:
+  struct Job {
+    Call call;
+    int index;
+    std::string place;  // the host whose next adoption ends it
+    Reply reply;
+    bool answered = false;
+  };
+  struct Agent {
+    std::uint64_t epoch = 0;
+    bool adopting = false;
+    int life = 0;
+  };
+
+  void adopt(const Adopt& adopt, const Reply& reply);
+  void begin(const Call& call, const Reply& reply);
+  void check_begin(const Call& call, int index);
+  void act(int id);
+  void fail_or_hang(int id);
+  void observe(int id);
+  // The job's effect moves to `truth` in `delay` ms if the job still lives; then `next`.
+  void move(int id, Truth truth, std::int64_t delay, std::function<void()> next);
+  void answer(int id, Result<Json> result);
+  void end(int id, Result<Json> result);
+  void end_all_at(const std::string& host, bool answering);
+
+  Loop& loop_;
+  const Plan& plan_;
+  const Checker* checker_ = nullptr;
+  bool faulty_ = true;
+  std::vector<Truth> truths_;
+  std::map<std::string, Agent> agents_;
+  std::map<int, Job> jobs_;
+  int last_job_ = 0;
+  std::map<int, std::int64_t> reached_at_;  // of waits
+  std::int64_t downtime_ms_ = 0;
+};
+
+std::string_view truth_name(Truth truth);
+
+}  // namespace midstream::test
