@@ -1,0 +1,341 @@
+#include "movers/files/apply.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+
+#include "base/text.h"
+#include "movers/files/path.h"
+
+namespace midstream::files {
+
+namespace {
+
+constexpr int kAttempts = 8;
+
+timespec omit() { return {0, UTIME_OMIT}; }
+timespec at_ns(std::int64_t ns) {
+  auto seconds = ns / 1'000'000'000;
+  auto rest = ns % 1'000'000'000;
+  if (rest < 0) --seconds, rest += 1'000'000'000;
+  return {static_cast<time_t>(seconds), static_cast<long>(rest)};
+}
+
+Result<> write_content(int fd, std::string_view bytes) {
+  while (!bytes.empty()) {
+    const ssize_t n = ::write(fd, bytes.data(), bytes.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return io_failure("cannot write a file", errno);
+    bytes.remove_prefix(static_cast<std::size_t>(n));
+  }
+  return {};
+}
+
+// Whether two stats are of the same state of one inode, moved or not (moving changes the ctime).
+bool same_state(const Stat& a, const Stat& b) {
+  return a.ino == b.ino && a.type == b.type && a.mtime_ns == b.mtime_ns && a.size == b.size;
+}
+
+std::unexpected<Error> as_refusal(Error error) {
+  error.kind = ErrorKind::refused;
+  return std::unexpected(std::move(error));
+}
+
+Result<> set_name_metadata(int directory, const char* name, const Version& version) {
+  if (::fchownat(directory, name, version.uid, version.gid, AT_SYMLINK_NOFOLLOW) != 0) return io_failure("cannot set the owner", errno);
+  if (version.type != EntryType::symlink && ::fchmodat(directory, name, version.mode, 0) != 0) {
+    return io_failure("cannot set the mode", errno);
+  }
+  const timespec times[2] = {omit(), at_ns(version.mtime_ns)};
+  if (::utimensat(directory, name, times, AT_SYMLINK_NOFOLLOW) != 0) return io_failure("cannot set the modification time", errno);
+  return {};
+}
+
+mode_t special_bits(EntryType type) {
+  if (type == EntryType::fifo) return S_IFIFO;
+  return type == EntryType::character ? S_IFCHR : S_IFBLK;
+}
+
+}  // namespace
+
+Result<> Applier::apply(const Change& change, Staged* staged, bool& need_content) {
+  need_content = false;
+  ++tree_.received;
+  tree_.received_unsynced = true;
+  if (change.op == Op::gone) return remove(change);
+  if (change.path == ".") return put_root(change);
+  return put(change, staged, need_content);
+}
+
+// Remembers a directory's time before anything in it is changed by us, to give it back afterwards.
+Result<> Applier::touch(const std::string& directory, const Place& place) {
+  if (touched_.contains(directory)) return {};
+  const auto stat = TRY(look_at(place.fd(), "."));
+  if (!stat) return refused(fmt::format("{} went away", printable(directory)));
+  const auto* entry = std::as_const(*tree_.index).find(directory);
+  touched_[directory] = Touched{Place{place.directory, "."}, stat->mtime_ns, entry && entry->matches(*stat)};
+  return {};
+}
+
+void Applier::restore_times() {
+  for (const auto& [path, touched] : touched_) {
+    const timespec times[2] = {omit(), at_ns(touched.mtime_ns)};
+    if (::utimensat(touched.place.fd(), ".", times, 0) != 0 || !touched.known) continue;
+    const auto stat = look_at(touched.place.fd(), ".");
+    auto* entry = tree_.index->find(path);
+    if (!stat || !*stat || !entry || entry->ino != (*stat)->ino) continue;
+    auto fresh = *entry;
+    fresh.ctime_ns = (*stat)->ctime_ns;
+    if (fresh.ctime_ns != entry->ctime_ns && fresh.version.mtime_ns == (*stat)->mtime_ns) tree_.index->put(path, fresh);
+  }
+  touched_.clear();
+}
+
+// The held directory above `path`; parents that this host lacks are made, their own state will follow.
+Result<Place> Applier::make_place(const std::string& path) {
+  bool gone = false;
+  auto place = tree_.root->place(path, &gone);
+  if (!place && gone && parent_of(path) != ".") {
+    const std::string parent(parent_of(path));
+    const auto above = TRY(make_place(parent));
+    if (::mkdirat(above.fd(), above.leaf.c_str(), 0755) != 0 && errno != EEXIST) {
+      return io_failure(fmt::format("cannot make the directory {}", printable(parent)), errno);
+    }
+    place = tree_.root->place(path, &gone);
+  }
+  if (!place) return as_refusal(place.error());
+  CHECK_OK(touch(std::string(parent_of(path)), *place));
+  return place;
+}
+
+Result<Version> Applier::current_version(const std::string& path, const Place& place, const Stat& local) {
+  if (const auto it = tree_.sent.find(path); it != tree_.sent.end() && it->second.entry.matches(local)) return it->second.entry.version;
+  if (const auto* entry = std::as_const(*tree_.index).find(path); entry && entry->matches(local)) return entry->version;
+  auto loaded = load(place, local, 0, true);
+  if (!loaded) return as_refusal(loaded.error());
+  return loaded->version;
+}
+
+// Who wins between the change and what is here. Clean: the sender knew what is here, nobody changed it since.
+Result<Applier::Verdict> Applier::judge(const Change& change, const Place& place, const std::optional<Stat>& local, Version& current) {
+  const std::string path(change.path);
+  const auto* entry = std::as_const(*tree_.index).find(path);
+  current = Version{};
+  if (!local) {
+    const bool deleted_here = tree_.outgoing && entry && entry->version == change.version;
+    return deleted_here ? Verdict::stale : Verdict::clean;
+  }
+  current = TRY(current_version(path, place, *local));
+  if (current == change.version) return Verdict::same;
+  if (entry && entry->from_peer && entry->matches(*local)) return Verdict::clean;
+  if (digest(current) == change.base) return Verdict::clean;
+  if (current.type == EntryType::directory && change.version.type == EntryType::directory && !tree_.outgoing) return Verdict::clean;
+  return wins_over(change.version, current) ? Verdict::wins : Verdict::loses;
+}
+
+void Applier::record(const Change& change, const Stat& stat) {
+  const std::string path(change.path);
+  tree_.index->put(path, make_entry(change.version, stat, true));
+  tree_.sent.erase(path);
+}
+
+Result<> Applier::put_root(const Change& change) {
+  const auto local = TRY(look_at(tree_.root->fd(), "."));
+  if (!local) return refused("the root of the tree went away");
+  const Place place{std::make_shared<Fd>(::fcntl(tree_.root->fd(), F_DUPFD_CLOEXEC, 0)), "."};
+  CHECK_OK(touch(".", place));
+  Version current;
+  const auto verdict = TRY(judge(change, place, local, current));
+  if (verdict == Verdict::loses) return {};
+  return change_metadata(change, place, *local);
+}
+
+Result<> Applier::put(const Change& change, Staged* staged, bool& need_content) {
+  const auto place = TRY(make_place(std::string(change.path)));
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    auto seen = look_at(place.fd(), place.leaf.c_str());
+    if (!seen) return as_refusal(seen.error());
+    const auto local = *seen;
+    if (local && local->type == EntryType::none) return refused(fmt::format("{} is a socket there", printable(change.path)), "remove it");
+    Version current;
+    const auto verdict = TRY(judge(change, place, local, current));
+    if (verdict == Verdict::stale) return {};
+    if (verdict == Verdict::same) {
+      record(change, *local);
+      return {};
+    }
+    if (verdict == Verdict::loses) return lose(change, staged);
+    const bool both_directories = local && change.version.type == EntryType::directory && local->type == EntryType::directory;
+    const bool same_content = local && change.version.type == EntryType::file && local->type == EntryType::file &&
+                              current.hash == change.version.hash && current.size == change.version.size;
+    if (both_directories || (same_content && local->nlink == 1)) return change_metadata(change, place, *local);
+    if (change.op == Op::meta && change.version.type == EntryType::file) {
+      need_content = true;
+      return refused("the content is not there");
+    }
+    bool again = false;
+    CHECK_OK(replace(change, place, local, verdict, staged, again));
+    if (!again) return {};
+  }
+  return refused(fmt::format("{} keeps changing there", printable(change.path)));
+}
+
+Result<> Applier::change_metadata(const Change& change, const Place& place, const Stat& local) {
+  auto fd = open_entry(place.fd(), place.leaf.c_str(), local);
+  if (!fd) return as_refusal(fd.error());
+  CHECK_OK(set_metadata(fd->get(), change.version, change.xattrs));
+  struct ::stat raw;
+  if (::fstat(fd->get(), &raw) != 0) return io_failure("cannot stat what was changed", errno);
+  record(change, to_stat(raw));
+  const std::string path(change.path);
+  if (const auto it = touched_.find(path); it != touched_.end()) {
+    it->second.mtime_ns = change.version.mtime_ns;
+    it->second.known = true;
+  }
+  return {};
+}
+
+// Writes a new entry into the hidden directory, complete with its metadata.
+Result<> Applier::stage(const Change& change, Staged& staged) {
+  const int hidden = TRY(tree_.root->hidden());
+  const auto& v = change.version;
+  if (staged.name.empty()) staged.name = tree_.root->temporary_name();
+  const char* name = staged.name.c_str();
+  if (v.type == EntryType::file) {
+    if (!staged.fd) {
+      staged.fd = Fd(::openat(hidden, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
+      if (!staged.fd) return io_failure("cannot make a temporary file", errno);
+      CHECK_OK(write_content(staged.fd.get(), change.content));
+    } else if (::ftruncate(staged.fd.get(), static_cast<off_t>(v.size)) != 0) {
+      return io_failure("cannot size a file", errno);
+    }
+    return set_metadata(staged.fd.get(), v, change.xattrs);
+  }
+  if (v.type == EntryType::directory) {
+    if (::mkdirat(hidden, name, 0700) != 0) return io_failure("cannot make a directory", errno);
+    staged.fd = Fd(::openat(hidden, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+    if (!staged.fd) return io_failure("cannot open a new directory", errno);
+    return set_metadata(staged.fd.get(), v, change.xattrs);
+  }
+  if (v.type == EntryType::symlink) {
+    if (::symlinkat(std::string(change.content).c_str(), hidden, name) != 0) return io_failure("cannot make a link", errno);
+  } else if (::mknodat(hidden, name, special_bits(v.type) | 0600, v.rdev) != 0) {
+    return io_failure("cannot make a special file", errno);
+  }
+  return set_name_metadata(hidden, name, v);
+}
+
+Result<> Applier::replace(const Change& change, const Place& place, const std::optional<Stat>& local, Verdict verdict,
+                          Staged* staged, bool& again) {
+  Staged own;
+  Staged& use = staged ? *staged : own;
+  const int hidden = TRY(tree_.root->hidden());
+  auto done = stage(change, use);
+  if (done) done = install(change, place, local, verdict == Verdict::wins, use, again);
+  const bool keep_for_retry = staged && (again || (!done && done.error().kind == ErrorKind::retry));
+  if ((!done || again) && !keep_for_retry && !use.name.empty()) {
+    ::unlinkat(hidden, use.name.c_str(), change.version.type == EntryType::directory ? AT_REMOVEDIR : 0);
+  }
+  return done;
+}
+
+// Moves the staged entry to its place if that still holds `local`; `again` if it does not.
+Result<> Applier::install(const Change& change, const Place& place, const std::optional<Stat>& local, bool keep,
+                          const Staged& staged, bool& again) {
+  const int hidden = TRY(tree_.root->hidden());
+  const char* from = staged.name.c_str();
+  const char* leaf = place.leaf.c_str();
+  again = false;
+  bool occupied = local.has_value();
+  if (local && local->type == EntryType::directory) {
+    if (::unlinkat(place.fd(), leaf, AT_REMOVEDIR) != 0) return io_failure(fmt::format("{} is a directory there", printable(change.path)), errno);
+    occupied = false;
+  }
+  if (::renameat2(hidden, from, place.fd(), leaf, occupied ? RENAME_EXCHANGE : RENAME_NOREPLACE) != 0) {
+    again = errno == EEXIST || errno == ENOENT;
+    return again ? Result<>() : Result<>(io_failure(fmt::format("cannot put {} in its place", printable(change.path)), errno));
+  }
+  if (occupied) {
+    const auto old = look_at(hidden, from);
+    if (!old || !*old || !same_state(**old, *local)) {  // somebody was quicker: give it back
+      again = ::renameat2(hidden, from, place.fd(), leaf, RENAME_EXCHANGE) == 0;
+      return again ? Result<>() : Result<>(io_failure("cannot give back what was replaced", errno));
+    }
+    if (keep && (*old)->type == EntryType::file) {
+      const Fd loser(::openat(hidden, from, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+      if (auto kept = keep_loser(tree_, change.path, loser.get(), {}); !kept) {
+        ::renameat2(hidden, from, place.fd(), leaf, RENAME_EXCHANGE);
+        return kept;
+      }
+    }
+    ::unlinkat(hidden, from, (*old)->type == EntryType::directory ? AT_REMOVEDIR : 0);
+  }
+  const auto now = TRY(look_at(place.fd(), leaf));
+  if (now) record(change, *now);
+  return {};
+}
+
+// What arrived is the older of two that did not know each other: what is here stays, the other is kept aside.
+Result<> Applier::lose(const Change& change, Staged* staged) {
+  if (change.version.type == EntryType::file && change.op != Op::meta) {
+    CHECK_OK(keep_loser(tree_, change.path, staged ? staged->fd.get() : -1, change.content));
+  } else if (change.version.type == EntryType::symlink) {
+    CHECK_OK(keep_loser(tree_, change.path, -1, change.content));
+  }
+  if (tree_.outgoing) tree_.dirty.mark(std::string(change.path), Millis(0), true);
+  return {};
+}
+
+Result<> Applier::remove_directory(const Change& change, const Place& place) {
+  const std::string path(change.path);
+  if (::unlinkat(place.fd(), place.leaf.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT) {
+    if (errno != ENOTEMPTY && errno != EEXIST) return io_failure(fmt::format("cannot remove {}", printable(path)), errno);
+    if (tree_.outgoing) tree_.dirty.mark(path, Millis(0));  // something new is in it: it goes back
+  }
+  touched_.erase(path);
+  tree_.index->erase(path);
+  tree_.sent.erase(path);
+  return {};
+}
+
+Result<> Applier::remove(const Change& change) {
+  const std::string path(change.path);
+  bool gone = false;
+  auto place = tree_.root->place(path, &gone);
+  if (!place && !gone) return as_refusal(place.error());
+  auto local = gone ? Result<std::optional<Stat>>(std::nullopt) : look_at(place->fd(), place->leaf.c_str());
+  if (!local) return as_refusal(local.error());
+  if (!*local) {
+    tree_.index->erase(path);
+    tree_.sent.erase(path);
+    return {};
+  }
+  if ((*local)->type == EntryType::none) return {};  // a socket: not ours
+  CHECK_OK(touch(std::string(parent_of(path)), *place));
+  if ((*local)->type == EntryType::directory) return remove_directory(change, *place);
+  Version current;
+  if (TRY(judge(change, *place, *local, current)) != Verdict::clean) {  // changed here since: that wins
+    if (tree_.outgoing) tree_.dirty.mark(path, Millis(0), true);
+    return {};
+  }
+  const int hidden = TRY(tree_.root->hidden());
+  const auto name = tree_.root->temporary_name();
+  if (::renameat2(place->fd(), place->leaf.c_str(), hidden, name.c_str(), RENAME_NOREPLACE) != 0) {
+    return io_failure(fmt::format("cannot remove {}", printable(path)), errno);
+  }
+  const auto taken = look_at(hidden, name.c_str());
+  if (!taken || !*taken || !same_state(**taken, **local)) {
+    ::renameat2(hidden, name.c_str(), place->fd(), place->leaf.c_str(), RENAME_NOREPLACE);
+    return refused(fmt::format("{} changed while it was being removed", printable(path)));
+  }
+  ::unlinkat(hidden, name.c_str(), 0);
+  tree_.index->erase(path);
+  tree_.sent.erase(path);
+  return {};
+}
+
+}  // namespace midstream::files

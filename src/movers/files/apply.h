@@ -1,0 +1,68 @@
+// Puts what the other host says into the tree, or finds out why not. All with the tree's mutex held.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "movers/files/tree.h"
+#include "movers/files/wire.h"
+
+namespace midstream::files {
+
+// A file that arrived in Parts, in the hidden directory.
+struct Staged {
+  Fd fd;
+  std::string name;
+};
+
+// What did not go in, with owned texts.
+struct Rejected {
+  std::string path;
+  bool need_content = false;
+  std::string text;
+};
+
+// One frame's worth of changes.
+class Applier {
+ public:
+  explicit Applier(Tree& tree) : tree_(tree) {}
+  ~Applier() { restore_times(); }
+
+  // retry: the disk is full or ill, nothing of the change happened, try it again. Any other error concerns this
+  // change alone; `need_content` tells of a meta without its content. `staged` goes with Op::parts.
+  Result<> apply(const Change& change, Staged* staged, bool& need_content);
+
+  // Gives the directories that were touched the times that they should have. Before the mutex is let go.
+  void restore_times();
+
+ private:
+  enum class Verdict { same, clean, wins, loses, stale };
+  struct Touched {
+    Place place;
+    std::int64_t mtime_ns = 0;  // to be set
+    bool known = false;         // it was as the index says when it was first touched
+  };
+
+  Result<> put(const Change& change, Staged* staged, bool& need_content);
+  Result<> put_root(const Change& change);
+  Result<> replace(const Change& change, const Place& place, const std::optional<Stat>& local, Verdict verdict,
+                   Staged* staged, bool& again);
+  Result<> change_metadata(const Change& change, const Place& place, const Stat& local);
+  Result<> lose(const Change& change, Staged* staged);
+  Result<> remove(const Change& change);
+  Result<> remove_directory(const Change& change, const Place& place);
+  Result<> stage(const Change& change, Staged& staged);
+  Result<> install(const Change& change, const Place& place, const std::optional<Stat>& local, bool keep,
+                   const Staged& staged, bool& again);
+  Result<Verdict> judge(const Change& change, const Place& place, const std::optional<Stat>& local, Version& current);
+  Result<Version> current_version(const std::string& path, const Place& place, const Stat& local);
+  Result<Place> make_place(const std::string& path);
+  Result<> touch(const std::string& directory, const Place& place);
+  void record(const Change& change, const Stat& stat);
+
+  Tree& tree_;
+  std::map<std::string, Touched> touched_;
+};
+
+}  // namespace midstream::files

@@ -1,0 +1,105 @@
+// Looks at paths of the tree and puts what differs from what both hosts agreed on into the outbox. One thread.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "movers/files/outbox.h"
+#include "movers/files/path.h"
+#include "movers/files/tree.h"
+
+struct XXH3_state_s;
+
+namespace midstream::files {
+
+class Scout {
+ public:
+  Scout(Tree& tree, Outbox& outbox, Except except, std::stop_token stop);
+  ~Scout();
+
+  // Looks at one path now. An error is the link's, or a guard's (refused): the caller stops the session.
+  Result<> look(const std::string& path, Mark mark);
+
+  // A walk over everything, begun anew if one is under way.
+  void rescan();
+  bool scanning() const { return !scans_.empty(); }
+  // A bounded piece of the walk.
+  Result<> scan_step();
+  // Full walks that ended so far.
+  std::uint64_t scans_done() const { return scans_done_; }
+
+  // Files too large for a batch wait in a queue and leave a piece at a time.
+  bool sending_large() const { return large_.has_value() || !queue_.empty(); }
+  Result<> large_step();
+  // The link is gone: what was under way is marked again.
+  void abandon_large();
+
+  std::uint64_t seen_files() const { return seen_files_; }
+  std::uint64_t seen_bytes() const { return seen_bytes_; }
+  std::uint64_t equal_files() const { return equal_files_; }
+  std::uint64_t equal_bytes() const { return equal_bytes_; }
+  std::uint64_t sockets() const { return sockets_; }
+  // What cannot be read or sent, for the operator; "" where nothing.
+  std::string trouble() const;
+
+ private:
+  struct Scan {
+    std::string top;
+    std::uint32_t stamp = 0;
+    std::vector<std::string> todo;
+    std::string directory;  // the one being read
+    std::optional<Place> place;
+    std::vector<std::string> names;
+    std::size_t next = 0;
+    bool failed = false;  // something could not be read: nothing is taken for deleted
+    std::string why;
+  };
+  struct Large {
+    std::string path;
+    Mark mark;
+    std::uint32_t file = 0;
+    Fd fd;
+    Stat before;
+    Xattrs xattrs;
+    std::uint64_t offset = 0;
+    std::shared_ptr<XXH3_state_s> hash;
+  };
+
+  Result<> look_at_place(const std::string& path, Mark mark, const Place& place, const Stat& stat);
+  Result<> look_gone(const std::string& path, bool with_children);
+  Result<> children_gone(const std::string& path);
+  Result<> send_content(const std::string& path, Mark mark, const Place& place, const Stat& stat);
+  void emit(const std::string& path, const Loaded& loaded, bool force, bool unsteady);
+  Result<> guard_root();
+
+  Result<> enter_directory(Scan& scan);
+  Result<> visit(Scan& scan, const std::string& name);
+  Result<> finish_scan(Scan& scan);
+
+  Result<> begin_large(const std::string& path, Mark mark);
+  Result<> end_large();
+  void put_large_back(Millis settle);
+
+  Tree& tree_;
+  Outbox& outbox_;
+  const Except except_;
+  const std::stop_token stop_;
+  std::deque<Scan> scans_;
+  std::uint32_t stamp_ = 0;
+  std::atomic<std::uint64_t> scans_done_{0};
+  std::deque<std::pair<std::string, Mark>> queue_;
+  std::set<std::string> queued_;
+  std::optional<Large> large_;
+  std::uint32_t large_number_ = 0;
+  std::atomic<std::uint64_t> seen_files_{0}, seen_bytes_{0}, equal_files_{0}, equal_bytes_{0}, sockets_{0};
+  mutable std::mutex trouble_mutex_;
+  std::map<std::string, std::string> troubles_;
+};
+
+}  // namespace midstream::files
