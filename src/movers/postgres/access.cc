@@ -1,0 +1,81 @@
+#include "movers/postgres/access.h"
+
+#include <fmt/format.h>
+#include <pwd.h>
+#include <sys/stat.h>
+
+#include <array>
+#include <cerrno>
+#include <optional>
+
+#include "movers/postgres/as_user.h"
+#include "sys/file.h"
+
+namespace midstream::postgres {
+
+namespace {
+
+std::string head(std::string_view move) {
+  return fmt::format("# BEGIN midstream {} - kept by midstream, taken away when the move ends\n", move);
+}
+std::string tail(std::string_view move) {
+  return fmt::format("# END midstream {}\n", move);
+}
+
+Result<std::string> owner_of(const std::filesystem::path& path) {
+  struct stat status {};
+  if (::stat(path.c_str(), &status) != 0)
+    return errno_failure(fmt::format("cannot look at {}", path.native()), errno);
+  passwd entry{};
+  passwd* found = nullptr;
+  std::array<char, 4096> buffer{};
+  ::getpwuid_r(status.st_uid, &entry, buffer.data(), buffer.size(), &found);
+  if (found == nullptr) return refused(fmt::format("{} belongs to a user id without a name", path.native()));
+  return std::string(entry.pw_name);
+}
+
+}  // namespace
+
+std::string with_block(std::string_view text, std::string_view move, std::string_view lines) {
+  std::string rest(text);
+  const auto begin = rest.find(head(move));
+  if (begin != std::string::npos) {
+    const auto end = rest.find(tail(move), begin);
+    if (end != std::string::npos) rest.erase(begin, end + tail(move).size() - begin);
+  }
+  if (lines.empty()) return rest;
+  return fmt::format("{}{}{}{}", head(move), lines, tail(move), rest);
+}
+
+std::string hba_lines(const Plan& plan, std::string_view peer_address,
+                      const std::set<std::string>& hard_ones) {
+  const auto mask = peer_address.find(':') == std::string_view::npos ? 32 : 128;
+  std::string out = fmt::format("local all {} peer map={}\n", plan.agent_role(), plan.agent_role());
+  for (const auto& database : plan.databases) {
+    const bool hard = hard_ones.contains(database);
+    const auto fence = plan.fence_role(database);
+    const auto line = [&](std::string_view kind, std::string_view rest) {
+      out += fmt::format("{} \"{}\" {}\n", kind, database, rest);
+    };
+    line("local", fmt::format("{} scram-sha-256", plan.probe_role()));
+    line("host", fmt::format("{} {}/{} scram-sha-256", plan.replication_role(), peer_address, mask));
+    line("local", hard ? "all reject" : fmt::format("+{} reject", fence));
+    line("host", hard ? "all all reject" : fmt::format("+{} all reject", fence));
+  }
+  return out;
+}
+
+std::string ident_lines(const Plan& plan, std::string_view os_user) {
+  return fmt::format("{} {} {}\n", plan.agent_role(), os_user, plan.agent_role());
+}
+
+Result<bool> set_block(const std::filesystem::path& path, std::string_view move, std::string_view lines) {
+  const auto before = TRY(read_file(path));
+  const auto after = with_block(before, move, lines);
+  if (after == before) return false;
+  const auto as = TRY(AsUser::enter(TRY(owner_of(path.parent_path()))));
+  CHECK_OK(write_file_durably(path, after, 0640));
+  return true;
+}
+
+}  // namespace midstream::postgres

@@ -1,0 +1,58 @@
+#include "movers/postgres/access.h"
+
+#include <gtest/gtest.h>
+
+namespace midstream::postgres {
+namespace {
+
+Plan plan() {
+  Plan plan;
+  plan.move = "autumn";
+  plan.databases = {"app", "Odd name"};
+  plan.old_end = {"a", "10.0.0.1", 5432};
+  plan.new_end = {"b", "2001:db8::2", 5432};
+  return plan;
+}
+
+TEST(Access, BlockComesAndGoesWithoutATrace) {
+  for (const std::string text :
+       {"local all all peer\n", "", "no newline at the end", "# BEGIN other\n# END other\n"}) {
+    const auto with = with_block(text, "autumn", "local a b reject\n");
+    EXPECT_NE(with, text);
+    EXPECT_TRUE(with.starts_with("# BEGIN midstream autumn"));
+    EXPECT_EQ(with_block(with, "autumn", "local a b reject\n"), with);
+    EXPECT_EQ(with_block(with, "autumn", ""), text);
+  }
+}
+
+TEST(Access, BlocksOfTwoMovesStandBesideEachOther) {
+  const auto one = with_block("x\n", "autumn", "a\n");
+  const auto two = with_block(one, "winter", "b\n");
+  EXPECT_EQ(with_block(two, "autumn", ""), with_block("x\n", "winter", "b\n"));
+}
+
+TEST(Access, FenceIsMembershipUntilItIsHard) {
+  const auto soft = hba_lines(plan(), "10.0.0.1", {});
+  EXPECT_NE(soft.find("local \"app\" +midstream_fence_autumn_0 reject\n"), std::string::npos);
+  EXPECT_NE(soft.find("host \"Odd name\" midstream_repl_autumn 10.0.0.1/32 scram-sha-256\n"),
+            std::string::npos);
+  EXPECT_EQ(soft.find("all all reject"), std::string::npos);
+  const auto hard = hba_lines(plan(), "2001:db8::2", {"app"});
+  EXPECT_NE(hard.find("host \"app\" all all reject\n"), std::string::npos);
+  EXPECT_NE(hard.find("midstream_repl_autumn 2001:db8::2/128"), std::string::npos);
+  EXPECT_NE(hard.find("host \"Odd name\" +midstream_fence_autumn_1 all reject\n"), std::string::npos);
+}
+
+TEST(Plan, NamesThatCouldNotBeUsedAreRefused) {
+  const Json end{{"host", "a"}, {"address", "10.0.0.1"}, {"port", 5432}};
+  const auto desired = [&](const char* database) {
+    return Json{{"kind", "switch"}, {"databases", {database}}, {"old", end}, {"new", end}};
+  };
+  EXPECT_TRUE(parse_plan(desired("app"), "autumn"));
+  EXPECT_FALSE(parse_plan(desired("a\"b"), "autumn"));
+  EXPECT_FALSE(parse_plan(desired("postgres"), "autumn"));
+  EXPECT_FALSE(parse_plan(desired("app"), "Autumn; --"));
+}
+
+}  // namespace
+}  // namespace midstream::postgres

@@ -1,0 +1,42 @@
+// One hand-over of one database from the side that owns it (the giver) to the other (the taker). Both
+// directions are the same. Each function runs on the host of its side; the order is kept by run_switch()
+// (switch.h).
+#pragma once
+
+#include <mutex>
+#include <string>
+
+#include "movers/postgres/cluster.h"
+
+namespace midstream::postgres {
+
+// Everything on the taker that can be done before anybody waits: stream checked, statistics and materialized
+// views made, the slot for the way back, the fence proven. {"proof", "fingerprint"}.
+Result<Json> prepare_take(const Work& work, const std::string& database);
+
+// And on the giver: nothing in the way, the subscription for the way back. Retry names who is in the way.
+// args: "fingerprint" (the taker's). {"lag_bytes"}.
+Result<Json> prepare_give(const Work& work, const std::string& database, const Json& args);
+
+// closing, fence, proof, barrier, yielded with the hand-over's row. Until `yielded` every failure opens the
+// database again and is a retry (or refused where the fence did not hold). args: "deadline_ms".
+// {"turn", "fence_ms", "barrier_ms", "sessions_cut", "proof"}.
+Result<Json> give(const Work& work, const std::string& database, const Json& args);
+
+// Waits for the hand-over's row, ends the stream, sets sequences, and becomes owner with the fence lifted in
+// one commit. Idempotent: an owner answers at once. args: "turn" (0: whatever has arrived), "deadline_ms".
+// {"took_ms"}.
+Result<Json> take(const Work& work, const std::string& database, const Json& args);
+
+// On the giver, after take: the stream the other way runs, the old slot is gone, the fence is hard.
+// Idempotent.
+// {"proof"}.
+Result<Json> after_give(const Work& work, const std::string& database);
+
+// The lease of a database that is being closed, on disk: when the agent shall open it again by itself.
+Result<> write_lease(const Work& work, const std::string& database);
+Result<> clear_lease(const Work& work, const std::string& database);
+// Nothing written: false. A lease of an earlier boot has expired.
+Result<bool> lease_expired(const Context& context, const std::string& move, int number);
+
+}  // namespace midstream::postgres

@@ -1,0 +1,129 @@
+// Two private PostgreSQL clusters, two movers joined in this process, and a client with a ledger: for the
+// tests.
+#pragma once
+
+#include <atomic>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "movers/postgres/libpq.h"
+#include "movers/postgres/postgres.h"
+
+namespace midstream::postgres::test {
+
+// What a test's checkpoint throws to stand for the death of the process.
+struct Crash {
+  std::string point;
+};
+
+// One server in a directory of its own, inside this process's own network namespace.
+class Server {
+ public:
+  Server(std::filesystem::path directory, std::uint16_t port);
+  ~Server();
+  bool start();
+  void stop(const char* mode);
+
+  // The first value, "ERROR ..." on failure. As the move's own role where `through` a fence.
+  std::string sql(const std::string& database, const std::string& text, bool through = false);
+  std::string read(const std::string& name) const;  // a file in the data directory
+  std::string log() const;
+  std::uint16_t port() const { return port_; }
+  const std::filesystem::path& directory() const { return directory_; }
+
+ private:
+  std::filesystem::path directory_;  // sockets here, data in data/
+  std::uint16_t port_;
+};
+
+// One side: its mover, its state directory, and the way to ask it.
+struct Side {
+  std::string host;
+  std::filesystem::path state;
+  PostgresOptions options;
+  std::unique_ptr<Mover> mover;
+  std::stop_source stop;
+};
+
+class Joined : public Peers {
+ public:
+  Result<Json> call(const std::string& host, std::string_view mover, std::string_view verb, const Json& args,
+                    const Task& task, Deadline deadline, const std::stop_token& stop) override;
+  Result<std::unique_ptr<Stream>> open(const std::string& host, std::string_view mover, const Json& hello,
+                                       const Task& task, Deadline deadline,
+                                       const std::stop_token& stop) override;
+  std::map<std::string, Side*> sides;
+};
+
+// Both clusters for the whole program; a move's two sides for one test.
+class World {
+ public:
+  static World& get();
+  ~World();
+  bool usable() const { return usable_; }
+
+  Server& old_server() { return *old_; }
+  Server& new_server() { return *new_; }
+  void make_shop();  // database `shop` on old, as a small shop has it
+  void drop_shop();  // on both, with its roles
+  void restart_agents(bool with_keepers, Millis lease = Millis(10'000));  // new movers over the same state
+  void forget();                                                          // state directories emptied
+
+  Json desired(const std::string& kind) const;
+  Result<Json> apply(const std::string& kind);
+  Result<Json> undo(const std::string& kind);
+  Result<Json> observe(const std::string& kind);
+  Result<Json> check(const std::string& kind);
+  bool wait_reached(const std::string& kind, Millis within);  // with the last `why` in `why`
+  std::string why;
+  void crash_at(const std::string& point) { crash_point_ = point; }  // "" for never
+  std::uint64_t epoch = 1;
+
+ private:
+  World();
+  Context context(Side& side);
+  Side& runs(const std::string& kind);
+  std::filesystem::path root_;
+  bool usable_ = false;
+  std::unique_ptr<Server> old_;
+  std::unique_ptr<Server> new_;
+  Side old_side_;
+  Side new_side_;
+  Joined joined_;
+  std::string crash_point_;
+};
+
+// A client that places orders all along at whichever side lets it in, and keeps a ledger.
+class Client {
+ public:
+  explicit Client(World& world);
+  ~Client() { end(); }
+  void end();
+  bool wait_orders(int more, Millis within);  // that many more acknowledged
+  // Compares the ledger with `server`: what is wrong, "" if nothing.
+  std::string audit(Server& server);
+  Millis longest_pause() const { return Millis(longest_ms_.load()); }
+  void forget_pause() { longest_ms_ = 0; }
+  int acknowledged() const { return static_cast<int>(count_.load()); }
+
+ private:
+  void run(const std::stop_token& stop);
+  World& world_;
+  std::mutex mutex_;
+  std::set<std::int64_t> acknowledged_;
+  std::set<std::int64_t> unknown_;
+  std::atomic<std::int64_t> count_ = 0;
+  std::atomic<std::int64_t> longest_ms_ = 0;
+  std::jthread thread_;
+};
+
+// Commits of local origin on both sides in the order of time: how often the side changed.
+int side_changes(World& world);
+
+}  // namespace midstream::postgres::test

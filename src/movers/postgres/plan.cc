@@ -1,0 +1,74 @@
+#include "movers/postgres/plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+
+#include "base/text.h"
+
+namespace midstream::postgres {
+
+namespace {
+
+Result<End> parse_end(const Json& desired, std::string_view key) {
+  const auto object = TRY(get_object(desired, key));
+  End end{TRY(get_string(object, "host")), TRY(get_string(object, "address")), 0};
+  const auto port = TRY(get_int(object, "port"));
+  if (port < 1 || port > 65535)
+    return corrupt(fmt::format("desired: '{}.port' is not a port: {}", key, port));
+  end.port = static_cast<std::uint16_t>(port);
+  const auto numeric = [](char c) {
+    return std::isxdigit(static_cast<unsigned char>(c)) || c == '.' || c == ':';
+  };
+  if (end.address.empty() || !std::ranges::all_of(end.address, numeric))
+    return corrupt(
+        fmt::format("desired: '{}.address' is not a numeric address: {}", key, printable(end.address)));
+  return end;
+}
+
+}  // namespace
+
+int Plan::number(const std::string& database) const {
+  const auto found = std::ranges::find(databases, database);
+  return found == databases.end() ? -1 : static_cast<int>(found - databases.begin());
+}
+
+std::string Plan::fence_role(const std::string& database) const {
+  return fmt::format("midstream_fence_{}_{}", move, number(database));
+}
+
+std::string Plan::stream(const std::string& database, bool forward) const {
+  auto name = fmt::format("midstream_{}_{}_{}", move, forward ? "fwd" : "rev", number(database));
+  std::ranges::replace(name, '-', '_');  // slots are named with [a-z0-9_] only
+  return name;
+}
+
+Result<Plan> parse_plan(const Json& desired, const std::string& move) {
+  static constexpr std::array kKinds{"source", "target", "follow", "verify", "switch", "finish"};
+  Plan plan;
+  plan.kind = TRY(get_string(desired, "kind"));
+  if (std::ranges::find(kKinds, plan.kind) == kKinds.end())
+    return refused(fmt::format("postgres knows no kind '{}'", printable(plan.kind)));
+  if (!is_plain_name(move)) return corrupt(fmt::format("'{}' is no name for a move", printable(move)));
+  plan.move = move;
+  plan.databases = TRY(get_strings(desired, "databases"));
+  plan.old_end = TRY(parse_end(desired, "old"));
+  plan.new_end = TRY(parse_end(desired, "new"));
+  plan.until = get_string_or(desired, "until", "caught-up");
+  plan.deadline_ms = static_cast<int>(get_int_or(desired, "deadline_ms", 1000));
+  plan.raw = desired;
+  if (plan.databases.empty()) return corrupt("desired: 'databases' is empty");
+  for (const auto& database : plan.databases) {
+    const bool odd = std::ranges::any_of(database, [](unsigned char c) {
+      return c < 0x20 || c == '"' || c == '\'' || c == '\\' || c == 0x7f;
+    });
+    if (odd || database.empty() || database.size() > 63 || database == "postgres" ||
+        database.starts_with("template"))
+      return refused(fmt::format("database '{}' cannot be moved by name", printable(database)),
+                     "list ordinary databases; the maintenance databases of a cluster stay");
+  }
+  return plan;
+}
+
+}  // namespace midstream::postgres

@@ -1,0 +1,45 @@
+// What the engine desires of this mover, typed, and the names that it gives to what it makes.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "base/result.h"
+
+namespace midstream::postgres {
+
+struct End {
+  std::string host;     // in the manifest
+  std::string address;  // numeric, does not move
+  std::uint16_t port = 5432;
+};
+
+struct Plan {
+  std::string kind;
+  std::string move;
+  std::vector<std::string> databases;
+  End old_end;
+  End new_end;
+  std::string until;  // follow: "copied" or "caught-up"
+  int deadline_ms = 1000;
+  Json raw;
+
+  // Everything of ours in a cluster carries the move's name. Cluster-wide names end in the database's number.
+  std::string agent_role() const { return "midstream_" + move; }
+  std::string replication_role() const { return "midstream_repl_" + move; }
+  std::string probe_role() const { return "midstream_probe_" + move; }
+  std::string fence_role(const std::string& database) const;
+  std::string publication() const { return "midstream_" + move; }
+  std::string event_trigger() const { return "midstream_" + move; }
+  // Slot on the sending side and subscription on the receiving side of one direction share a name.
+  std::string stream(const std::string& database, bool forward) const;
+  // `database`'s place in `databases`; -1 where it is not listed.
+  int number(const std::string& database) const;
+};
+
+// Refused on unknown kinds and on names that could not be used safely.
+Result<Plan> parse_plan(const Json& desired, const std::string& move);
+
+}  // namespace midstream::postgres

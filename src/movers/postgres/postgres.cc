@@ -1,0 +1,173 @@
+#include "movers/postgres/postgres.h"
+
+#include <fmt/format.h>
+
+#include <atomic>
+#include <thread>
+
+#include "base/text.h"
+#include "movers/postgres/check.h"
+#include "movers/postgres/cluster.h"
+#include "movers/postgres/follow.h"
+#include "movers/postgres/setup.h"
+#include "movers/postgres/switch.h"
+#include "movers/postgres/title.h"
+#include "movers/postgres/verify.h"
+#include "sys/log.h"
+
+namespace midstream {
+
+namespace postgres {
+namespace {
+
+// No agents: the keeper asks nobody.
+class NoPeers : public Peers {
+ public:
+  Result<Json> call(const std::string& host, std::string_view, std::string_view, const Json&, const Task&,
+                    Deadline, const std::stop_token&) override {
+    return retry("nobody was given to ask " + host);
+  }
+  Result<std::unique_ptr<Stream>> open(const std::string& host, std::string_view, const Json&, const Task&,
+                                       Deadline, const std::stop_token&) override {
+    return retry("nobody was given to ask " + host);
+  }
+};
+
+class PostgresMover : public Mover {
+ public:
+  explicit PostgresMover(PostgresOptions options) : options_(std::move(options)) {}
+
+  std::string_view name() const override { return "postgres"; }
+
+  Result<> start(const Context& base) override {
+    keeper_ = std::jthread(
+        [this, host = base.host, state = base.state, stop = base.stop](const std::stop_token& own) {
+          bool fresh = true;
+          const std::stop_callback both(stop, [this] { keeper_.request_stop(); });
+          while (!own.stop_requested()) {
+            if (std::filesystem::exists(state) && keep_all(host, state, fresh, own)) fresh = false;
+            pool_.drop_older_than(Millis(60'000));
+            pause_for(Millis(250), own);
+          }
+        });
+    return {};
+  }
+
+  Result<Json> observe(const Context& context, const Json& desired) override {
+    const auto work = TRY(make_work(context, options_, pool_, titles_, desired));
+    const auto& kind = work.plan.kind;
+    if (kind == "source" || kind == "target") return observe_setup(work);
+    if (kind == "follow") return observe_follow(work);
+    if (kind == "switch") return observe_switch(work);
+    if (kind == "finish") {
+      const auto record = TRY(Record::load(context, work.plan.move));
+      return observation(record.empty(), record.empty() ? "" : "what midstream set is still there");
+    }
+    return observation(false, "");  // verify is an act, not a state
+  }
+
+  Result<Json> apply(const Context& context, const Json& desired) override {
+    const auto work = TRY(make_work(context, options_, pool_, titles_, desired));
+    CHECK_OK(right_side(work));
+    const auto& kind = work.plan.kind;
+    if (kind == "source") return apply_source(work);
+    if (kind == "target") return apply_target(work);
+    if (kind == "follow") return apply_follow(work);
+    if (kind == "verify") return run_verify(work);
+    if (kind == "switch") return run_switch(work, true);
+    return apply_finish(work);
+  }
+
+  Result<Json> undo(const Context& context, const Json& desired) override {
+    const auto work = TRY(make_work(context, options_, pool_, titles_, desired));
+    CHECK_OK(right_side(work));
+    const auto& kind = work.plan.kind;
+    if (kind == "source") return undo_source(work);
+    if (kind == "target") return undo_target(work);
+    if (kind == "follow") return undo_follow(work);
+    if (kind == "switch") return run_switch(work, false);
+    if (kind == "finish") return refused("finish cannot be undone: the way back was taken down");
+    return Json::object();
+  }
+
+  Result<Json> check(const Context& context, const Json& desired) override {
+    return run_check(TRY(make_work(context, options_, pool_, titles_, desired)));
+  }
+
+  std::string describe(const Json& desired) const override {
+    const auto names = get_strings(desired, "databases");
+    const auto what = names ? join(*names, ", ") : std::string("?");
+    const auto kind = get_string_or(desired, "kind", "");
+    if (kind == "source") return fmt::format("makes {} on old ready to be followed", what);
+    if (kind == "target") return fmt::format("makes {} on new, fenced, with roles and schema", what);
+    if (kind == "follow") return fmt::format("copies {} and follows every commit from old to new", what);
+    if (kind == "verify") return fmt::format("compares every row of {} on both sides", what);
+    if (kind == "switch")
+      return fmt::format("hands {} from old to new, and follows back from new to old", what);
+    if (kind == "finish") return fmt::format("takes down the way back of {}; old stays closed", what);
+    return fmt::format("postgres knows no kind '{}'", kind);
+  }
+
+  Result<Json> peer(const Context& context, std::string_view verb, const Json& args) override {
+    return answer(TRY(make_work(context, options_, pool_, titles_, TRY(get_object(args, "desired")))), verb,
+                  args);
+  }
+
+ private:
+  static Result<> right_side(const Work& work) {
+    if ((work.plan.kind == "source") == work.on_old) return {};
+    return refused(fmt::format("'{}' does not run on host {}", work.plan.kind, work.context.host));
+  }
+
+  static Result<Json> observe_setup(const Work& work) {
+    for (const auto& database : work.plan.databases) {
+      const auto title = TRY(read_title(work, database));
+      if (title.state.empty())
+        return observation(false, fmt::format("{} has no title on {}", database, work.context.host));
+    }
+    return observation(true, "");
+  }
+
+  // Every move that this host has a part in. True when all of them could be looked at.
+  bool keep_all(const std::string& host, const std::filesystem::path& state, bool fresh,
+                const std::stop_token& stop) {
+    bool all = true;
+    std::error_code ignored;
+    for (const auto& entry : std::filesystem::directory_iterator(state, ignored)) {
+      if (entry.path().extension() != ".json") continue;
+      NoPeers nobody;
+      const Context context{Task{entry.path().stem(), "keep", 0}, host, state, nobody,
+                            Deadline::in(Millis(5000)),           stop};
+      const auto done = keep_one(context, fresh);
+      if (done && *done)
+        log_info("postgres", "move {}: a hand-over that was cut off has been brought to its end",
+                 context.task.move);
+      all = all && done.has_value();
+    }
+    return all;
+  }
+
+  Result<bool> keep_one(const Context& context, bool fresh) {
+    const auto record = TRY(Record::load(context, context.task.move));
+    if (!record.contains("desired")) return false;
+    auto work = TRY(make_work(context, options_, pool_, titles_, record.at("desired")));
+    return keep(work, fresh);
+  }
+
+  PostgresOptions options_;
+  Pool pool_;
+  std::mutex titles_;
+  std::jthread keeper_;
+};
+
+}  // namespace
+}  // namespace postgres
+
+std::unique_ptr<Mover> make_postgres_mover() {
+  return make_postgres_mover({});
+}
+std::unique_ptr<Mover> make_postgres_mover(PostgresOptions options) {
+  return std::make_unique<postgres::PostgresMover>(std::move(options));
+}
+
+}  // namespace midstream

@@ -1,0 +1,27 @@
+// The mover `postgres`: one database after the other, live, from the old cluster to the new one, and back
+// (docs/formats/desired.md; docs/movers/postgres.md says what holds a fence and what each name is).
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "movers/mover.h"
+
+namespace midstream {
+
+struct PostgresOptions {
+  std::string socket_dir = "/var/run/postgresql";
+  std::string os_user = "postgres";    // runs the server; the agent acts as this user to log in
+  std::string superuser = "postgres";  // the role that this OS user is by peer authentication
+  Millis lease{10'000};                // how long old may stay soft-fenced without having yielded
+  Millis old_transaction{500};         // a write transaction older than this postpones the switch
+  // Called at every named point between two effects; tests throw here to stand for a crash.
+  std::function<void(std::string_view point)> checkpoint;
+};
+
+std::unique_ptr<Mover> make_postgres_mover();
+std::unique_ptr<Mover> make_postgres_mover(PostgresOptions options);
+
+}  // namespace midstream

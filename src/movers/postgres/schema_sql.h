@@ -1,0 +1,159 @@
+// SQL text of schema `midstream`: installed as one batch, harmless when repeated.
+#pragma once
+
+namespace midstream::postgres {
+
+// $AGENT$ is replaced by our role as a literal.
+inline constexpr const char* kSchemaSql = R"sql(
+CREATE SCHEMA IF NOT EXISTS midstream;
+GRANT USAGE ON SCHEMA midstream TO PUBLIC;
+CREATE TABLE IF NOT EXISTS midstream.owner (
+  one boolean PRIMARY KEY DEFAULT true CHECK (one),
+  epoch bigint NOT NULL,
+  state text NOT NULL CHECK (state IN ('owner', 'closing', 'yielded', 'standby')),
+  turn bigint NOT NULL DEFAULT 0,
+  connection_limit int NOT NULL DEFAULT -1,
+  since timestamptz NOT NULL DEFAULT now());
+GRANT SELECT ON midstream.owner TO PUBLIC;
+CREATE TABLE IF NOT EXISTS midstream.handover (
+  turn bigint PRIMARY KEY,
+  epoch bigint NOT NULL,
+  sequences jsonb NOT NULL,
+  extras jsonb NOT NULL,
+  at timestamptz NOT NULL DEFAULT now());
+CREATE TABLE IF NOT EXISTS midstream.proof (n bigint);
+GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON midstream.proof TO PUBLIC;
+CREATE SEQUENCE IF NOT EXISTS midstream.proof_numbers;
+
+CREATE OR REPLACE FUNCTION midstream.ours() RETURNS boolean LANGUAGE sql STABLE AS $body$
+  SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) a
+    WHERE a.backend_type LIKE 'logical replication%'
+       OR (pg_catalog.current_setting('midstream.allow', true) = 'on'
+           AND a.usesysid = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = $AGENT$)))
+$body$;
+
+CREATE OR REPLACE FUNCTION midstream.deny() RETURNS trigger LANGUAGE plpgsql AS $body$
+BEGIN
+  IF (SELECT state FROM midstream.owner) IS DISTINCT FROM 'owner' AND NOT midstream.ours() THEN
+    RAISE EXCEPTION 'midstream: this side does not own the database' USING ERRCODE = '25006',
+      HINT = 'The database is moving; connect again.';
+  END IF;
+  RETURN NULL;
+END $body$;
+
+CREATE OR REPLACE FUNCTION midstream.deny_ddl() RETURNS event_trigger LANGUAGE plpgsql AS $body$
+BEGIN
+  IF (SELECT state FROM midstream.owner) IS DISTINCT FROM 'owner' AND NOT midstream.ours() THEN
+    RAISE EXCEPTION 'midstream: this side does not own the database' USING ERRCODE = '25006';
+  END IF;
+END $body$;
+
+CREATE OR REPLACE FUNCTION midstream.adopt(wanted bigint) RETURNS void LANGUAGE plpgsql AS $body$
+BEGIN
+  UPDATE midstream.owner SET epoch = wanted WHERE epoch <= wanted;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'midstream: a newer epoch has acted on this database' USING ERRCODE = 'MS001';
+  END IF;
+END $body$;
+
+-- Every sequence as it stands, the ones that were never used too.
+CREATE OR REPLACE FUNCTION midstream.sequences() RETURNS jsonb LANGUAGE plpgsql AS $body$
+DECLARE
+  name text; last bigint; called boolean; found jsonb := '[]';
+BEGIN
+  FOR name IN SELECT pg_catalog.format('%I.%I', n.nspname, c.relname)
+      FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND n.nspname <> 'midstream' ORDER BY 1 LOOP
+    EXECUTE 'SELECT last_value, is_called FROM ' || name INTO last, called;
+    found := found || pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_array(name, last, called));
+  END LOOP;
+  RETURN found;
+END $body$;
+
+-- What no stream carries: rows of unlogged tables, and large objects with owner and rights.
+CREATE OR REPLACE FUNCTION midstream.extras() RETURNS jsonb LANGUAGE plpgsql AS $body$
+DECLARE
+  t record; rows jsonb; tables jsonb := '[]'; objects jsonb;
+BEGIN
+  FOR t IN SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name
+      FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      WHERE c.relkind = 'r' AND c.relpersistence = 'u' AND n.nspname NOT IN ('midstream', 'pg_catalog') LOOP
+    EXECUTE 'SELECT coalesce(jsonb_agg(row_to_json(r)::text), ''[]'') FROM ONLY ' || t.name || ' r' INTO rows;
+    tables := tables || pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_object('name', t.name, 'rows', rows));
+  END LOOP;
+  SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('oid', m.oid::bigint, 'owner', r.rolname,
+      'acl', (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(
+                coalesce(g.rolname, ''), a.privilege_type, a.is_grantable))
+              FROM pg_catalog.aclexplode(m.lomacl) a LEFT JOIN pg_catalog.pg_roles g ON g.oid = a.grantee
+              WHERE a.grantee <> m.lomowner),
+      'data', pg_catalog.encode(pg_catalog.lo_get(m.oid), 'base64'))), '[]')
+    FROM pg_catalog.pg_largeobject_metadata m JOIN pg_catalog.pg_roles r ON r.oid = m.lomowner INTO objects;
+  RETURN pg_catalog.jsonb_build_object('unlogged', tables, 'objects', objects);
+END $body$;
+
+CREATE OR REPLACE FUNCTION midstream.take_extras(extras jsonb) RETURNS void LANGUAGE plpgsql AS $body$
+DECLARE
+  t jsonb; o jsonb; a jsonb; columns text;
+BEGIN
+  FOR t IN SELECT * FROM pg_catalog.jsonb_array_elements(extras->'unlogged') LOOP
+    EXECUTE 'DELETE FROM ONLY ' || (t->>'name');
+    SELECT pg_catalog.string_agg(pg_catalog.quote_ident(attname), ', ' ORDER BY attnum) FROM pg_catalog.pg_attribute
+      WHERE attrelid = (t->>'name')::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = '' INTO columns;
+    IF columns IS NOT NULL THEN
+      EXECUTE pg_catalog.format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM '
+        'pg_catalog.jsonb_array_elements_text($1) e, LATERAL pg_catalog.json_populate_record(NULL::%s, e::json)',
+        t->>'name', columns, columns, t->>'name') USING t->'rows';
+    END IF;
+  END LOOP;
+  PERFORM pg_catalog.lo_unlink(oid) FROM pg_catalog.pg_largeobject_metadata;
+  FOR o IN SELECT * FROM pg_catalog.jsonb_array_elements(extras->'objects') LOOP
+    PERFORM pg_catalog.lo_from_bytea((o->>'oid')::bigint::oid, pg_catalog.decode(o->>'data', 'base64'));
+    EXECUTE pg_catalog.format('ALTER LARGE OBJECT %s OWNER TO %I', o->>'oid', o->>'owner');
+    IF pg_catalog.jsonb_typeof(o->'acl') = 'array' THEN
+      FOR a IN SELECT * FROM pg_catalog.jsonb_array_elements(o->'acl') LOOP
+        EXECUTE pg_catalog.format('GRANT %s ON LARGE OBJECT %s TO %s%s', a->>1, o->>'oid',
+          CASE WHEN a->>0 = '' THEN 'PUBLIC' ELSE pg_catalog.quote_ident(a->>0) END,
+          CASE WHEN (a->>2)::boolean THEN ' WITH GRANT OPTION' ELSE '' END);
+      END LOOP;
+    END IF;
+  END LOOP;
+END $body$;
+
+DO $body$
+BEGIN
+  IF NOT EXISTS (SELECT FROM pg_catalog.pg_trigger WHERE tgrelid = 'midstream.proof'::regclass) THEN
+    CREATE TRIGGER midstream_deny BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON midstream.proof
+      FOR EACH STATEMENT EXECUTE FUNCTION midstream.deny();
+    ALTER TABLE midstream.proof ENABLE ALWAYS TRIGGER midstream_deny;
+  END IF;
+END $body$;
+)sql";
+
+// Ordinary tables and partitioned parents of the database's own schemas.
+inline constexpr const char* kTablesSql = R"sql(
+SELECT format('%I.%I', n.nspname, c.relname), c.relkind, c.relpersistence, c.oid
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
+  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'midstream') AND n.nspname NOT LIKE 'pg\_toast%'
+  AND n.nspname NOT LIKE 'pg\_temp%'
+ORDER BY 1)sql";
+
+// Columns in their order, identity, persistence, keys; sequences with their definition.
+inline constexpr const char* kFingerprintSql = R"sql(
+WITH t AS (SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name, c.relkind, c.relpersistence, c.relreplident
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  WHERE c.relkind IN ('r', 'p', 'S', 'v', 'm') AND c.relpersistence <> 't'
+    AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'midstream') AND n.nspname NOT LIKE 'pg\_toast%'
+    AND n.nspname NOT LIKE 'pg\_temp%')
+SELECT coalesce(string_agg(line, E'\n' ORDER BY line COLLATE "C"), '') FROM (
+  SELECT format('%s %s%s%s %s', name, relkind, relpersistence, relreplident,
+    CASE WHEN relkind = 'S' THEN (SELECT format('%s %s %s %s %s %s', format_type(seqtypid, NULL), seqstart,
+      seqincrement, seqmin, seqmax, seqcycle) FROM pg_catalog.pg_sequence WHERE seqrelid = t.oid)
+    ELSE (SELECT string_agg(format('%I %s %s%s%s', a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
+      a.attidentity, a.attgenerated), ', ' ORDER BY a.attnum) FROM pg_catalog.pg_attribute a
+      WHERE a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped) END) AS line FROM t
+  UNION ALL
+  SELECT format('%s index %s', t.name, replace(pg_get_indexdef(i.indexrelid), ' ONLY ', ' ')) FROM t
+    JOIN pg_catalog.pg_index i ON i.indrelid = t.oid) lines)sql";
+
+}  // namespace midstream::postgres

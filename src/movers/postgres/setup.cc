@@ -1,0 +1,357 @@
+#include "movers/postgres/setup.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/text.h"
+#include "movers/postgres/access.h"
+#include "movers/postgres/catalog.h"
+#include "movers/postgres/fence.h"
+#include "movers/postgres/stream.h"
+#include "movers/postgres/title.h"
+
+namespace midstream::postgres {
+
+namespace {
+
+Result<Json> open_record(const Work& work) {
+  auto record = TRY(Record::load(work.context, work.plan.move));
+  record["side"] = work.on_old ? "old" : "new";
+  record["host"] = work.context.host;
+  auto desired = work.plan.raw;
+  desired["kind"] = "switch";
+  record["desired"] = desired;
+  for (const char* key : {"own_password", "probe_password"})
+    if (!record.contains(key)) record[key] = TRY(random_secret());
+  for (const char* key : {"made_roles", "made_databases"})
+    if (!record.contains(key)) record[key] = Json::array();
+  CHECK_OK(Record::save(work.context, work.plan.move, record));
+  return record;
+}
+
+Result<> make_role(const Work& work, Session& session, const std::string& name, std::string_view attributes,
+                   const std::string& password) {
+  const auto& context = work.context;
+  const auto found =
+      TRY(session.run("SELECT 1 FROM pg_roles WHERE rolname = $1", {name}, context.deadline, context.stop));
+  std::string text =
+      fmt::format("{} ROLE {} WITH {}", found.size() > 0 ? "ALTER" : "CREATE", ident(name), attributes);
+  if (!password.empty()) text += " PASSWORD " + quote(TRY(session.verifier(name, password)));
+  CHECK_OK(session.run(text, {}, context.deadline, context.stop));
+  return {};
+}
+
+// Our own roles in this cluster.
+Result<> make_our_roles(const Work& work, const Json& record) {
+  auto session = TRY(work.maintenance());
+  if (session.server_version() < 140000 || session.server_version() >= 180000)
+    return refused(fmt::format("PostgreSQL {} on {} is not supported", session.server_version() / 10000,
+                               work.mine().host),
+                   "versions 14 to 17 are");
+  const auto& plan = work.plan;
+  CHECK_OK(make_role(work, session, plan.agent_role(), "LOGIN SUPERUSER", ""));
+  CHECK_OK(make_role(work, session, plan.replication_role(), "LOGIN REPLICATION BYPASSRLS",
+                     get_string_or(record, "own_password", "")));
+  CHECK_OK(session.run(fmt::format("GRANT pg_read_all_data TO {}", ident(plan.replication_role())), {},
+                       work.context.deadline, work.context.stop));
+  CHECK_OK(make_role(work, session, plan.probe_role(), "LOGIN", get_string_or(record, "probe_password", "")));
+  for (const auto& database : plan.databases)
+    CHECK_OK(make_role(work, session, plan.fence_role(database), "NOLOGIN", ""));
+  return {};
+}
+
+// Where PUBLIC may not connect, our roles without superuser's rights need it of their own.
+Result<> let_in(const Work& work, const std::string& database) {
+  for (const auto& role : {work.plan.replication_role(), work.plan.probe_role()}) {
+    const auto may =
+        TRY(work.run_cluster("SELECT has_database_privilege($1, $2, 'CONNECT')", {role, database}));
+    if (!may.truth(0, 0))
+      CHECK_OK(
+          work.run_cluster(fmt::format("GRANT CONNECT ON DATABASE {} TO {}", ident(database), ident(role))));
+  }
+  return {};
+}
+
+// The server reads its access files a moment after it is told to; a session that began later shows it.
+Result<> reload(const Work& work, Session& session) {
+  const auto& context = work.context;
+  const auto before =
+      TRY(session.run("SELECT clock_timestamp()", {}, context.deadline, context.stop)).text(0, 0);
+  CHECK_OK(session.run("SELECT pg_reload_conf()", {}, context.deadline, context.stop));
+  for (;;) {
+    auto later = TRY(work.maintenance());
+    const auto loaded = TRY(
+        later.run("SELECT pg_conf_load_time() >= $1::timestamptz", {before}, context.deadline, context.stop));
+    if (loaded.truth(0, 0)) return {};
+    CHECK_OK(wait_a_bit(Millis(5), context.deadline, context.stop, "the server to reload"));
+  }
+}
+
+Result<> write_access(const Work& work, std::string_view hba, std::string_view map) {
+  auto session = TRY(work.maintenance());
+  const auto& context = work.context;
+  const auto files = TRY(session.run("SELECT current_setting('hba_file'), current_setting('ident_file')", {},
+                                     context.deadline, context.stop));
+  const bool mapped = TRY(set_block(files.text(0, 1), work.plan.move, map));
+  const bool ruled = TRY(set_block(files.text(0, 0), work.plan.move, hba));
+  if (mapped || ruled) CHECK_OK(reload(work, session));
+  if (hba.empty()) return {};
+  const auto bad =
+      TRY(session.run("SELECT line_number, error FROM pg_hba_file_rules WHERE error IS NOT NULL LIMIT 1", {},
+                      context.deadline, context.stop));
+  if (bad.size() == 0) return {};
+  (void)set_block(files.text(0, 0), work.plan.move, "");
+  return refused(fmt::format("{} line {}: {}", files.text(0, 0), bad.text(0, 0), bad.text(0, 1)),
+                 "the server ignores the whole file until that line is right");
+}
+
+Result<> remove_access(const Work& work) {
+  CHECK_OK(remove_pass_file(work));
+  work.pool.drop_all();
+  CHECK_OK(write_access(work, "", ""));
+  std::vector<std::string> roles{work.plan.replication_role(), work.plan.probe_role()};
+  for (const auto& database : work.plan.databases) roles.push_back(work.plan.fence_role(database));
+  roles.push_back(work.plan.agent_role());
+  auto session = TRY(work.maintenance());
+  for (const auto& role : roles) {
+    const auto there = TRY(session.run("SELECT 1 FROM pg_roles WHERE rolname = $1", {role},
+                                       work.context.deadline, work.context.stop));
+    if (there.size() == 0) continue;
+    CHECK_OK(session.run("DROP OWNED BY " + ident(role), {}, work.context.deadline, work.context.stop));
+    CHECK_OK(session.run("DROP ROLE IF EXISTS " + ident(role), {}, work.context.deadline, work.context.stop));
+  }
+  return Record::remove(work.context, work.plan.move);
+}
+
+// The blocks as the record says they are.
+Result<> refresh_access(const Work& work) {
+  const auto record = TRY(Record::load(work.context, work.plan.move));
+  const auto hard = record.value("hard", Json::array()).get<std::set<std::string>>();
+  return write_access(work, hba_lines(work.plan, work.theirs().address, hard),
+                      ident_lines(work.plan, work.options.os_user));
+}
+
+bool has(const Json& list, const std::string& name) {
+  return std::ranges::any_of(list, [&](const Json& one) { return one == name; });
+}
+
+Result<bool> role_exists(const Work& work, const std::string& role) {
+  return TRY(work.run_cluster("SELECT 1 FROM pg_roles WHERE rolname = $1", {role})).size() > 0;
+}
+
+// What this side holds in `database` while the database stays.
+Result<> remove_from_database(const Work& work, const std::string& database) {
+  CHECK_OK(drop_subscription(work, database));
+  CHECK_OK(drop_slot(work, work.outgoing(database)));
+  CHECK_OK(work.run(
+      database, fmt::format("BEGIN; SET LOCAL midstream.allow = 'on'; DROP PUBLICATION IF EXISTS {}; COMMIT",
+                            ident(work.plan.publication()))));
+  return remove_title(work, database);
+}
+
+Result<> prepare_database(const Work& work, const Json& catalog, const std::string& database) {
+  const auto limit = static_cast<int>(get_int_or(catalog.at("databases").at(database), "datconnlimit", -1));
+  CHECK_OK(make_title(work, database, "standby", limit));
+  const auto marked =
+      TRY(work.run(database, "SELECT obj_description('midstream'::regnamespace, 'pg_namespace') = 'filled'"));
+  if (!marked.truth(0, 0)) CHECK_OK(restore_schema(work, catalog, database));
+  CHECK_OK(settle_database(work, catalog, database));
+  CHECK_OK(let_in(work, database));
+  CHECK_OK(make_triggers(work, database));
+  return make_publication(work, database);
+}
+
+}  // namespace
+
+Result<> set_access(const Work& work, const std::string& database, bool hard) {
+  auto record = TRY(Record::load(work.context, work.plan.move));
+  std::set<std::string> hard_ones;
+  if (record.contains("hard")) hard_ones = record["hard"].get<std::set<std::string>>();
+  for (const auto& one : work.plan.databases) {
+    if (!database.empty() && one != database) continue;
+    if (hard) hard_ones.insert(one);
+    if (!hard) hard_ones.erase(one);
+  }
+  record["hard"] = hard_ones;
+  CHECK_OK(Record::save(work.context, work.plan.move, record));
+  return write_access(work, hba_lines(work.plan, work.theirs().address, hard_ones),
+                      ident_lines(work.plan, work.options.os_user));
+}
+
+Result<Json> exchange_credentials(const Work& work, const std::string& password) {
+  auto record = TRY(Record::load(work.context, work.plan.move));
+  const auto own = get_string_or(record, "own_password", "");
+  if (own.empty())
+    return refused(fmt::format("host {} has no part in move {} yet", work.context.host, work.plan.move));
+  record["peer_password"] = password;
+  CHECK_OK(Record::save(work.context, work.plan.move, record));
+  CHECK_OK(write_pass_file(work, password));
+  return Json{{"password", own}};
+}
+
+Result<Json> apply_source(const Work& work) {
+  for (const auto& database : work.plan.databases) {
+    // Before anything is changed: a publication would break clients' statements on such tables.
+    auto loan = TRY(work.pool.get(work.target(database, work.options.superuser), work.context.deadline,
+                                  work.context.stop));
+    const auto bare = TRY(tables_without_identity(work, *loan));
+    if (!bare.empty())
+      return refused(fmt::format("tables of {} without a replica identity: {}", database, join(bare, ", ")),
+                     kGiveIdentity);
+  }
+  const auto record = TRY(open_record(work));
+  work.at("source.recorded");
+  CHECK_OK(make_our_roles(work, record));
+  work.at("source.roles");
+  CHECK_OK(set_access(work, "", false));
+  for (const auto& database : work.plan.databases) {
+    CHECK_OK(let_in(work, database));
+    CHECK_OK(make_title(work, database, "owner", -1));
+    work.at("source.title");
+    CHECK_OK(make_triggers(work, database));
+    CHECK_OK(make_publication(work, database));
+  }
+  return Json{{"databases", work.plan.databases.size()}};
+}
+
+Result<Json> undo_source(const Work& work) {
+  if (TRY(role_exists(work, work.plan.agent_role()))) {
+    // A crash may have left the role without its way in.
+    CHECK_OK(refresh_access(work));
+    for (const auto& database : work.plan.databases) {
+      const auto title = TRY(read_title(work, database));
+      if (!title.state.empty() && title.state != "owner")
+        return refused(fmt::format("{} is '{}' on {}: it owns nothing that could be set free", database,
+                                   title.state, work.context.host),
+                       "undo the switch first");
+      CHECK_OK(remove_from_database(work, database));
+    }
+  }
+  CHECK_OK(remove_access(work));
+  return Json::object();
+}
+
+Result<Json> apply_target(const Work& work) {
+  auto record = TRY(open_record(work));
+  CHECK_OK(make_our_roles(work, record));
+  work.at("target.roles");
+  CHECK_OK(set_access(work, "", true));
+  const auto catalog = TRY(work.ask("dump", {{"schema", true}}));
+  const auto missing = TRY(missing_roles(work, catalog));
+  for (const auto& name : missing)
+    if (!has(record["made_roles"], name)) record["made_roles"].push_back(name);
+  for (const auto& name : TRY(conflicting_roles(work, catalog)))
+    if (!has(record["made_roles"], name))
+      return refused(fmt::format("role {} exists on {} with other attributes or another password", name,
+                                 work.context.host),
+                     "make both the same, or drop it there");
+  for (const auto& database : work.plan.databases) {
+    if (!TRY(database_exists(work, database))) {
+      if (!has(record["made_databases"], database)) record["made_databases"].push_back(database);
+    } else if (!has(record["made_databases"], database)) {
+      return refused(fmt::format("database {} exists on {} already", database, work.context.host),
+                     "drop or rename it there");
+    }
+  }
+  CHECK_OK(Record::save(work.context, work.plan.move, record));
+  work.at("target.recorded");
+  CHECK_OK(make_roles(work, catalog, record["made_roles"].get<std::vector<std::string>>()));
+  for (const auto& database : work.plan.databases) {
+    // The fence stands before the database does.
+    if (!TRY(database_exists(work, database))) {
+      CHECK_OK(work.run_cluster(members_sql(work.plan, database, true)));
+      CHECK_OK(make_database(work, catalog, database));
+    }
+    work.at("target.database");
+    CHECK_OK(prepare_database(work, catalog, database));
+  }
+  const auto answer = TRY(work.ask("credentials", {{"password", get_string_or(record, "own_password", "")}}));
+  record["peer_password"] = TRY(get_string(answer, "password"));
+  CHECK_OK(Record::save(work.context, work.plan.move, record));
+  CHECK_OK(write_pass_file(work, get_string_or(record, "peer_password", "")));
+  return Json{{"roles", record["made_roles"].size()}, {"databases", record["made_databases"].size()}};
+}
+
+Result<> forget_streams(const Work& work) {
+  if (!TRY(role_exists(work, work.plan.agent_role()))) return {};
+  for (const auto& database : work.plan.databases) {
+    const auto title = TRY(read_title(work, database));
+    if (title.state.empty()) continue;
+    CHECK_OK(drop_subscription(work, database));
+    CHECK_OK(drop_slot(work, work.outgoing(database)));
+  }
+  return {};
+}
+
+Result<Json> undo_target(const Work& work) {
+  const auto record = TRY(Record::load(work.context, work.plan.move));
+  if (TRY(role_exists(work, work.plan.agent_role()))) {
+    CHECK_OK(refresh_access(work));
+    for (const auto& database : work.plan.databases) {
+      if (!has(record.value("made_databases", Json::array()), database) ||
+          !TRY(database_exists(work, database)))
+        continue;
+      const auto title = TRY(read_title(work, database));
+      if (title.state == "owner" || title.state == "closing" || title.arrived > title.turn)
+        return refused(
+            fmt::format("{} on {} owns its data: dropping it would lose writes", database, work.context.host),
+            "undo the switch first");
+      if (!title.state.empty()) CHECK_OK(drop_subscription(work, database));
+    }
+    CHECK_OK(work.ask("forget_streams", Json::object()));
+    for (const auto& database : work.plan.databases) {
+      CHECK_OK(drop_slot(work, work.outgoing(database)));
+      if (!has(record.value("made_databases", Json::array()), database)) continue;
+      work.pool.drop(database);
+      CHECK_OK(work.run_cluster(fmt::format("DROP DATABASE IF EXISTS {} WITH (FORCE)", ident(database))));
+      work.at("undo.target.dropped");
+    }
+  }
+  auto made = record.value("made_roles", Json::array());
+  std::reverse(made.begin(), made.end());
+  for (const auto& name : made)
+    CHECK_OK(work.run_cluster("DROP ROLE IF EXISTS " + ident(name.get<std::string>())));
+  CHECK_OK(remove_access(work));
+  return Json::object();
+}
+
+Result<> finish_old(const Work& work) {
+  if (TRY(role_exists(work, work.plan.agent_role()))) {
+    for (const auto& database : work.plan.databases) {
+      const auto open =
+          TRY(work.run_cluster("SELECT datallowconn FROM pg_database WHERE datname = $1", {database}));
+      if (open.size() == 0 || !open.truth(0, 0)) continue;
+      const auto title = TRY(read_title(work, database));
+      if (title.state == "owner" || title.state == "closing")
+        return refused(fmt::format("{} on {} is '{}'", database, work.context.host, title.state),
+                       "switch first");
+      CHECK_OK(remove_from_database(work, database));
+      work.at("finish.old.removed");
+      work.pool.drop(database);
+      CHECK_OK(
+          work.run_cluster(fmt::format("ALTER DATABASE {} WITH ALLOW_CONNECTIONS false", ident(database))));
+      CHECK_OK(work.run_cluster("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1",
+                                {database}));
+    }
+  }
+  return remove_access(work);
+}
+
+Result<Json> apply_finish(const Work& work) {
+  const bool present = TRY(role_exists(work, work.plan.agent_role()));
+  if (!present) return Json{{"finished", true}};
+  for (const auto& database : work.plan.databases) {
+    const auto title = TRY(read_title(work, database));
+    if (!title.state.empty() && title.state != "owner")
+      return refused(fmt::format("{} on {} is '{}', not owner", database, work.context.host, title.state),
+                     "switch first");
+  }
+  CHECK_OK(work.ask("finish_old", Json::object()));
+  work.at("finish.old");
+  for (const auto& database : work.plan.databases) CHECK_OK(remove_from_database(work, database));
+  CHECK_OK(remove_access(work));
+  return Json{{"finished", true}};
+}
+
+}  // namespace midstream::postgres

@@ -1,0 +1,27 @@
+// What a move puts into a cluster before anything moves, and takes out again: our roles, the blocks in
+// pg_hba.conf and pg_ident.conf, titles, publications; on new the databases themselves.
+#pragma once
+
+#include "movers/postgres/cluster.h"
+
+namespace midstream::postgres {
+
+// Kind `source`, on old.
+Result<Json> apply_source(const Work& work);
+Result<Json> undo_source(const Work& work);
+// Kind `target`, on new.
+Result<Json> apply_target(const Work& work);
+Result<Json> undo_target(const Work& work);
+// Kind `finish`, on new; and old's half of it.
+Result<Json> apply_finish(const Work& work);
+Result<> finish_old(const Work& work);
+
+// Writes our blocks into the access files, has the server read them, and waits until it has. `database` ("":
+// all) gets the hard fence in pg_hba.conf, or only the soft one; which has which is kept in the record.
+Result<> set_access(const Work& work, const std::string& database, bool hard);
+// Peer verb: takes the other side's replication password, gives ours.
+Result<Json> exchange_credentials(const Work& work, const std::string& password);
+// Peer verb: streams that touch this side as part of the other side's undo.
+Result<> forget_streams(const Work& work);
+
+}  // namespace midstream::postgres

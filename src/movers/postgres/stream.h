@@ -1,0 +1,64 @@
+// Logical replication between the two sides: publication, slot, subscription, and how far it is. Both
+// directions are the same but for their names; PostgreSQL's own apply does the work.
+#pragma once
+
+#include <string>
+
+#include "movers/postgres/cluster.h"
+
+namespace midstream::postgres {
+
+inline constexpr const char* kGiveIdentity =
+    "give each a primary key, or ALTER TABLE ... REPLICA IDENTITY USING INDEX or FULL";
+
+// Publication of every ordinary logged table and of midstream.handover. Refused, naming them, where tables
+// have no replica identity: publishing would make clients' UPDATE and DELETE fail.
+Result<> make_publication(const Work& work, const std::string& database);
+Result<std::vector<std::string>> tables_without_identity(const Work& work, Session& session);
+
+// The slot `name` in the local cluster. `fresh`: dropped and made anew (while nobody writes, or before the
+// copy).
+Result<> make_slot(const Work& work, const std::string& database, const std::string& name, bool fresh);
+Result<> drop_slot(const Work& work, const std::string& name);
+// Moves it past everything in the log: what came in by the other stream shall not be sent back.
+Result<> advance_slot(const Work& work, Session& session, const std::string& name);
+
+// The file with the replication password, readable by the server alone, and the line that points to it.
+Result<std::string> write_pass_file(const Work& work, const std::string& password);
+Result<> remove_pass_file(const Work& work);
+
+// The subscription to the other side's stream, where it is missing: with the copy (and enabled), or without.
+Result<> make_subscription(const Work& work, const std::string& database, bool copy);
+// Enabled with synchronous_commit=on, or off; when off, returns only once its worker is gone.
+Result<> enable_subscription(const Work& work, const std::string& database);
+Result<> disable_subscription(const Work& work, Session& session, const std::string& database);
+// Without touching the other side's slot.
+Result<> drop_subscription(const Work& work, const std::string& database);
+
+struct Arrival {
+  bool present = false;
+  bool enabled = false;
+  bool running = false;  // an apply worker is connected
+  int tables = 0;
+  int ready = 0;
+  std::int64_t copied_bytes = 0;  // on disk, of the tables here
+};
+Result<Arrival> look_at_subscription(const Work& work, const std::string& database);
+
+struct Lag {
+  bool slot = false;
+  bool active = false;
+  std::int64_t bytes = 0;
+  std::int64_t ms = 0;
+};
+Result<Lag> look_at_slot(const Work& work, const std::string& name);
+Json to_json(const Lag& lag);
+Lag lag_from_json(const Json& value);
+
+// A marker in the local log, flushed; the position that the other side must have confirmed.
+Result<std::string> barrier_position(const Work& work, Session& session);
+// Waits until the slot's consumer has made everything up to `position` durable.
+Result<> wait_confirmed(const Work& work, Session& session, const std::string& slot,
+                        const std::string& position, Deadline deadline);
+
+}  // namespace midstream::postgres

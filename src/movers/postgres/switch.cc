@@ -1,0 +1,262 @@
+#include "movers/postgres/switch.h"
+
+#include <fmt/format.h>
+
+#include <map>
+#include <set>
+
+#include "movers/postgres/catalog.h"
+#include "movers/postgres/check.h"
+#include "movers/postgres/fence.h"
+#include "movers/postgres/handover.h"
+#include "movers/postgres/setup.h"
+#include "movers/postgres/stream.h"
+#include "movers/postgres/title.h"
+#include "movers/postgres/verify.h"
+
+namespace midstream::postgres {
+
+namespace {
+
+using Handler = Result<Json> (*)(const Work&, const std::string& database, const Json& args);
+
+const std::map<std::string_view, Handler>& handlers() {
+  static const std::map<std::string_view, Handler> all{
+      {"title",
+       [](const Work& w, const std::string& d, const Json&) -> Result<Json> {
+         return to_json(TRY(read_title(w, d)));
+       }},
+      {"prepare_take", [](const Work& w, const std::string& d, const Json&) { return prepare_take(w, d); }},
+      {"prepare_give",
+       [](const Work& w, const std::string& d, const Json& a) { return prepare_give(w, d, a); }},
+      {"give", [](const Work& w, const std::string& d, const Json& a) { return give(w, d, a); }},
+      {"take", [](const Work& w, const std::string& d, const Json& a) { return take(w, d, a); }},
+      {"after_give", [](const Work& w, const std::string& d, const Json&) { return after_give(w, d); }},
+      {"reopen",
+       [](const Work& w, const std::string& d, const Json&) -> Result<Json> {
+         const bool opened = TRY(reopen(w, d));
+         CHECK_OK(clear_lease(w, d));
+         return Json{{"opened", opened}};
+       }},
+      {"arrival",
+       [](const Work& w, const std::string& d, const Json&) -> Result<Json> {
+         const auto arrival = TRY(look_at_subscription(w, d));
+         return Json{
+             {"present", arrival.present}, {"enabled", arrival.enabled}, {"running", arrival.running}};
+       }},
+      {"make_slot",
+       [](const Work& w, const std::string& d, const Json&) -> Result<Json> {
+         CHECK_OK(make_slot(w, d, w.outgoing(d), true));
+         return Json::object();
+       }},
+      {"drop_slot",
+       [](const Work& w, const std::string& d, const Json&) -> Result<Json> {
+         CHECK_OK(drop_slot(w, w.outgoing(d)));
+         return Json::object();
+       }},
+      {"lag",
+       [](const Work& w, const std::string& d, const Json&) -> Result<Json> {
+         return to_json(TRY(look_at_slot(w, w.outgoing(d))));
+       }},
+      {"buckets", [](const Work& w, const std::string& d, const Json& a) { return bucket_hashes(w, d, a); }},
+      {"rows", [](const Work& w, const std::string& d, const Json& a) { return row_hashes(w, d, a); }},
+      {"pinned_rows",
+       [](const Work& w, const std::string& d, const Json& a) { return pinned_rows(w, d, a); }},
+      {"report_promptly",
+       [](const Work& w, const std::string& d, const Json&) { return report_promptly(w, d); }},
+      {"settle_lag", [](const Work& w, const std::string& d, const Json& a) { return settle_lag(w, d, a); }},
+      {"dump", [](const Work& w, const std::string&,
+                  const Json& a) { return dump_catalog(w, get_bool_or(a, "schema", false)); }},
+      {"credentials",
+       [](const Work& w, const std::string&, const Json& a) -> Result<Json> {
+         return exchange_credentials(w, TRY(get_string(a, "password")));
+       }},
+      {"forget_streams",
+       [](const Work& w, const std::string&, const Json&) -> Result<Json> {
+         CHECK_OK(forget_streams(w));
+         return Json::object();
+       }},
+      {"finish_old",
+       [](const Work& w, const std::string&, const Json&) -> Result<Json> {
+         CHECK_OK(finish_old(w));
+         return Json::object();
+       }},
+      {"facts", [](const Work& w, const std::string&, const Json&) { return cluster_facts(w); }},
+  };
+  return all;
+}
+
+struct Both {
+  Title old_side;
+  Title new_side;
+};
+
+class Switch {
+ public:
+  Switch(const Work& work, std::string database) : work_(work), database_(std::move(database)) {}
+
+  Result<Json> side(bool old_side, std::string_view verb, Json args = Json::object()) const {
+    args["database"] = database_;
+    return old_side == work_.on_old ? answer(work_, verb, args) : work_.ask(verb, std::move(args));
+  }
+
+  Result<Both> titles() const {
+    return Both{title_from_json(TRY(side(true, "title"))), title_from_json(TRY(side(false, "title")))};
+  }
+
+  // Brings a hand-over that was cut off to one of its two ends: back where it was not yielded, on where it
+  // was.
+  Result<Both> settle() const {
+    const auto mine = TRY(read_title(work_, database_));
+    if (mine.arrived > mine.turn) CHECK_OK(side(work_.on_old, "take"));  // needs nobody else
+    for (int round = 0; round < 6; ++round) {
+      const auto both = TRY(titles());
+      if (both.old_side.state == "closing") {
+        CHECK_OK(side(true, "reopen"));
+      } else if (both.new_side.state == "closing") {
+        CHECK_OK(side(false, "reopen"));
+      } else if (both.old_side.state == "yielded" && both.old_side.turn > both.new_side.turn) {
+        CHECK_OK(side(false, "take", {{"turn", both.old_side.turn}}));
+      } else if (both.new_side.state == "yielded" && both.new_side.turn > both.old_side.turn) {
+        CHECK_OK(side(true, "take", {{"turn", both.new_side.turn}}));
+      } else {
+        return both;
+      }
+    }
+    return failure(ErrorKind::unknown, fmt::format("the titles of {} do not come to rest", database_));
+  }
+
+  Result<Json> hand_over(bool from_old) const {
+    const auto ready = TRY(side(!from_old, "prepare_take"));
+    const auto lag = TRY(side(from_old, "prepare_give", {{"fingerprint", ready.value("fingerprint", "")}}));
+    work_.at("switch.prepared");
+    const auto start = boot_now();
+    auto given = side(from_old, "give", {{"deadline_ms", work_.plan.deadline_ms}});
+    if (!given) {
+      if (given.error().kind != ErrorKind::unknown) return given;
+      // The answer was lost on the way: the titles know.
+      const auto both = TRY(settle());
+      if ((from_old ? both.new_side : both.old_side).state != "owner") return given;
+      given = Json::object();
+    }
+    work_.at("switch.given");
+    const auto taken = TRY(side(!from_old, "take", {{"turn", get_int_or(*given, "turn", 0)}}));
+    const auto total = std::chrono::duration_cast<Millis>(boot_now() - start).count();
+    work_.at("switch.taken");
+    const auto after = TRY(side(from_old, "after_give"));
+    auto figures = *given;
+    figures.update(taken);
+    figures["total_ms"] = total;
+    figures["lag_bytes"] = get_int_or(lag, "lag_bytes", 0);
+    figures["fence_proof"] = Json::array();
+    for (const auto& proof : {ready.value("proof", Json::array()), given->value("proof", Json::array()),
+                              after.value("proof", Json::array())})
+      for (const auto& one : proof) figures["fence_proof"].push_back(one);
+    figures.erase("proof");
+    return figures;
+  }
+
+ private:
+  const Work& work_;
+  std::string database_;
+};
+
+std::string owner_of(const Both& both) {
+  const bool old_owns = both.old_side.state == "owner" || both.old_side.state == "closing";
+  const bool new_owns = both.new_side.state == "owner" || both.new_side.state == "closing";
+  if (old_owns && new_owns) return "both";
+  return old_owns ? "old" : new_owns ? "new" : "none";
+}
+
+}  // namespace
+
+Result<Json> answer(const Work& work, std::string_view verb, const Json& args) {
+  const auto found = handlers().find(verb);
+  if (found == handlers().end()) return refused(fmt::format("postgres answers no request '{}'", verb));
+  const auto database = get_string_or(args, "database", "");
+  if (!database.empty() && work.plan.number(database) < 0)
+    return refused(fmt::format("database '{}' is not part of this step", database));
+  static const std::set<std::string_view> kChanging{"prepare_take", "prepare_give", "give",
+                                                    "take",         "after_give",   "reopen"};
+  std::unique_lock lock(work.titles, std::defer_lock);
+  if (kChanging.contains(verb)) lock.lock();
+  return found->second(work, database, args);
+}
+
+Result<Json> run_switch(const Work& work, bool to_new) {
+  Json total{{"fence_ms", 0},
+             {"barrier_ms", 0},
+             {"total_ms", 0},
+             {"sessions_cut", 0},
+             {"fence_proof", Json::array()},
+             {"databases", Json::object()}};
+  for (const auto& database : work.plan.databases) {
+    const Switch one(work, database);
+    const auto both = TRY(one.settle());
+    const auto& taker = to_new ? both.new_side : both.old_side;
+    const auto& giver = to_new ? both.old_side : both.new_side;
+    if (taker.state == "owner") {
+      // Done before, perhaps all but the last part.
+      if (giver.state == "yielded") CHECK_OK(one.side(to_new, "after_give"));
+      continue;
+    }
+    if (giver.state != "owner")
+      return refused(fmt::format("{} has no owner that could give it away (old '{}', new '{}')", database,
+                                 both.old_side.state, both.new_side.state),
+                     "run source, target and follow first");
+    const auto figures = TRY(one.hand_over(to_new));
+    for (const char* key : {"fence_ms", "barrier_ms", "total_ms", "sessions_cut"})
+      total[key] = get_int_or(total, key, 0) + get_int_or(figures, key, 0);
+    for (const auto& proof : figures.value("fence_proof", Json::array()))
+      total["fence_proof"].push_back(proof);
+    auto rest = figures;
+    rest.erase("fence_proof");
+    total["databases"][database] = rest;
+  }
+  return total;
+}
+
+Result<Json> observe_switch(const Work& work) {
+  Json out = observation(true, "");
+  std::string owner;
+  for (const auto& database : work.plan.databases) {
+    const Switch one(work, database);
+    const auto both = TRY(one.titles());
+    const auto here = owner_of(both);
+    owner = owner.empty() || owner == here ? here : "none";
+    out["titles"][database] = {{"old", to_json(both.old_side)}, {"new", to_json(both.new_side)}};
+    if (here != "new") {
+      out["reached"] = false;
+      out["why"] = fmt::format("{} is owned by {}", database, here);
+      continue;
+    }
+    const auto reverse = TRY(one.side(true, "arrival"));
+    if (get_bool_or(reverse, "enabled", false) && get_bool_or(reverse, "running", false)) continue;
+    out["reached"] = false;
+    out["why"] = fmt::format("the stream of {} back to old does not run yet", database);
+  }
+  out["owner"] = owner;
+  return out;
+}
+
+Result<bool> keep(const Work& work, bool all_leases) {
+  const std::lock_guard lock(work.titles);
+  bool did = false;
+  for (const auto& database : work.plan.databases) {
+    const bool held = std::filesystem::exists(
+        work.context.state / fmt::format("{}-{}.lease", work.plan.move, work.plan.number(database)));
+    const bool ended =
+        held && (all_leases || TRY(lease_expired(work.context, work.plan.move, work.plan.number(database))));
+    if (ended) {
+      did = TRY(reopen(work, database)) || did;
+      CHECK_OK(clear_lease(work, database));
+    }
+    const auto title = TRY(read_title(work, database));
+    if (title.arrived <= title.turn || title.state.empty()) continue;
+    CHECK_OK(take(work, database, Json::object()));
+    did = true;
+  }
+  return did;
+}
+
+}  // namespace midstream::postgres

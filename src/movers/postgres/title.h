@@ -1,0 +1,47 @@
+// The title: the durable row that says who owns a database, and everything that hangs on it. Schema
+// `midstream` in the database itself:
+//   owner (one row)  state owner | closing | yielded | standby; writes are denied unless it is `owner`
+//   handover         one row a hand-over, published: the last row of the stream that ends
+#pragma once
+
+#include <string>
+
+#include "movers/postgres/cluster.h"
+
+namespace midstream::postgres {
+
+struct Title {
+  std::uint64_t epoch = 0;
+  std::string state;      // "" where there is no title
+  std::int64_t turn = 0;  // hand-overs that this side has taken part in
+  std::int64_t arrived =
+      0;  // the newest hand-over whose row is here; above `turn`: given to this side, not taken yet
+};
+
+// Makes schema, functions and the title (in `state`) where they are missing. `connection_limit`: what the
+// database shall have once this side owns it.
+Result<> make_title(const Work& work, const std::string& database, std::string_view state,
+                    int connection_limit);
+// Deny triggers on every ordinary table, and the event trigger for DDL; each table in a transaction of its
+// own with a short lock timeout, so that live clients never queue behind it.
+Result<> make_triggers(const Work& work, const std::string& database);
+// All of it gone: triggers, then schema.
+Result<> remove_title(const Work& work, const std::string& database);
+
+Result<Title> read_title(const Work& work, const std::string& database);
+Json to_json(const Title& title);
+Title title_from_json(const Json& value);
+
+// The database exists in this cluster.
+Result<bool> database_exists(const Work& work, const std::string& database);
+
+// One line for each table's columns, identity and order, and each sequence: equal on both sides or the switch
+// would lose something.
+Result<std::string> fingerprint(const Work& work, const std::string& database);
+
+// Raises where `epoch` is older than one that acted here before; in the caller's transaction.
+std::string adopt_sql(std::uint64_t epoch);
+// ErrorKind::fenced where the error says so, else as to_error().
+Error title_error(const SqlError& error, std::string_view doing);
+
+}  // namespace midstream::postgres
