@@ -19,6 +19,11 @@ Result<> run_batch(const std::string& commands, bool force) {
 
 std::string bridge_end(std::size_t host, const std::string& device) { return fmt::format("h{}.{}", host, device); }
 
+// A host keeps its hardware addresses over a reboot, as a machine does: its neighbours need not learn anything.
+std::string hardware_address(std::size_t host, std::size_t port) {
+  return fmt::format("02:4d:53:00:{:02x}:{:02x}", host + 1, port + 1);
+}
+
 }  // namespace
 
 Result<> make_bridges() {
@@ -36,10 +41,12 @@ Result<> connect_hosts(const std::vector<HostPlan>& hosts, const std::vector<pid
   std::string add;
   for (std::size_t i = 0; i < hosts.size(); ++i) {
     if (pids[i] < 0) continue;
-    for (const auto& port : hosts[i].ports) {
+    for (std::size_t k = 0; k < hosts[i].ports.size(); ++k) {
+      const auto& port = hosts[i].ports[k];
       const auto end = bridge_end(i, port.device);
       remove += fmt::format("link del {}\n", end);
-      add += fmt::format("link add {} type veth peer name {} netns {}\n", end, port.device, pids[i]);
+      add += fmt::format("link add {} type veth peer name {} address {} netns {}\n", end, port.device,
+                         hardware_address(i, k), pids[i]);
       add += fmt::format("link set {} master br-{} up\n", end, port.network);
     }
   }

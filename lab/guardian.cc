@@ -100,12 +100,14 @@ Result<> Guardian::build() {
   if (::mount("proc", "/proc", "proc", 0, "") != 0) return errno_failure("cannot mount /proc", errno);
   CHECK_OK(make_bridges());
   CHECK_OK(boot_all());
+  log_info("lab", "hosts are booting");
   listener_ = TRY(listen_at(spec_.directory));
   return {};
 }
 
 Result<> Guardian::boot_all() {
   const auto secrets = TRY(make_secrets(spec_.scenario, spec_.directory / "keys"));
+  log_info("lab", "secrets are made");
   std::vector<FileSet> files;
   for (const auto& host : hosts_) files.push_back(provision(spec_.scenario, host, secrets));
   std::vector<StartedMachine> machines;
@@ -122,7 +124,9 @@ Result<> Guardian::boot_all() {
     machines.push_back(TRY(prepare_machine(spec)));
     pids_[i] = machines.back().pid;
   }
+  log_info("lab", "images and namespaces are made");
   CHECK_OK(connect_hosts(hosts_, pids_));
+  log_info("lab", "hosts are wired");
   for (auto& started : machines) {
     if (::write(started.go.get(), "g", 1) != 1) return errno_failure("cannot start a host", errno);
   }
@@ -255,12 +259,28 @@ void Guardian::serve() {
   }
 }
 
+// While the lab is built nobody reads the lifeline; its end must be noticed all the same.
+void end_with_lifeline(int lifeline) {
+  ::signal(SIGIO, [](int) { ::_exit(1); });
+  ::fcntl(lifeline, F_SETOWN, ::getpid());
+  ::fcntl(lifeline, F_SETFL, ::fcntl(lifeline, F_GETFL) | O_ASYNC);
+  char byte = 0;
+  if (::recv(lifeline, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0) ::_exit(1);
+}
+
+void stop_ending_with_lifeline(int lifeline) {
+  ::fcntl(lifeline, F_SETFL, ::fcntl(lifeline, F_GETFL) & ~O_ASYNC);
+  ::signal(SIGIO, SIG_IGN);
+}
+
 // Process 1 of the lab's pid namespace.
 [[noreturn]] void guard(GuardianSpec spec) {
   ::setsid();
   ::prctl(PR_SET_NAME, "lab guardian");
   Guardian guardian(std::move(spec));
+  end_with_lifeline(guardian.lifeline());
   auto built = guardian.build();
+  stop_ending_with_lifeline(guardian.lifeline());
   const Json word = built ? Json{{"ok", true}} : Json{{"ok", false}, {"error", to_json(built.error())}};
   if (auto told = send_message(guardian.lifeline(), word); !told || !built) ::_exit(1);
   guardian.serve();

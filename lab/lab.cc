@@ -220,13 +220,18 @@ Result<int> Lab::kill(const std::string& host, const std::string& name, int sign
 }
 
 Result<> Lab::fill(const std::string& host, std::uint64_t left) {
-  const auto script = fmt::format("free=$(($(stat -f -c '%a*%S' /)-{}));[ $free -le 0 ]||fallocate -l $free /.filled", left);
+  // In one piece as far as that goes (extents need room too), and for "nothing left" byte by byte.
+  const auto script = fmt::format(
+      "free=$(($(stat -f -c '%a*%S' /)-{0})); "
+      "while [ $free -gt 0 ] && ! fallocate -l $free /.filled; do free=$((free-1048576)); done 2>/dev/null; "
+      "[ {0} -gt 0 ] || cat /dev/zero >/.filled.rest 2>/dev/null || true",
+      left);
   TRY(must(host, {"/bin/sh", "-c", script}));
   return {};
 }
 
 Result<> Lab::unfill(const std::string& host) {
-  TRY(must(host, {"rm", "-f", "/.filled"}));
+  TRY(must(host, {"rm", "-f", "/.filled", "/.filled.rest"}));
   return {};
 }
 
