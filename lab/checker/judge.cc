@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 #include <set>
 
 #include "base/text.h"
@@ -27,7 +28,7 @@ struct Asks {
   std::map<std::string, Asked> orders;
   std::map<std::string, Versions> files;
   std::set<std::string> prefixes;
-  std::int64_t first_ns = 0, last_ns = 0;
+  std::int64_t first_ns = std::numeric_limits<std::int64_t>::max(), last_ns = 0;
 
   bool is_ours(std::string_view name) const {
     return std::any_of(prefixes.begin(), prefixes.end(),
@@ -56,7 +57,7 @@ Asks fold(const std::vector<std::vector<Record>>& ledgers) {
   Asks asks;
   for (const auto& ledger : ledgers) {
     for (const auto& record : ledger) {
-      if (asks.first_ns == 0 || record.boot_ns < asks.first_ns) asks.first_ns = record.boot_ns;
+      asks.first_ns = std::min(asks.first_ns, record.boot_ns);
       asks.last_ns = std::max(asks.last_ns, record.boot_ns);
       if (record.type == RecordType::start) {
         asks.prefixes.insert(record.prefix);

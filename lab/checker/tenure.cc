@@ -1,6 +1,5 @@
 #include "lab/checker/tenure.h"
 
-#include <algorithm>
 #include <limits>
 #include <map>
 #include <set>
@@ -67,10 +66,11 @@ std::vector<std::pair<std::size_t, int>> best_succession(const std::vector<Run>&
     }
   }
   std::vector<std::pair<std::size_t, int>> holders(runs.size());
-  auto state = static_cast<std::size_t>(
-      std::min_element(table.back().begin(), table.back().end(),
-                       [](const auto& a, const auto& b) { return a.cost < b.cost; }) -
-      table.back().begin());
+  // Of equals the one with the most tenures: it explains an act out of turn by a longer overlap.
+  std::size_t state = 0;
+  for (std::size_t other = 0; other < states; ++other) {
+    if (table.back()[other].cost <= table.back()[state].cost) state = other;
+  }
   for (std::size_t run = runs.size(); run-- > 0;) {
     holders[run] = {state / people.size(), people[state % people.size()]};
     state = table[run][state].before;
