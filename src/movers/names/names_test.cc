@@ -7,6 +7,7 @@
 #include <sched.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 
 #include <atomic>
@@ -19,6 +20,16 @@
 #include "sys/file.h"
 #include "sys/net.h"
 #include "sys/stream.h"
+
+// The clock that requests are signed by, for this program alone: a host whose clock is wrong.
+static std::atomic<time_t> clock_error_s = 0;
+extern "C" int gettimeofday(timeval* now, void*) noexcept {
+  timespec exact{};
+  ::clock_gettime(CLOCK_REALTIME, &exact);
+  now->tv_sec = exact.tv_sec + clock_error_s;
+  now->tv_usec = exact.tv_nsec / 1000;
+  return 0;
+}
 
 namespace midstream {
 namespace {
@@ -354,6 +365,20 @@ TEST_F(NamesLab, WrongKeysChangeNothingAndSayWhich) {
   }
   EXPECT_EQ(serial(), "1");
   EXPECT_EQ(apply(with_key(repoint(), "long.key"))["changed"], true);  // hmac-sha512
+}
+
+TEST_F(NamesLab, AClockThatIsWrongIsSaidToBe) {
+  clock_error_s = -3600;
+  const auto done = mover_->apply(context(), repoint());
+  const auto found = failures(repoint());
+  clock_error_s = 0;
+  ASSERT_FALSE(done);
+  EXPECT_EQ(done.error().kind, ErrorKind::refused);
+  EXPECT_NE(done.error().what.find("BADTIME"), std::string::npos) << done.error().text();
+  EXPECT_NE(done.error().what.find(format_wall(wall_now_ms()).substr(0, 11)), std::string::npos)
+      << done.error().text();
+  EXPECT_EQ(found.size(), 1u);
+  EXPECT_EQ(serial(), "1");
 }
 
 TEST_F(NamesLab, ARecordThatIsNotWhatWasExpectedIsLeftAlone) {
