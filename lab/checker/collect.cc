@@ -34,9 +34,7 @@ class Collector {
   }
 
  private:
-  Result<Rows> query(const std::string& sql) {
-    return connection_.exec(sql, {}, Deadline::in(Millis(60000)), {});
-  }
+  Result<Rows> query(const std::string& sql) { return connection_.exec(sql, {}, Deadline::in(Millis(60000)), {}); }
   void put(const std::string& line) {
     out_ << line << "\n";
     ++lines_;
@@ -55,12 +53,12 @@ class Collector {
   }
 
   Result<> rows() {
-    const auto found = TRY(
-        query("with l as (select order_id, jsonb_agg(item order by line) items from order_lines group by 1), "
-              "i as (select order_id, count(*) n from invoices group by 1) "
-              "select o.key, o.id, o.customer, o.amount, coalesce(l.items, '[]'), coalesce(i.n, 0) "
-              "from orders o left join l on l.order_id = o.id left join i on i.order_id = o.id order by "
-              "o.id, o.key"));
+    const auto found =
+        TRY(query("with l as (select order_id, jsonb_agg(item order by line) items from order_lines group by 1), "
+                  "i as (select order_id, count(*) n from invoices group by 1) "
+                  "select o.key, o.id, o.customer, o.amount, coalesce(l.items, '[]'), coalesce(i.n, 0) "
+                  "from orders o left join l on l.order_id = o.id left join i on i.order_id = o.id order by "
+                  "o.id, o.key"));
     for (std::size_t r = 0; r < found.rows.size(); ++r) {
       OrderRow row;
       row.key = found.at(r, 0);
@@ -69,8 +67,7 @@ class Collector {
       row.amount = std::stoll(found.at(r, 3));
       row.invoices = std::stoll(found.at(r, 5));
       const auto items = TRY(parse_json(found.at(r, 4)));
-      for (const auto& item : items)
-        row.items.push_back(item.is_string() ? item.get<std::string>() : std::string());
+      for (const auto& item : items) row.items.push_back(item.is_string() ? item.get<std::string>() : std::string());
       put(to_line(row));
     }
     return {};
@@ -87,14 +84,13 @@ class Collector {
                   "order by 1"));
     std::vector<Commit> all;
     for (std::size_t t = 0; t < tables.rows.size(); ++t) {
-      const auto found = TRY(query(fmt::format(
-          "select x.xmin::text, (extract(epoch from c.timestamp) * 1000000)::bigint, c.roident::bigint "
-          "from (select distinct xmin from {}) x, lateral pg_xact_commit_timestamp_origin(x.xmin) c "
-          "where c.timestamp is not null",
-          tables.at(t, 0))));
+      const auto found = TRY(query(
+          fmt::format("select x.xmin::text, (extract(epoch from c.timestamp) * 1000000)::bigint, c.roident::bigint "
+                      "from (select distinct xmin from {}) x, lateral pg_xact_commit_timestamp_origin(x.xmin) c "
+                      "where c.timestamp is not null",
+                      tables.at(t, 0))));
       for (std::size_t r = 0; r < found.rows.size(); ++r) {
-        all.push_back(
-            Commit{std::stoll(found.at(r, 0)), std::stoll(found.at(r, 1)), std::stoll(found.at(r, 2))});
+        all.push_back(Commit{std::stoll(found.at(r, 0)), std::stoll(found.at(r, 1)), std::stoll(found.at(r, 2))});
       }
     }
     std::sort(all.begin(), all.end());
@@ -108,9 +104,7 @@ class Collector {
   std::size_t lines_ = 0;
 };
 
-bool is_unfinished(const std::string& name) {
-  return name.starts_with('.') && name.ends_with(".tmp");
-}
+bool is_unfinished(const std::string& name) { return name.starts_with('.') && name.ends_with(".tmp"); }
 
 }  // namespace
 
@@ -126,18 +120,18 @@ Result<> collect_files(const std::filesystem::path& directory, std::ostream& out
   for (; !error && walk != std::filesystem::recursive_directory_iterator(); walk.increment(error)) {
     const auto status = walk->symlink_status(error);
     if (error) break;
+    // What a move keeps beside the files while it lasts.
+    if (walk.depth() == 0 && walk->path().filename() == ".midstream") walk.disable_recursion_pending();
     if (std::filesystem::is_regular_file(status) && !is_unfinished(walk->path().filename()))
       paths.push_back(walk->path());
   }
-  if (error)
-    return errno_failure(fmt::format("{} cannot be read", printable(directory.native())), error.value());
+  if (error) return errno_failure(fmt::format("{} cannot be read", printable(directory.native())), error.value());
   std::sort(paths.begin(), paths.end());
   for (const auto& path : paths) {
     FileEntry entry;
     entry.path = path.lexically_relative(directory);
     entry.size = static_cast<std::int64_t>(std::filesystem::file_size(path, error));
-    if (error)
-      return errno_failure(fmt::format("{} cannot be read", printable(path.native())), error.value());
+    if (error) return errno_failure(fmt::format("{} cannot be read", printable(path.native())), error.value());
     entry.sha256 = TRY(sha256_of_file(path));
     out << to_line(entry) << "\n";
   }

@@ -49,13 +49,15 @@ Result<std::optional<std::string>> get_file(const std::filesystem::path& path) {
 bool is_file_name(std::string_view name) {
   if (name.empty() || name.size() > 100 || name.front() == '.') return false;
   return std::all_of(name.begin(), name.end(), [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
-           c == '_' || c == '-';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' ||
+           c == '-';
   });
 }
 
 Result<Shelf> Shelf::open(const std::filesystem::path& directory) {
-  CHECK_OK(make_directories(directory / "uploads", 0755));
+  if (!std::filesystem::is_directory(directory)) {
+    return refused(fmt::format("{} is not a directory", directory.string()), "make it, owned by the shop's user");
+  }
   return Shelf(directory);
 }
 
@@ -65,6 +67,8 @@ Result<> Shelf::put(std::string_view name, std::string_view bytes) const {
   const auto uploads = directory_ / "uploads";
   const auto temporary = uploads / fmt::format(".{}.{}.{}.tmp", name, ::getpid(), ++counter);
   const auto put_there = [&]() -> Result<> {
+    // Not before the first upload: a directory that waits for a tree to be copied into it stays empty.
+    if (!std::filesystem::is_directory(uploads)) CHECK_OK(make_directories(uploads, 0755));
     const Fd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
     if (!fd) return errno_failure(fmt::format("{} cannot be made", temporary.string()), errno);
     CHECK_OK(write_all(fd.get(), bytes, temporary));

@@ -13,7 +13,7 @@ namespace midstream::lab {
 // Thread-safe: a reader sees a file whole, as it was before or after a replacement.
 class Shelf {
  public:
-  // Makes `directory`/uploads where it is missing.
+  // Refused if `directory` is none. Makes nothing in it: uploads/ is made for the first upload.
   static Result<Shelf> open(const std::filesystem::path& directory);
 
   // Durable when it returns: temporary file, fsync, rename, fsync of the directory. Refused for a name that
