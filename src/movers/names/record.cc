@@ -13,8 +13,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-// Names are hex in file names: a label may hold any byte. 63 bytes of name fit; longer ones are cut by a
-// digest.
+// File names of a fixed length, for names whose labels may hold any byte.
 std::string file_part(const std::string& name) {
   std::uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a
   for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
