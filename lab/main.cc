@@ -14,6 +14,7 @@
 #include "lab/init.h"
 #include "lab/lab.h"
 #include "lab/trial.h"
+#include "lab/trials.h"
 
 namespace midstream::lab {
 namespace {
@@ -27,6 +28,7 @@ constexpr const char* kUsage =
     "  up [SCENARIO] [--fast]        build a lab; it stays until down\n"
     "  hold [SCENARIO] [--fast]      build one and hold it until Ctrl-C\n"
     "  run [SCENARIO] [--fast] [--roll-back]   a whole move, and back again\n"
+    "  trial [NAME [SEED]]           a move with faults, then the checker; without a name: which there are\n"
     "  down                          end it\n"
     "  hosts                         what runs, as JSON\n"
     "  exec HOST -- ARGV...          run a program on a host (fabric: beside the bridges)\n"
@@ -101,12 +103,12 @@ int bring_up(const Arguments& arguments, bool hold) {
   if (!lab) return fail(lab.error());
   const auto span = std::chrono::duration_cast<Millis>(boot_now() - began);
   fmt::print(stderr, "lab: {} is up after {} ms in {}\n", lab->scenario().name, span.count(), lab->directory().string());
-  print_hosts(*lab);
-  std::fflush(stdout);
   if (!hold) {
     if (auto done = lab->detach(); !done) return fail(done.error());
-    return 0;
   }
+  print_hosts(*lab);
+  std::fflush(stdout);
+  if (!hold) return 0;
   int signal = 0;
   ::sigwait(&set, &signal);
   if (auto done = lab->down(); !done) return fail(done.error());
@@ -124,6 +126,24 @@ int run_move(const Arguments& arguments) {
     std::fflush(stdout);
   };
   return run_demo(spec, arguments.directory.parent_path(), arguments.roll_back);
+}
+
+int trial(const Arguments& arguments) {
+  if (arguments.words.size() < 2) {
+    for (const auto& name : trial_names()) fmt::print("{}\n", name);
+    return 0;
+  }
+  TrialSpec spec;
+  spec.fast = true;
+  spec.directory = arguments.directory;
+  spec.programs = own_directory();
+  spec.tell = [](std::string_view line) {
+    fmt::print("  {}\n", line);
+    std::fflush(stdout);
+  };
+  const auto seed = arguments.words.size() > 2 ? std::strtoull(arguments.words[2].c_str(), nullptr, 10)
+                                               : static_cast<unsigned long long>(wall_now_ms());
+  return run_trial(arguments.words[1], std::move(spec), seed);
 }
 
 int guardian(const std::vector<std::string>& words) {
@@ -190,6 +210,7 @@ int run(int argc, char** argv) {
   if (verb == "up") return bring_up(arguments, false);
   if (verb == "hold") return bring_up(arguments, true);
   if (verb == "run") return run_move(arguments);
+  if (verb == "trial") return trial(arguments);
   if (verb == "exec" && arguments.words.size() == 2 && !arguments.rest.empty()) {
     const auto code = enter_and_run(arguments.directory, arguments.words[1], arguments.rest);
     ::_exit(code ? *code : fail(code.error()));

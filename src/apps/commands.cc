@@ -13,7 +13,9 @@
 #include "control/control_socket.h"
 #include "control/controller.h"
 #include "control/report.h"
+#include "probe/config.h"
 #include "probe/probe.h"
+#include "probe/probe_log.h"
 #include "sys/file.h"
 
 namespace midstream {

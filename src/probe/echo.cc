@@ -61,7 +61,7 @@ class Rows {
  public:
   Rows(int target, const RunSink& sink) : target_(target), sink_(sink) {}
 
-  void add(std::int64_t seq, Nanos start, std::chrono::microseconds latency, Outcome outcome, const std::string& error) {
+  void add(std::int64_t seq, Nanos start, std::chrono::microseconds latency, ProbeOutcome outcome, const std::string& error) {
     const bool same = row_ && row_->outcome == outcome && row_->error == error && row_->last_seq + 1 == seq;
     if (row_ && (!same || start - row_->first_start >= kRowAtMost)) flush();
     if (!row_) {
@@ -73,18 +73,21 @@ class Rows {
     row_->worst_latency = std::max(row_->worst_latency, latency);
   }
   void flush() {
+    if (row_) was_up_ = is_up(row_->outcome);
     if (row_) sink_(*row_);
     row_.reset();
   }
-  // A failure is told at once; a row of successes may wait.
+  // A failure is told at once, and so is its end; a row of successes may wait.
   void tell(Nanos now) {
-    if (row_ && (!is_up(row_->outcome) || now - row_->first_start >= kRowAtMost)) flush();
+    const bool news = row_ && (!is_up(row_->outcome) || !was_up_);
+    if (row_ && (news || now - row_->first_start >= kRowAtMost)) flush();
   }
 
  private:
   int target_;
   const RunSink& sink_;
   std::optional<RunLine> row_;
+  bool was_up_ = true;  // the last row that was told
 };
 
 struct Flight {
@@ -246,9 +249,9 @@ void RawEcho::settle(EchoTarget& target, Rows& rows, Nanos now) {
     const auto latency = std::chrono::duration_cast<std::chrono::microseconds>(took);
     const auto seq = target.first_seq + flight.slot;
     if (!flight.ended || (flight.error.empty() && took > target.timeout)) {
-      rows.add(seq, flight.start, latency, Outcome::timeout, "timeout");
+      rows.add(seq, flight.start, latency, ProbeOutcome::timeout, "timeout");
     } else {
-      rows.add(seq, flight.start, latency, flight.error.empty() ? Outcome::ok : Outcome::failed, flight.error.empty() ? "-" : flight.error);
+      rows.add(seq, flight.start, latency, flight.error.empty() ? ProbeOutcome::ok : ProbeOutcome::failed, flight.error.empty() ? "-" : flight.error);
     }
     target.flights.pop_front();
   }

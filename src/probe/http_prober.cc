@@ -44,8 +44,8 @@ class HttpProber final : public Prober {
 
   static Finding judge(const HttpAnswer& answer, HttpAnswer::State state, Deadline deadline) {
     if (state == HttpAnswer::State::broken) return failed_finding(answer.status() == 0 ? "closed" : "truncated", deadline);
-    if (answer.status() < 200 || answer.status() > 299) return {Outcome::failed, fmt::format("http-{}", answer.status()), ""};
-    return {Outcome::ok, "", ""};
+    if (answer.status() < 200 || answer.status() > 299) return {ProbeOutcome::failed, fmt::format("http-{}", answer.status()), ""};
+    return {ProbeOutcome::ok, "", ""};
   }
 
   HttpTarget target_;

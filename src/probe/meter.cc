@@ -79,7 +79,7 @@ void TargetMeter::add(const RunLine& run, std::int64_t wall_ms) {
   done_.requests += count;
   done_.longest_pause = std::max(done_.longest_pause, Nanos(run.worst_latency));
   if (is_up(run.outcome)) {
-    if (run.outcome == Outcome::slow) done_.slow += count;
+    if (run.outcome == ProbeOutcome::slow) done_.slow += count;
     if (run.error == "reconnected") done_.reconnected += count;
     if (open_) close(done_, counted_until_, run.first_start + run.first_latency, DownInterval::End::up);
     open_.reset();

@@ -14,7 +14,7 @@ using std::chrono::milliseconds;
 constexpr Nanos kEvery = milliseconds(100);
 constexpr Nanos kTimeout = milliseconds(1'000);
 
-RunLine probe(std::int64_t seq, std::int64_t start_ms, std::int64_t latency_ms, Outcome outcome) {
+RunLine probe(std::int64_t seq, std::int64_t start_ms, std::int64_t latency_ms, ProbeOutcome outcome) {
   const Nanos start = milliseconds(start_ms);
   return {.first_seq = seq, .last_seq = seq, .first_start = start, .last_start = start,
           .first_latency = milliseconds(latency_ms), .worst_latency = milliseconds(latency_ms),
@@ -33,10 +33,10 @@ Figures figures_of(std::string_view story) {
       continue;
     }
     ++slot;
-    if (c == '.') meter.add(probe(slot, at, 2, Outcome::ok), at);
-    if (c == 's') meter.add(probe(slot, at, 400, Outcome::slow), at);
-    if (c == 'x') meter.add(probe(slot, at, 1, Outcome::failed), at);
-    if (c == 't') meter.add(probe(slot, at, 1'000, Outcome::timeout), at);
+    if (c == '.') meter.add(probe(slot, at, 2, ProbeOutcome::ok), at);
+    if (c == 's') meter.add(probe(slot, at, 400, ProbeOutcome::slow), at);
+    if (c == 'x') meter.add(probe(slot, at, 1, ProbeOutcome::failed), at);
+    if (c == 't') meter.add(probe(slot, at, 1'000, ProbeOutcome::timeout), at);
   }
   return meter.figures();
 }
@@ -162,11 +162,11 @@ TEST(Meter, AnOutageThatGoesOnHasItsBoundsSoFar) {
 
 TEST(Meter, FiguresDoNotDisturbWhatFollows) {
   TargetMeter meter(kEvery, kTimeout);
-  meter.add(probe(1, 0, 1, Outcome::failed), 0);
+  meter.add(probe(1, 0, 1, ProbeOutcome::failed), 0);
   EXPECT_TRUE(meter.is_down());
   EXPECT_EQ(ms(meter.figures().upper), 100);
   EXPECT_EQ(ms(meter.figures().upper), 100);
-  meter.add(probe(2, 100, 2, Outcome::ok), 100);
+  meter.add(probe(2, 100, 2, ProbeOutcome::ok), 100);
   EXPECT_FALSE(meter.is_down());
   EXPECT_EQ(ms(meter.figures().upper), 102);
   EXPECT_EQ(meter.figures().interval_count, 1);
@@ -174,14 +174,14 @@ TEST(Meter, FiguresDoNotDisturbWhatFollows) {
 
 TEST(Meter, ARowOfProbesCountsAsItsProbes) {
   TargetMeter meter(milliseconds(20), milliseconds(200));
-  const auto row = [](std::int64_t first, std::int64_t last, Outcome outcome) {
+  const auto row = [](std::int64_t first, std::int64_t last, ProbeOutcome outcome) {
     return RunLine{.first_seq = first, .last_seq = last, .first_start = milliseconds(first * 20),
                    .last_start = milliseconds(last * 20), .first_latency = milliseconds(1),
                    .worst_latency = milliseconds(is_up(outcome) ? 3 : 200), .outcome = outcome, .error = "-", .host = "-"};
   };
-  meter.add(row(1, 50, Outcome::ok), 0);
-  meter.add(row(51, 60, Outcome::timeout), 0);
-  meter.add(row(61, 99, Outcome::ok), 0);
+  meter.add(row(1, 50, ProbeOutcome::ok), 0);
+  meter.add(row(51, 60, ProbeOutcome::timeout), 0);
+  meter.add(row(61, 99, ProbeOutcome::ok), 0);
   const auto f = meter.figures();
   EXPECT_EQ(f.requests, 99);
   EXPECT_EQ(f.failed, 10);
@@ -273,7 +273,7 @@ TEST(Meter, AgreesWithAPaintedTimeline) {
       const auto latency = pick(6) == 0 ? 1 + pick(1'000) : 1 + pick(20);
       events.push_back({at, at + latency, up, session});
       if (session) meter.begin_session(kEvery, kTimeout);
-      const auto outcome = up ? (latency > 250 ? Outcome::slow : Outcome::ok) : Outcome::failed;
+      const auto outcome = up ? (latency > 250 ? ProbeOutcome::slow : ProbeOutcome::ok) : ProbeOutcome::failed;
       meter.add(probe(i + 1, at, latency, outcome), at);
     }
     const auto painted = paint(events);
@@ -295,7 +295,7 @@ TEST(Meter, BoundsHoldTheTruth) {
     TargetMeter meter(kEvery, kTimeout);
     for (std::int64_t i = 0; i < 80; ++i) {
       const bool down = i * 100 >= from && i * 100 < to;
-      meter.add(probe(i + 1, i * 100, 1, down ? Outcome::failed : Outcome::ok), i * 100);
+      meter.add(probe(i + 1, i * 100, 1, down ? ProbeOutcome::failed : ProbeOutcome::ok), i * 100);
     }
     const auto f = meter.figures();
     EXPECT_LE(ms(f.lower), to - from);
@@ -322,7 +322,7 @@ TEST(Log, LinesComeBackAsTheyWere) {
   ASSERT_EQ(s.targets.size(), 2u);
   EXPECT_TRUE(s.targets[1].is_address);
 
-  auto run = probe(7, 1'234, 56, Outcome::failed);
+  auto run = probe(7, 1'234, 56, ProbeOutcome::failed);
   run.error = "http 503\n";
   const auto text = encode_line(run);
   const auto again = decode_line(std::string_view(text).substr(0, text.size() - 1));
@@ -332,7 +332,7 @@ TEST(Log, LinesComeBackAsTheyWere) {
 }
 
 TEST(Log, AnyFlippedBitIsSeen) {
-  auto text = encode_line(probe(7, 1'234, 56, Outcome::ok));
+  auto text = encode_line(probe(7, 1'234, 56, ProbeOutcome::ok));
   text.pop_back();
   ASSERT_TRUE(decode_line(text));
   for (std::size_t i = 0; i < text.size() * 8; ++i) {
@@ -346,10 +346,10 @@ TEST(Log, AnyFlippedBitIsSeen) {
 TEST(Log, AnotherBootIsPlacedByTheWallClock) {
   Meter meter;
   ASSERT_TRUE(meter.add(session("a", 1'000, 50'000)));
-  ASSERT_TRUE(meter.add(probe(1, 1'000, 2, Outcome::ok)));
-  ASSERT_TRUE(meter.add(probe(2, 1'100, 2, Outcome::failed)));
+  ASSERT_TRUE(meter.add(probe(1, 1'000, 2, ProbeOutcome::ok)));
+  ASSERT_TRUE(meter.add(probe(2, 1'100, 2, ProbeOutcome::failed)));
   ASSERT_TRUE(meter.add(session("b", 10, 60'100)));  // ten seconds later by the wall, an early boot clock
-  ASSERT_TRUE(meter.add(probe(3, 10, 2, Outcome::ok)));
+  ASSERT_TRUE(meter.add(probe(3, 10, 2, ProbeOutcome::ok)));
   const auto f = meter.target("web")->figures();
   EXPECT_EQ(ms(f.unknown), 9'900);
   EXPECT_EQ(ms(f.upper), 100);
@@ -360,28 +360,28 @@ TEST(Log, AnotherBootIsPlacedByTheWallClock) {
 TEST(Log, TheSameBootIsPlacedByItsClock) {
   Meter meter;
   ASSERT_TRUE(meter.add(session("a", 1'000, 50'000)));
-  ASSERT_TRUE(meter.add(probe(1, 1'000, 2, Outcome::ok)));
+  ASSERT_TRUE(meter.add(probe(1, 1'000, 2, ProbeOutcome::ok)));
   ASSERT_TRUE(meter.add(session("a", 3'000, 10)));  // somebody set the wall clock
-  ASSERT_TRUE(meter.add(probe(2, 3'000, 2, Outcome::ok)));
+  ASSERT_TRUE(meter.add(probe(2, 3'000, 2, ProbeOutcome::ok)));
   EXPECT_EQ(ms(meter.target("web")->figures().unknown), 1'900);
 }
 
 TEST(Log, AWallClockThatWentBackMakesNoTimeUp) {
   Meter meter;
   ASSERT_TRUE(meter.add(session("a", 1'000, 50'000)));
-  ASSERT_TRUE(meter.add(probe(1, 1'000, 2, Outcome::ok)));
+  ASSERT_TRUE(meter.add(probe(1, 1'000, 2, ProbeOutcome::ok)));
   ASSERT_TRUE(meter.add(session("b", 10, 1)));
-  ASSERT_TRUE(meter.add(probe(2, 10, 2, Outcome::ok)));
+  ASSERT_TRUE(meter.add(probe(2, 10, 2, ProbeOutcome::ok)));
   EXPECT_EQ(ms(meter.target("web")->figures().unknown), 0);
 }
 
 TEST(Log, WhatCannotFollowIsCorrupt) {
   Meter meter;
-  EXPECT_EQ(meter.add(probe(1, 0, 1, Outcome::ok)).error().kind, ErrorKind::corrupt);
+  EXPECT_EQ(meter.add(probe(1, 0, 1, ProbeOutcome::ok)).error().kind, ErrorKind::corrupt);
   ASSERT_TRUE(meter.add(session("a", 0, 0)));
-  ASSERT_TRUE(meter.add(probe(5, 0, 1, Outcome::ok)));
-  EXPECT_EQ(meter.add(probe(5, 100, 1, Outcome::ok)).error().kind, ErrorKind::corrupt);
-  auto other = probe(6, 100, 1, Outcome::ok);
+  ASSERT_TRUE(meter.add(probe(5, 0, 1, ProbeOutcome::ok)));
+  EXPECT_EQ(meter.add(probe(5, 100, 1, ProbeOutcome::ok)).error().kind, ErrorKind::corrupt);
+  auto other = probe(6, 100, 1, ProbeOutcome::ok);
   other.target = 2;
   EXPECT_EQ(meter.add(other).error().kind, ErrorKind::corrupt);
 }
@@ -389,9 +389,9 @@ TEST(Log, WhatCannotFollowIsCorrupt) {
 TEST(Log, FiguresAsJson) {
   Meter meter;
   ASSERT_TRUE(meter.add(session("a", 0, 1'000)));
-  ASSERT_TRUE(meter.add(probe(1, 0, 2, Outcome::ok)));
-  ASSERT_TRUE(meter.add(probe(2, 100, 2, Outcome::failed)));
-  ASSERT_TRUE(meter.add(probe(3, 200, 2, Outcome::ok)));
+  ASSERT_TRUE(meter.add(probe(1, 0, 2, ProbeOutcome::ok)));
+  ASSERT_TRUE(meter.add(probe(2, 100, 2, ProbeOutcome::failed)));
+  ASSERT_TRUE(meter.add(probe(3, 200, 2, ProbeOutcome::ok)));
   const auto json = meter.to_json();
   ASSERT_EQ(json["services"].size(), 1u);
   const auto& web = json["services"][0];

@@ -114,8 +114,8 @@ std::string errno_class(int code) {
 }
 
 Finding failed_finding(std::string_view error, Deadline deadline) {
-  if (deadline.expired()) return {Outcome::timeout, "timeout", ""};
-  return {Outcome::failed, std::string(error), ""};
+  if (deadline.expired()) return {ProbeOutcome::timeout, "timeout", ""};
+  return {ProbeOutcome::failed, std::string(error), ""};
 }
 
 namespace {
@@ -148,7 +148,7 @@ class TcpProber final : public Prober {
     if (!addresses) return failed_finding("dns", deadline);
     const auto fd = connect_any(*addresses, target_.port, deadline, stop);
     if (!fd) return fd.error();
-    return {Outcome::ok, "", ""};
+    return {ProbeOutcome::ok, "", ""};
   }
 
  private:

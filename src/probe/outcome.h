@@ -22,7 +22,7 @@ namespace midstream {
 
 // What one probe found. A probe that could not be made for our own reasons is no finding: nothing is claimed.
 struct Finding {
-  Outcome outcome = Outcome::failed;  // ok, failed or timeout; who knows the start makes a late ok slow
+  ProbeOutcome outcome = ProbeOutcome::failed;  // ok, failed or timeout; who knows the start makes a late ok slow
   std::string error;                  // class in one word
   std::string host;                   // who answered, where the answer says so
 };

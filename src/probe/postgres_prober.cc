@@ -148,7 +148,7 @@ Finding PostgresProber::probe(Deadline deadline, const std::stop_token& stop) {
     if (!connection) connection = connect(finding, deadline, stop);
     if (connection && ask(connection.get(), finding, deadline, stop) == Attempt::answered) {
       give(std::move(connection));
-      if (reason && finding.outcome == Outcome::ok) finding.error = "reconnected";
+      if (reason && finding.outcome == ProbeOutcome::ok) finding.error = "reconnected";
       return finding;
     }
     if (!reason) reason = finding;
@@ -248,7 +248,7 @@ Attempt PostgresProber::read(PGconn* connection, Finding& finding, Deadline dead
 
 Attempt PostgresProber::judge(PGconn* connection, const PGresult* result, Finding& finding, Deadline deadline) const {
   if (pq_.result_status(result) == PGRES_TUPLES_OK && pq_.rows(result) == 1) {
-    finding = {Outcome::ok, "", pq_.get_value(result, 0, 0)};
+    finding = {ProbeOutcome::ok, "", pq_.get_value(result, 0, 0)};
     return Attempt::answered;
   }
   const char* code = pq_.error_field(result, PG_DIAG_SQLSTATE);

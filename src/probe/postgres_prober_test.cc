@@ -73,28 +73,28 @@ TEST_F(Postgres, FindsWhatUsersWithAPoolHave) {
   ASSERT_TRUE(write && read);
   for (int i = 0; i < 3; ++i) {
     const auto finding = find(*write);
-    EXPECT_EQ(finding.outcome, Outcome::ok) << finding.error;
+    EXPECT_EQ(finding.outcome, ProbeOutcome::ok) << finding.error;
     EXPECT_EQ(finding.error, "");
     EXPECT_EQ(finding.host, "127.0.0.1:5432");
   }
-  EXPECT_EQ(find(*read).outcome, Outcome::ok);
+  EXPECT_EQ(find(*read).outcome, ProbeOutcome::ok);
   EXPECT_EQ(sql("SELECT count(*) FROM probe").out, "3\n");
   EXPECT_EQ(sql("SELECT count(*) FROM pg_stat_activity WHERE usename = 'app'").out, "2\n");  // kept, one each
 
   // Ended by the server: the next probe gets itself another connection.
   EXPECT_EQ(sql("SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE usename = 'app'").out, "2\n");
   const auto again = find(*write);
-  EXPECT_EQ(again.outcome, Outcome::ok);
+  EXPECT_EQ(again.outcome, ProbeOutcome::ok);
   EXPECT_EQ(again.error, "reconnected");
   EXPECT_EQ(find(*write).error, "");
 
   // A fence speaks about the statement: that is a failure at once, and the connection is kept.
   ASSERT_EQ(sql("REVOKE INSERT ON probe FROM app").code, 0);
   const auto fenced = find(*write);
-  EXPECT_EQ(fenced.outcome, Outcome::failed);
+  EXPECT_EQ(fenced.outcome, ProbeOutcome::failed);
   EXPECT_EQ(fenced.error, "sql-42501");
   ASSERT_EQ(sql("GRANT INSERT ON probe TO app").code, 0);
-  EXPECT_EQ(find(*write).outcome, Outcome::ok);
+  EXPECT_EQ(find(*write).outcome, ProbeOutcome::ok);
 
   // Held: a timeout, and the next probe is not stuck behind it.
   ASSERT_EQ(sql("ALTER TABLE probe ADD COLUMN x int").code, 0);
@@ -103,8 +103,8 @@ TEST_F(Postgres, FindsWhatUsersWithAPoolHave) {
   ASSERT_EQ(::write(holder.in(), kHold.data(), kHold.size()), static_cast<ssize_t>(kHold.size()));
   char answer[5];
   ASSERT_EQ(::read(holder.out(), answer, sizeof answer), 5);
-  EXPECT_EQ(find(*write, 200).outcome, Outcome::timeout);
-  EXPECT_EQ(find(*read, 5'000).outcome, Outcome::ok);
+  EXPECT_EQ(find(*write, 200).outcome, ProbeOutcome::timeout);
+  EXPECT_EQ(find(*read, 5'000).outcome, ProbeOutcome::ok);
   holder.kill();
 
   // Gone: failed within the timeout. Back: found again.
@@ -112,7 +112,7 @@ TEST_F(Postgres, FindsWhatUsersWithAPoolHave) {
   const auto gone = find(*write, 300);
   EXPECT_FALSE(is_up(gone.outcome));
   start();
-  EXPECT_EQ(find(*write).outcome, Outcome::ok);
+  EXPECT_EQ(find(*write).outcome, ProbeOutcome::ok);
 }
 
 TEST(PostgresConfig, APasswordInTheTargetIsRefusedAndNotRepeated) {

@@ -62,9 +62,9 @@ class ServiceRunner {
     auto finding = prober_->probe(Deadline::in(left), stop);
     const auto took = std::max(Nanos(0), boot_now() - slot.due);
     // Cut off by our end: nothing was found.
-    if (stop.stop_requested() && finding.outcome != Outcome::ok) return std::nullopt;
-    if (finding.outcome == Outcome::ok && took > service_.timeout) finding = {Outcome::timeout, "timeout", finding.host};
-    if (finding.outcome == Outcome::ok && took > service_.slow) finding.outcome = Outcome::slow;
+    if (stop.stop_requested() && finding.outcome != ProbeOutcome::ok) return std::nullopt;
+    if (finding.outcome == ProbeOutcome::ok && took > service_.timeout) finding = {ProbeOutcome::timeout, "timeout", finding.host};
+    if (finding.outcome == ProbeOutcome::ok && took > service_.slow) finding.outcome = ProbeOutcome::slow;
     const auto latency = std::chrono::duration_cast<std::chrono::microseconds>(took);
     return RunLine{.target = target_, .first_seq = slot.seq, .last_seq = slot.seq, .first_start = slot.due,
                    .last_start = slot.due, .first_latency = latency, .worst_latency = latency,

@@ -192,11 +192,11 @@ TEST(Http, FindsWhatThereIs) {
   auto prober = make_http_prober(*parse_http_target(server.url()), resolver);
   ASSERT_TRUE(prober);
   auto finding = find(**prober);
-  EXPECT_EQ(finding.outcome, Outcome::ok);
+  EXPECT_EQ(finding.outcome, ProbeOutcome::ok);
   EXPECT_EQ(finding.host, "here");
   server.status = 503;
   finding = find(**prober);
-  EXPECT_EQ(finding.outcome, Outcome::failed);
+  EXPECT_EQ(finding.outcome, ProbeOutcome::failed);
   EXPECT_EQ(finding.error, "http-503");
   EXPECT_EQ(finding.host, "here");
   server.status = 200;
@@ -205,7 +205,7 @@ TEST(Http, FindsWhatThereIs) {
   server.truncate = false;
   server.delay_ms = 60'000;
   finding = find(**prober, 50);
-  EXPECT_EQ(finding.outcome, Outcome::timeout);
+  EXPECT_EQ(finding.outcome, ProbeOutcome::timeout);
   EXPECT_EQ(finding.error, "timeout");
   server.close();
   EXPECT_EQ(find(**prober).error, "refused");
@@ -219,7 +219,7 @@ TEST(Http, ATlsServerThatIsNoneIsNamed) {
   auto prober = make_http_prober(target, resolver);
   ASSERT_TRUE(prober) << prober.error().text();
   const auto finding = find(**prober);
-  EXPECT_EQ(finding.outcome, Outcome::failed);
+  EXPECT_EQ(finding.outcome, ProbeOutcome::failed);
   EXPECT_TRUE(finding.error == "tls" || finding.error == "closed") << finding.error;
 }
 
@@ -253,7 +253,7 @@ TEST(Tcp, FindsAListenerOnEitherFamily) {
     if (!listener && std::string_view(address) == "::1") GTEST_SKIP() << "no IPv6 on lo here";
     ASSERT_TRUE(listener);
     const auto prober = make_tcp_prober({address, *local_port(listener->get())}, resolver);
-    EXPECT_EQ(find(*prober).outcome, Outcome::ok) << address;
+    EXPECT_EQ(find(*prober).outcome, ProbeOutcome::ok) << address;
   }
 }
 

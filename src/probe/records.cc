@@ -108,13 +108,13 @@ Result<LogLine> decode_run(Words words, std::string_view text) {
   line.error = words.word();
   line.host = words.word();
   if (!words.good || count < 1 || outcome == kOutcomes.end() || !words.rest.empty()) return bad_line(text);
-  line.outcome = static_cast<Outcome>(outcome - kOutcomes.begin());
+  line.outcome = static_cast<ProbeOutcome>(outcome - kOutcomes.begin());
   return line;
 }
 
 }  // namespace
 
-std::string_view to_string(Outcome outcome) { return kOutcomes[static_cast<std::size_t>(outcome)]; }
+std::string_view to_string(ProbeOutcome outcome) { return kOutcomes[static_cast<std::size_t>(outcome)]; }
 
 std::string encode_line(const LogLine& line) {
   const auto body = std::visit([](const auto& one) { return body_of(one); }, line);

@@ -15,14 +15,14 @@ namespace midstream {
 
 using Nanos = std::chrono::nanoseconds;
 
-enum class Outcome {
+enum class ProbeOutcome {
   ok,
   slow,     // the right answer, later than the service's limit for slowness: not down
   failed,   // an error, or a wrong answer
   timeout,  // no answer in time
 };
-std::string_view to_string(Outcome outcome);
-inline bool is_up(Outcome outcome) { return outcome == Outcome::ok || outcome == Outcome::slow; }
+std::string_view to_string(ProbeOutcome outcome);
+inline bool is_up(ProbeOutcome outcome) { return outcome == ProbeOutcome::ok || outcome == ProbeOutcome::slow; }
 
 // What is probed, as a session announces it.
 struct Target {
@@ -50,7 +50,7 @@ struct RunLine {
   Nanos last_start{0};
   std::chrono::microseconds first_latency{0};  // from the start, however it ended
   std::chrono::microseconds worst_latency{0};
-  Outcome outcome = Outcome::ok;
+  ProbeOutcome outcome = ProbeOutcome::ok;
   std::string error;             // class in one word; "-" where there is none. With ok: "reconnected" or "-"
   std::string host;              // who answered, where the answer says so; else "-"
 };

@@ -1,0 +1,251 @@
+#include "lab/trials.h"
+
+#include <fmt/format.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <fstream>
+#include <map>
+#include <random>
+#include <set>
+#include <thread>
+
+#include "base/text.h"
+#include "sys/file.h"
+
+namespace midstream::lab {
+
+namespace {
+
+constexpr Millis kMoveLimit{420'000};
+
+class Runner {
+ public:
+  Runner(TrialSpec spec, std::uint64_t seed) : spec_(std::move(spec)), random_(seed) {}
+
+  Result<> say(std::string_view text) {
+    fmt::print("trial: {}\n", text);
+    std::fflush(stdout);
+    return {};
+  }
+
+  Result<Trial> begin() { return Trial::begin(spec_); }
+  Millis moment(int least_ms, int most_ms) { return Millis(std::uniform_int_distribution<int>(least_ms, most_ms)(random_)); }
+
+  // The checker's verdict on how the trial ended; refused with its details if it is not "pass".
+  Result<> judged(Trial& trial, const std::string& final_side, int handovers) {
+    const auto checker = TRY(trial.judge(final_side, handovers));
+    const auto acknowledged = checker.value("acknowledged", Json::object());
+    CHECK_OK(say(fmt::format("checker: {} ({} rows, {} files, lost {}, doubled {}, two owners {} ms, two writers {} ms)",
+                             get_string_or(checker, "verdict", "?"), get_int_or(acknowledged, "rows", 0), get_int_or(acknowledged, "files", 0),
+                             get_int_or(checker, "lost", -1), get_int_or(checker, "doubled", -1), get_int_or(checker, "two_owners_ms", -1),
+                             get_int_or(checker, "two_writers_ms", -1))));
+    if (get_string_or(checker, "verdict", "") == "pass") return {};
+    return refused("the checker does not pass: " + checker.value("details", Json::array()).dump());
+  }
+
+  // `midstream ARGS` until it ends by itself with 0.
+  Result<> succeed(Trial& trial, const std::vector<std::string>& arguments) {
+    const int code = TRY(trial.run(arguments, kMoveLimit));
+    if (code == 0) return {};
+    return refused(fmt::format("`midstream {}` ended with exit code {}", arguments[0], code));
+  }
+
+  // Runs the move and calls `strike` once, when a line that holds `mark` is told; then lets it end.
+  Result<> run_and_strike(Trial& trial, const std::string& mark, const std::function<Result<>(Trial&)>& strike) {
+    auto command = TRY(trial.midstream({"run", "--yes"}));
+    bool struck = false;
+    Result<> blow;
+    const int code = TRY(command.wait(
+        [&](std::string_view line) {
+          spec_.tell(line);
+          if (!struck && line.find(mark) != std::string_view::npos) {
+            struck = true;
+            blow = strike(trial);
+          }
+          return true;
+        },
+        Deadline::in(kMoveLimit)));
+    CHECK_OK(blow);
+    if (!struck) return refused(fmt::format("no line held '{}': the fault was never planted", mark));
+    if (code == 0) return {};
+    return refused(fmt::format("`midstream run` ended with exit code {}", code));
+  }
+
+  // ---- trials
+  // kill -9 of the controller at random moments, each time run again.
+  Result<> kill_controller() {
+    auto trial = TRY(begin());
+    int kills = 0;
+    while (kills < 20) {
+      auto command = TRY(trial.midstream({"run", "--yes"}));
+      auto ended = command.wait([&](std::string_view line) { return spec_.tell(line), true; }, Deadline::in(moment(150, 2'500)));
+      if (ended && *ended == 0) break;
+      if (ended) return refused(fmt::format("`midstream run` ended with exit code {}", *ended));
+      TRY(trial.lab().kill(spec_scenario(trial).ops, "midstream", SIGKILL));
+      ++kills;
+    }
+    CHECK_OK(say(fmt::format("the controller was killed {} times", kills)));
+    CHECK_OK(succeed(trial, {"run", "--yes"}));
+    CHECK_OK(judged(trial, "new", 1));
+    return trial.end();
+  }
+
+  // Each agent killed three times at random moments of one run.
+  Result<> kill_agents() {
+    auto trial = TRY(begin());
+    const auto& s = spec_scenario(trial);
+    std::vector<std::string> victims;
+    for (int i = 0; i < 3; ++i) victims.insert(victims.end(), {s.edge, s.old_host, s.new_host, s.out});
+    std::ranges::shuffle(victims, random_);
+    Result<> blow;
+    std::jthread killer([&](const std::stop_token& stop) {
+      pause_for(Millis(2'000), stop);
+      for (const auto& host : victims) {
+        if (!pause_for(moment(500, 2'500), stop)) return;
+        if (auto killed = trial.lab().kill(host, "midstream-agent", SIGKILL); !killed) blow = std::unexpected(killed.error());
+      }
+    });
+    auto ran = succeed(trial, {"run", "--yes"});
+    killer.request_stop();
+    killer.join();
+    CHECK_OK(blow);
+    CHECK_OK(ran);
+    CHECK_OK(judged(trial, "new", 1));
+    return trial.end();
+  }
+
+  Result<> power_cut(bool of_old) {
+    auto trial = TRY(begin());
+    const auto host = of_old ? spec_scenario(trial).old_host : spec_scenario(trial).new_host;
+    CHECK_OK(run_and_strike(trial, "reached: ", [&](Trial& t) { return t.lab().powercut(host); }));
+    CHECK_OK(judged(trial, "new", 1));
+    return trial.end();
+  }
+
+  // Forward until `phase` is done, then back.
+  Result<> roll_back(const std::string& phase) {
+    auto trial = TRY(begin());
+    CHECK_OK(succeed(trial, {"run", "--yes", "--until", phase}));
+    pause_for(moment(500, 1'500), {});
+    CHECK_OK(succeed(trial, {"rollback"}));
+    CHECK_OK(judged(trial, "old", 2));
+    return trial.end();
+  }
+
+  // Forward, back, forward.
+  Result<> to_and_fro() {
+    auto trial = TRY(begin());
+    CHECK_OK(succeed(trial, {"run", "--yes"}));
+    CHECK_OK(succeed(trial, {"rollback"}));
+    CHECK_OK(succeed(trial, {"run", "--yes"}));
+    CHECK_OK(succeed(trial, {"finish", "--yes"}));
+    CHECK_OK(judged(trial, "new", 3));
+    return trial.end();
+  }
+
+  // After a whole move, every secret of the run is looked for wherever it must not be.
+  Result<> secrets() {
+    auto trial = TRY(begin());
+    CHECK_OK(succeed(trial, {"run", "--yes"}));
+    CHECK_OK(search_secrets(trial));
+    CHECK_OK(judged(trial, "new", 1));
+    return trial.end();
+  }
+
+ private:
+  static const Scenario& spec_scenario(Trial& trial) { return trial.lab().scenario(); }
+
+  // What must be found nowhere: TSIG key, passwords of the run, and the agents' private keys.
+  Result<std::map<std::string, std::string>> known_secrets(Trial& trial) {
+    const auto& s = spec_scenario(trial);
+    std::map<std::string, std::string> secrets;
+    const auto key = TRY(trial.lab().must(s.edge, {"cat", "/etc/midstream/tsig.key"}));
+    const auto quote = key.find("secret \"");
+    if (quote == std::string::npos) return refused("the TSIG key's file has no secret");
+    secrets["TSIG key"] = key.substr(quote + 8, key.find('"', quote + 8) - quote - 8);
+    for (const auto& file : {"/etc/midstream/probe.pgpass", "/etc/midstream/clients.pgpass"}) {
+      const auto line = split(trim(TRY(trial.lab().must(s.out, {"cat", file}))), ':');
+      secrets[file] = line.back();
+    }
+    for (const auto& host : {s.old_host, s.new_host}) {
+      const auto found = TRY(trial.lab().must(host, {"sh", "-c", "find /var/lib -xdev \\( -name '*pgpass*' -o -name '*.pass' \\) -type f -exec cat {} +; true"}));
+      int count = 0;
+      for (const auto& line : split(found, '\n')) {
+        if (line.find(':') != std::string::npos) secrets[fmt::format("password {} made on {}", ++count, host)] = line.substr(line.rfind(':') + 1);
+      }
+      if (count == 0) return refused(fmt::format("no replication password was found on {}: the search would prove nothing", host));
+      const auto pem = TRY(trial.lab().must(host, {"sh", "-c", "cat /var/lib/midstream/*/key.pem"}));
+      secrets["agent key of " + host] = split(pem, '\n').at(1);
+    }
+    return secrets;
+  }
+
+  Result<> search_secrets(Trial& trial) {
+    const auto secrets = TRY(known_secrets(trial));
+    std::string patterns;
+    for (const auto& [what, secret] : secrets) {
+      if (secret.size() < 8) return refused(fmt::format("{} is too short to be looked for", what));
+      patterns += secret + "\n";
+    }
+    const auto& s = spec_scenario(trial);
+    for (const auto& host : {s.edge, s.old_host, s.new_host, s.out, s.ops}) {
+      const auto hits = TRY(trial.lab().exec(
+          host,
+          {"sh", "-c",
+           "cat >/tmp/patterns; { grep -rlF -f /tmp/patterns /var/log /var/lib/postgresql/15/main/log /root/.local 2>/dev/null; "
+           "for f in /proc/[0-9]*/cmdline; do tr '\\0' ' ' <$f 2>/dev/null | grep -qF -f /tmp/patterns && echo $f; done; "
+           "find /var/lib/midstream -type f ! -name 'key.pem' ! -name '*pgpass*' ! -name '*.pass' -exec grep -lF -f /tmp/patterns {} + 2>/dev/null; "
+           "/opt/midstream/bin/midstream report --json /root/move.yaml 2>/dev/null | grep -qF -f /tmp/patterns && echo report; }; rm -f /tmp/patterns; true"},
+          patterns, Deadline::in(Millis(60'000))));
+      for (const auto& hit : split(trim(hits.out), '\n')) {
+        // The search's own words are no leak.
+        if (!hit.empty()) return refused(fmt::format("a secret stands in {} on {}", hit, host));
+      }
+    }
+    return say(fmt::format("{} secrets were looked for in logs, process lists, journal, state and report of 5 hosts: none found", secrets.size()));
+  }
+
+  TrialSpec spec_;
+  std::mt19937_64 random_;
+};
+
+using Body = Result<> (*)(Runner&);
+
+const std::vector<std::pair<std::string, Body>>& trials() {
+  static const std::vector<std::pair<std::string, Body>> all{
+      {"kill-controller", [](Runner& r) { return r.kill_controller(); }},
+      {"kill-agents", [](Runner& r) { return r.kill_agents(); }},
+      {"power-cut-old", [](Runner& r) { return r.power_cut(true); }},
+      {"power-cut-new", [](Runner& r) { return r.power_cut(false); }},
+      {"rollback-follow", [](Runner& r) { return r.roll_back("follow"); }},
+      {"rollback-switch", [](Runner& r) { return r.roll_back("switch"); }},
+      {"rollback-addresses", [](Runner& r) { return r.roll_back("addresses"); }},
+      {"to-and-fro", [](Runner& r) { return r.to_and_fro(); }},
+      {"secrets", [](Runner& r) { return r.secrets(); }},
+  };
+  return all;
+}
+
+}  // namespace
+
+std::vector<std::string> trial_names() {
+  std::vector<std::string> names;
+  for (const auto& [name, body] : trials()) names.push_back(name);
+  return names;
+}
+
+int run_trial(const std::string& name, TrialSpec spec, std::uint64_t seed) {
+  for (const auto& [known, body] : trials()) {
+    if (known != name) continue;
+    fmt::print("trial: {} with seed {}\n", name, seed);
+    Runner runner(std::move(spec), seed);
+    const auto ended = body(runner);
+    fmt::print("trial: {}: {}\n", name, ended ? "pass" : ended.error().text());
+    return ended ? 0 : 1;
+  }
+  fmt::print(stderr, "midstream-lab: there is no trial '{}'; there are: {}\n", name, join(trial_names(), ", "));
+  return 64;
+}
+
+}  // namespace midstream::lab
