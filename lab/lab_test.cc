@@ -81,8 +81,9 @@ TEST_F(LabTest, AnswersSurvivesPowerCutsAndLeavesNothing) {
   EXPECT_EQ(run("out", "dig +short @203.0.113.21 A shop.prod.example"), "192.0.2.10");
   EXPECT_EQ(run("out", "dig +short @203.0.113.22 AAAA shop.prod.example"), "2001:db8:26::10");
   EXPECT_EQ(run("out", fmt::format("set -- 'insert into probe (n) values (7) returning n'; {}", sql)), "7");
-  EXPECT_EQ(run("edge", "echo 'show servers state db' | socat - /run/haproxy/admin.sock | "
-                        "awk '$4 == \"db-old\" || $4 == \"db-new\" {print $4, $6}'"),
+  EXPECT_EQ(run("edge", "python3 -c 'import socket; s = socket.socket(socket.AF_UNIX); "
+                        "s.connect(\"/run/haproxy/admin.sock\"); s.sendall(b\"show servers state db\\n\"); "
+                        "print(s.makefile().read())' | awk '$4 == \"db-old\" || $4 == \"db-new\" {print $4, $6}'"),
             "db-old 2\ndb-new 0");
   EXPECT_EQ(run("old", "exit 3"), "exit 3: ");
   EXPECT_EQ(run("old", "touch /usr/x 2>/dev/null && echo writable || echo read-only"), "read-only");

@@ -39,6 +39,10 @@ std::vector<Check> checks(const Scenario& s) {
                  fmt::format("PGPASSFILE=/etc/midstream/probe.pgpass PGCONNECT_TIMEOUT=2 psql -XAtqc 'select 1' "
                              "'host={} dbname={} user={}' >/dev/null",
                              bare(s.db_name), s.database, s.probe_role)});
+  all.push_back({fmt::format("{} by its name", s.web_service), s.out,
+                 fmt::format("[ ! -x /opt/midstream/bin/lab-shop ] || timeout 2 bash -c 'exec 3<>/dev/tcp/{0}/80; "
+                             "printf \"GET /health HTTP/1.0\\r\\nHost: {0}\\r\\n\\r\\n\" >&3; head -1 <&3 | grep -q \" 200\"'",
+                             bare(s.web_name))});
   for (const char* address : {"192.0.2.10", "192.0.2.33", "198.51.100.10", "2001:db8:26::10", "2001:db8:28::10"}) {
     all.push_back({fmt::format("the relay on {}", address), s.out,
                    fmt::format("timeout 1 bash -c 'exec 3<>/dev/tcp/{}/80'", address)});
