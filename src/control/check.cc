@@ -38,7 +38,7 @@ void check_size(HostView& view, const HostSpec& host, const Json& facts) {
 }
 
 void check_host(HostView& view, const Manifest& manifest, const HostSpec& host, const std::filesystem::path& binary, Deadline deadline) {
-  auto agent = Oneshot::open(ssh_target(manifest, host), binary, deadline.sooner(Millis(20'000)));
+  auto agent = Oneshot::open(ssh_target(manifest, host), manifest.move, binary, deadline.sooner(Millis(20'000)));
   if (!agent) return add(view, host, "reachable by ssh", false, agent.error().what, agent.error().todo);
   const auto before = wall_now_ms();
   auto facts = agent->facts(deadline.sooner(Millis(10'000)));
@@ -72,11 +72,11 @@ std::vector<const Step*> worth_checking(const Plan& plan) {
   return steps;
 }
 
-void check_steps(HostView& view, const HostSpec& host, const std::vector<const Step*>& steps, Deadline deadline) {
+void check_steps(HostView& view, const HostSpec& host, const std::vector<const Step*>& steps, Deadline deadline, const Oneshot::Relay& relay) {
   if (!view.agent) return;
   for (const auto* step : steps) {
     if (step->host != host.name) continue;
-    auto found = view.agent->ask(step->mover, "check", step->desired, deadline.sooner(Millis(30'000)));
+    auto found = view.agent->ask(step->mover, "check", step->desired, deadline.sooner(Millis(30'000)), relay);
     if (!found) {
       add(view, host, step->text, false, found.error().what, found.error().todo);
       if (found.error().kind == ErrorKind::retry) return;  // the link is gone
@@ -131,7 +131,7 @@ void read_ttls(const Manifest& manifest, std::vector<HostView>& views, PlanFacts
       for (std::size_t i = 0; i < manifest.hosts.size(); ++i) {
         if (manifest.hosts[i].name != name.via || !views[i].agent) continue;
         const auto seen = views[i].agent->ask("names", "observe", ttl_desired(name, name.ttl.count(), name.ttl.count(), name.old_value),
-                                              deadline.sooner(Millis(5'000)));
+                                              deadline.sooner(Millis(5'000)), {});
         // What cannot be read now is a finding of the name's own check; the plan then assumes the manifest's TTL.
         if (!seen) continue;
         const auto ttl = get_int_or(*seen, "ttl_ms", 0);
@@ -162,7 +162,14 @@ Result<CheckResult> check_move(const Manifest& manifest, const std::filesystem::
   }
   result.plan = TRY(make_plan(result.resolved, result.facts, describe));
   const auto steps = worth_checking(result.plan);
-  on_every_host(manifest, [&](std::size_t i) { check_steps(views[i], manifest.hosts[i], steps, deadline); });
+  const auto relay = [&](const std::string& host, const Json& question) -> Result<Json> {
+    for (std::size_t i = 0; i < manifest.hosts.size(); ++i) {
+      if (manifest.hosts[i].name == host) return views[i].agent->peer(question, deadline.sooner(Millis(20'000)));
+    }
+    return refused(fmt::format("host {} is not in the manifest", host));
+  };
+  // One host after the other: a check may ask any other host, which must then be free to answer.
+  for (std::size_t i = 0; i < views.size(); ++i) check_steps(views[i], manifest.hosts[i], steps, deadline, relay);
   for (auto& view : views) std::ranges::move(view.findings, std::back_inserter(result.findings));
   return result;
 }

@@ -18,14 +18,23 @@ namespace {
 
 constexpr Millis kForever{365ll * 86'400'000};
 
-class NoPeers final : public Peers {
+// Questions for another host go back over our own link: the controller asks there. For one thread.
+class RelayedPeers final : public Peers {
  public:
-  Result<Json> call(const std::string&, std::string_view, std::string_view, const Json&, const Task&, Deadline, const std::stop_token&) override {
-    return refused("a check asks no other host");
+  explicit RelayedPeers(Stream& stream) : stream_(stream) {}
+  Result<Json> call(const std::string& host, std::string_view mover, std::string_view verb, const Json& args, const Task&, Deadline deadline,
+                    const std::stop_token& stop) override {
+    CHECK_OK(write_message(stream_, {{"type", "peer"}, {"host", host}, {"mover", mover}, {"verb", verb}, {"args", args}}, deadline, stop));
+    const auto reply = TRY(read_message(stream_, deadline, stop));
+    if (!get_bool_or(reply, "ok", false)) return std::unexpected(error_from_json(reply.value("error", Json::object())));
+    return reply.value("result", Json::object());
   }
   Result<std::unique_ptr<Stream>> open(const std::string&, std::string_view, const Json&, const Task&, Deadline, const std::stop_token&) override {
-    return refused("a check asks no other host");
+    return refused("a check opens no stream to another host");
   }
+
+ private:
+  Stream& stream_;
 };
 
 Json own_addresses() {
@@ -55,16 +64,25 @@ Result<Json> host_facts() {
               {"disk_free", std::uint64_t{disk.f_bavail} * disk.f_frsize}, {"wall_ms", wall_now_ms()}, {"addresses", own_addresses()}};
 }
 
-Result<Json> answer(const std::string& host, const std::vector<std::unique_ptr<Mover>>& movers, const Json& request, const std::stop_token& stop) {
+Json reply_of(const Result<Json>& result) {
+  Json reply{{"type", "reply"}, {"ok", result.has_value()}};
+  reply[result ? "result" : "error"] = result ? *result : to_json(result.error());
+  return reply;
+}
+
+Result<Json> answer(const std::string& host, const std::vector<std::unique_ptr<Mover>>& movers, Stream& stream, const Json& request,
+                    const std::stop_token& stop) {
   if (TRY(get_string(request, "type")) == "facts") return host_facts();
   const auto name = TRY(get_string(request, "mover"));
   const auto verb = TRY(get_string(request, "verb"));
-  const auto desired = TRY(get_object(request, "desired"));
-  NoPeers peers;
+  const Task task{get_string_or(request, "move", ""), "check", 0};
+  RelayedPeers peers(stream);
   for (const auto& one : movers) {
     if (one->name() != name) continue;
     // The state directory does not exist: what a mover remembers, it does not remember here.
-    const Context context{Task{"", "check", 0}, host, "/nonexistent", peers, Deadline::in(Millis(get_int_or(request, "deadline_ms", 10'000))), stop};
+    const Context context{task, host, "/nonexistent", peers, Deadline::in(Millis(get_int_or(request, "deadline_ms", 10'000))), stop};
+    if (get_string_or(request, "type", "") == "peer") return one->peer(context, verb, TRY(get_object(request, "args")));
+    const auto desired = TRY(get_object(request, "desired"));
     if (verb == "check") return one->check(context, desired);
     if (verb == "observe") return one->observe(context, desired);
     return refused("a check changes nothing");
@@ -74,7 +92,7 @@ Result<Json> answer(const std::string& host, const std::vector<std::unique_ptr<M
 
 }  // namespace
 
-Result<Oneshot> Oneshot::open(const SshTarget& target, const std::filesystem::path& agent_binary, Deadline deadline) {
+Result<Oneshot> Oneshot::open(const SshTarget& target, const std::string& move, const std::filesystem::path& agent_binary, Deadline deadline) {
   const auto binary = TRY(read_file(agent_binary, 512u << 20));
   const std::string upload =
       "umask 077 && d=$(mktemp -d /run/midstream-check.XXXXXXXX) && cat > $d/midstream-agent && chmod 700 $d/midstream-agent && echo $d";
@@ -89,20 +107,35 @@ Result<Oneshot> Oneshot::open(const SshTarget& target, const std::filesystem::pa
   }
   auto child = TRY(Child::start(ssh_command(target, {directory + "/midstream-agent", "oneshot", "--host", target.host})));
   auto stream = make_fd_stream(Fd(::dup(child.out())), Fd(::dup(child.in())));
-  return Oneshot(std::move(child), std::move(stream));
+  return Oneshot(std::move(child), std::move(stream), move);
 }
 
-Result<Json> Oneshot::exchange(const Json& request, Deadline deadline) {
+Result<Json> Oneshot::exchange(const Json& request, Deadline deadline, const Relay& relay) {
   CHECK_OK(write_message(*stream_, request, deadline, {}));
-  const auto reply = TRY(read_message(*stream_, deadline, {}));
-  if (!get_bool_or(reply, "ok", false)) return std::unexpected(error_from_json(reply.value("error", Json::object())));
-  return reply.value("result", Json());
+  while (true) {
+    const auto reply = TRY(read_message(*stream_, deadline, {}));
+    if (get_string_or(reply, "type", "") == "peer") {
+      const auto answered = relay ? relay(get_string_or(reply, "host", ""), reply) : Result<Json>(refused("no other host can be asked now"));
+      CHECK_OK(write_message(*stream_, reply_of(answered), deadline, {}));
+      continue;
+    }
+    if (!get_bool_or(reply, "ok", false)) return std::unexpected(error_from_json(reply.value("error", Json::object())));
+    return reply.value("result", Json());
+  }
 }
 
-Result<Json> Oneshot::facts(Deadline deadline) { return exchange({{"type", "facts"}}, deadline); }
+Result<Json> Oneshot::facts(Deadline deadline) { return exchange({{"type", "facts"}}, deadline, {}); }
 
-Result<Json> Oneshot::ask(std::string_view mover, std::string_view verb, const Json& desired, Deadline deadline) {
-  return exchange({{"type", "call"}, {"mover", mover}, {"verb", verb}, {"desired", desired}, {"deadline_ms", deadline.remaining().count()}}, deadline);
+Result<Json> Oneshot::ask(std::string_view mover, std::string_view verb, const Json& desired, Deadline deadline, const Relay& relay) {
+  return exchange({{"type", "call"}, {"move", move_}, {"mover", mover}, {"verb", verb}, {"desired", desired}, {"deadline_ms", deadline.remaining().count()}},
+                  deadline, relay);
+}
+
+Result<Json> Oneshot::peer(const Json& question, Deadline deadline) {
+  auto request = question;
+  request["move"] = move_;
+  request["deadline_ms"] = deadline.remaining().count();
+  return exchange(request, deadline, {});
 }
 
 Result<> serve_oneshot(const std::string& host, const std::vector<std::unique_ptr<Mover>>& movers, const std::stop_token& stop) {
@@ -110,13 +143,7 @@ Result<> serve_oneshot(const std::string& host, const std::vector<std::unique_pt
   while (true) {
     auto request = read_message(*stream, Deadline::in(kForever), stop);
     if (!request) return {};
-    const auto result = answer(host, movers, *request, stop);
-    Json reply{{"type", "reply"}, {"ok", result.has_value()}};
-    if (result) {
-      reply["result"] = *result;
-    } else {
-      reply["error"] = to_json(result.error());
-    }
+    const auto reply = reply_of(answer(host, movers, *stream, *request, stop));
     CHECK_OK(write_message(*stream, reply, Deadline::in(Millis(10'000)), stop));
   }
 }

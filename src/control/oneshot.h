@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -13,19 +14,25 @@ namespace midstream {
 
 class Oneshot {
  public:
-  static Result<Oneshot> open(const SshTarget& target, const std::filesystem::path& agent_binary, Deadline deadline);
+  static Result<Oneshot> open(const SshTarget& target, const std::string& move, const std::filesystem::path& agent_binary, Deadline deadline);
 
   // What the host is: {"memory", "cpus", "disk_free", "wall_ms", "addresses": [..]}, bytes and numeric addresses.
   Result<Json> facts(Deadline deadline);
+  // Carries a question that a mover asks its like on another host while it checks; answered by peer() there.
+  using Relay = std::function<Result<Json>(const std::string& host, const Json& question)>;
   // Mover::check or Mover::observe there.
-  Result<Json> ask(std::string_view mover, std::string_view verb, const Json& desired, Deadline deadline);
+  Result<Json> ask(std::string_view mover, std::string_view verb, const Json& desired, Deadline deadline, const Relay& relay);
+  // Mover::peer there; `question` is what a relay was given.
+  Result<Json> peer(const Json& question, Deadline deadline);
 
  private:
-  Oneshot(Child child, std::unique_ptr<Stream> stream) : child_(std::move(child)), stream_(std::move(stream)) {}
-  Result<Json> exchange(const Json& request, Deadline deadline);
+  Oneshot(Child child, std::unique_ptr<Stream> stream, std::string move)
+      : child_(std::move(child)), stream_(std::move(stream)), move_(std::move(move)) {}
+  Result<Json> exchange(const Json& request, Deadline deadline, const Relay& relay);
 
   Child child_;
   std::unique_ptr<Stream> stream_;
+  std::string move_;
 };
 
 // The host's end: answers on stdin and stdout until they close. Read-only verbs alone.
