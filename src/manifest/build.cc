@@ -100,6 +100,12 @@ std::string claim(std::map<std::string, std::string>& owners, const std::string&
   return fresh ? "" : found->second;
 }
 
+// One spelling an address, so that equal ones compare equal; what is none stays.
+std::string canonical(const std::string& text) {
+  const auto address = parse_address(text);
+  return address ? to_string(*address) : text;
+}
+
 std::string Builder::host(const MapReader& from, std::string_view key) {
   const auto name = from.text(key);
   if (!name.empty() && std::ranges::find(host_names_, name) == host_names_.end()) {
@@ -121,7 +127,7 @@ HostSpec Builder::host_spec(const MapReader& from, const std::string& name) {
   if (from.has("ssh_config")) spec.ssh_config = from.text("ssh_config");
   const auto target = spec.ssh.substr(spec.ssh.find('@') + 1);
   spec.data = from.text("data", parse_address(target) ? target : "");
-  if (const auto address = parse_address(spec.data)) spec.data = to_string(*address);
+  spec.data = canonical(spec.data);
   if (from.has("at_least")) {
     const auto least = from.map("at_least");
     spec.at_least_memory = parse_size(least.text("memory")).value_or(0);
@@ -288,9 +294,7 @@ NameSpec Builder::name(const MapReader& from, const std::optional<TrafficSpec>& 
     add(from.at(), from.path(), "found no 'via', expected the host that sends the update (the service has no HAProxy host)");
   }
   check_name(from, spec);
-  for (auto* value : {&spec.old_value, &spec.new_value}) {
-    if (const auto address = parse_address(*value)) *value = to_string(*address);
-  }
+  for (auto* value : {&spec.old_value, &spec.new_value}) *value = canonical(*value);
   return spec;
 }
 
@@ -349,7 +353,8 @@ void Builder::addresses() {
       return EndSpec{host(side, "host"), side.text("dev")};
     };
     SubnetSpec spec{.subnet = from.text("subnet"), .addresses = from.texts("addresses"), .from = end("from"), .to = end("to")};
-    spec.gateway = from.text("gateway");
+    spec.gateway = canonical(from.text("gateway"));
+    for (auto& address : spec.addresses) address = canonical(address);
     if (!spec.to.host.empty() && spec.from.host == spec.to.host) {
       add(from.at("to"), from.path("to"), found_expected(spec.to.host, "another host than that of 'from'", {}));
     }
