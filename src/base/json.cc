@@ -22,7 +22,7 @@ Result<Json> parse_json(std::string_view text, int max_depth) {
 
 namespace {
 template <class Is>
-Result<const Json*> field(const Json& object, std::string_view key, Is is, std::string_view expected) {
+Result<const Json*> field(const Json& object, std::string_view key, std::string_view expected, Is is) {
   if (!object.is_object()) return corrupt(fmt::format("field '{}' was asked of a value that is not an object", key));
   auto found = object.find(std::string(key));
   if (found == object.end()) return corrupt(fmt::format("field '{}' is missing", key));
@@ -32,19 +32,20 @@ Result<const Json*> field(const Json& object, std::string_view key, Is is, std::
 }  // namespace
 
 Result<std::string> get_string(const Json& object, std::string_view key) {
-  return TRY(field(object, key, [](const Json& v) { return v.is_string(); }, "a string"))->get<std::string>();
+  return TRY(field(object, key, "a string", [](const Json& v) { return v.is_string(); }))->get<std::string>();
 }
 Result<std::int64_t> get_int(const Json& object, std::string_view key) {
-  return TRY(field(object, key, [](const Json& v) { return v.is_number_integer(); }, "an integer"))->get<std::int64_t>();
+  return TRY(field(object, key, "an integer", [](const Json& v) { return v.is_number_integer(); }))
+      ->get<std::int64_t>();
 }
 Result<bool> get_bool(const Json& object, std::string_view key) {
-  return TRY(field(object, key, [](const Json& v) { return v.is_boolean(); }, "true or false"))->get<bool>();
+  return TRY(field(object, key, "true or false", [](const Json& v) { return v.is_boolean(); }))->get<bool>();
 }
 Result<Json> get_object(const Json& object, std::string_view key) {
-  return *TRY(field(object, key, [](const Json& v) { return v.is_object(); }, "an object"));
+  return *TRY(field(object, key, "an object", [](const Json& v) { return v.is_object(); }));
 }
 Result<std::vector<std::string>> get_strings(const Json& object, std::string_view key) {
-  const Json* list = TRY(field(object, key, [](const Json& v) { return v.is_array(); }, "a list"));
+  const Json* list = TRY(field(object, key, "a list", [](const Json& v) { return v.is_array(); }));
   std::vector<std::string> out;
   for (const auto& item : *list) {
     if (!item.is_string()) return corrupt(fmt::format("field '{}' holds something that is not a string", key));

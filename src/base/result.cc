@@ -40,6 +40,7 @@ std::unexpected<Error> failure(ErrorKind kind, std::string what, std::string tod
 std::unexpected<Error> errno_failure(std::string what, int code) {
   ErrorKind kind = ErrorKind::refused;
   switch (code) {
+    // clang-format off
     case EINTR: case EAGAIN: case EBUSY: case ECONNREFUSED: case ECONNRESET: case ECONNABORTED:
     case ETIMEDOUT: case EPIPE: case EHOSTUNREACH: case ENETUNREACH: case EADDRINUSE:
       kind = ErrorKind::retry;
@@ -47,8 +48,8 @@ std::unexpected<Error> errno_failure(std::string what, int code) {
     case EUCLEAN: case EBADMSG:
       kind = ErrorKind::corrupt;
       break;
-    default:
-      break;
+    // clang-format on
+    default: break;
   }
   return failure(kind, what + ": " + std::strerror(code));
 }

@@ -89,7 +89,9 @@ void Engine::adopted(const Adopted& adoption) {
 }
 
 std::optional<Error> Engine::objection(Goal goal) const {
-  const auto no = [](std::string what, std::string todo) { return Error{ErrorKind::refused, std::move(what), std::move(todo)}; };
+  const auto no = [](std::string what, std::string todo) {
+    return Error{ErrorKind::refused, std::move(what), std::move(todo)};
+  };
   if (goal == Goal::back && state_.past_return()) {
     return no("the move is past the point of no return: finish was begun", "let `finish` end");
   }
@@ -139,7 +141,8 @@ void Engine::proceed(Flight& flight) {
 
 void Engine::forward(Flight& flight) {
   while (!in_flight_ && !state_.stopped && !state_.complete()) {
-    const auto next = std::ranges::find_if(state_.steps, [](const StepState& s) { return s.progress != Progress::done; });
+    const auto next =
+        std::ranges::find_if(state_.steps, [](const StepState& s) { return s.progress != Progress::done; });
     const int index = static_cast<int>(next - state_.steps.begin());
     if (next->progress == Progress::running) {
       drive(flight, index);
@@ -160,7 +163,8 @@ void Engine::backward(Flight& flight) {
     if (progress == Progress::pending || progress == Progress::undone) continue;
     const auto& step = state_.plan.steps[index];
     if (step.kind != StepKind::effect) {
-      record(flight, {{"type", "outcome"}, {"step", step.id}, {"direction", "back"}, {"ok", true}, {"result", Json::object()}});
+      record(flight,
+             {{"type", "outcome"}, {"step", step.id}, {"direction", "back"}, {"ok", true}, {"result", Json::object()}});
       continue;
     }
     if (flight.now < not_before_) return flight.wake(not_before_);
@@ -188,12 +192,13 @@ std::optional<Error> Engine::refusal(const Step& step) const {
     const auto used = facts_->downtime_ms.contains(step.service) ? facts_->downtime_ms.at(step.service) : 0;
     const auto budget = get_int_or(state_.plan.budgets, step.service, 0);
     if (used + step.expected_blackout_ms > budget) {
-      return Error{ErrorKind::refused,
-                   fmt::format("stop-loss: service '{}' has used {} ms of its {} ms, and step '{}' is expected to cost {} ms "
-                               "({} + {} > {})",
-                               step.service, used, budget, step.id, step.expected_blackout_ms, used,
-                               step.expected_blackout_ms, budget),
-                   "raise the budget or roll back"};
+      return Error{
+          ErrorKind::refused,
+          fmt::format("stop-loss: service '{}' has used {} ms of its {} ms, and step '{}' is expected to cost {} ms "
+                      "({} + {} > {})",
+                      step.service, used, budget, step.id, step.expected_blackout_ms, used, step.expected_blackout_ms,
+                      budget),
+          "raise the budget or roll back"};
     }
   }
   return std::nullopt;
@@ -202,9 +207,13 @@ std::optional<Error> Engine::refusal(const Step& step) const {
 void Engine::begin(Flight& flight, int index, Direction direction) {
   const auto& step = state_.plan.steps[index];
   const int attempt = state_.steps[index].attempt + 1;
-  const bool fresh = state_.steps[index].progress != (direction == Direction::forward ? Progress::running : Progress::undoing);
-  record(flight, {{"type", "intent"}, {"step", step.id}, {"direction", name_of(direction)},
-                  {"attempt", fresh ? 1 : attempt}, {"epoch", state_.epoch}});
+  const bool fresh =
+      state_.steps[index].progress != (direction == Direction::forward ? Progress::running : Progress::undoing);
+  record(flight, {{"type", "intent"},
+                  {"step", step.id},
+                  {"direction", name_of(direction)},
+                  {"attempt", fresh ? 1 : attempt},
+                  {"epoch", state_.epoch}});
   resolve_ = false;
   asked_in_vain_ = 0;
   not_before_ = 0;
@@ -218,7 +227,8 @@ void Engine::begin(Flight& flight, int index, Direction direction) {
 
 void Engine::send(Flight& flight, int index, Call::Verb verb) {
   const auto& step = state_.plan.steps[index];
-  const auto deadline = verb == Call::Verb::observe ? std::min<std::int64_t>(step.deadline_ms, 15'000) : step.deadline_ms;
+  const auto deadline =
+      verb == Call::Verb::observe ? std::min<std::int64_t>(step.deadline_ms, 15'000) : step.deadline_ms;
   flight.effects.commands.push_back(Call{verb, step.id, step.host, step.mover, step.desired, state_.epoch, deadline});
   in_flight_ = true;
 }
@@ -247,10 +257,12 @@ void Engine::ended(Flight& flight, const Outcome& outcome) {
 
 void Engine::observed(Flight& flight, const Observed& observation) {
   const int index = running_index();
-  if (index < 0 || !in_flight_ || observation.epoch != state_.epoch || state_.plan.steps[index].id != observation.step) return;
+  if (index < 0 || !in_flight_ || observation.epoch != state_.epoch || state_.plan.steps[index].id != observation.step)
+    return;
   in_flight_ = false;
   const auto& step = state_.plan.steps[index];
-  if (!observation.result && !transient(observation.result.error().kind)) return fail(flight, index, observation.result.error());
+  if (!observation.result && !transient(observation.result.error().kind))
+    return fail(flight, index, observation.result.error());
   if (observation.result) seen_ = *observation.result;
   const bool reached = observation.result && get_bool_or(*observation.result, "reached", false);
   if (reached) return succeed(flight, index, *observation.result, step.kind == StepKind::effect);
@@ -259,10 +271,12 @@ void Engine::observed(Flight& flight, const Observed& observation) {
       not_before_ = flight.now + step.poll_ms;
       return;
     }
-    const auto why = observation.result ? get_string_or(seen_, "why", "no reason given") : observation.result.error().what;
-    return fail(flight, index,
-                Error{ErrorKind::refused, fmt::format("'{}' was not reached within {} ms: {}", step.id, step.deadline_ms, why),
-                      "run again to wait on, or roll back"});
+    const auto why =
+        observation.result ? get_string_or(seen_, "why", "no reason given") : observation.result.error().what;
+    return fail(
+        flight, index,
+        Error{ErrorKind::refused, fmt::format("'{}' was not reached within {} ms: {}", step.id, step.deadline_ms, why),
+              "run again to wait on, or roll back"});
   }
   if (observation.result) {  // the effect did not happen, or only in part: apply is idempotent and completes it
     resolve_ = false;
@@ -274,8 +288,11 @@ void Engine::observed(Flight& flight, const Observed& observation) {
 
 void Engine::succeed(Flight& flight, int index, const Json& result, bool by_observation) {
   const bool back = state_.steps[index].progress == Progress::undoing;
-  Json entry{{"type", "outcome"}, {"step", state_.plan.steps[index].id}, {"direction", back ? "back" : "forward"},
-             {"ok", true}, {"result", result}};
+  Json entry{{"type", "outcome"},
+             {"step", state_.plan.steps[index].id},
+             {"direction", back ? "back" : "forward"},
+             {"ok", true},
+             {"result", result}};
   if (by_observation) entry["observed"] = true;
   record(flight, std::move(entry));
   resolve_ = false;
@@ -285,7 +302,10 @@ void Engine::succeed(Flight& flight, int index, const Json& result, bool by_obse
 void Engine::fail(Flight& flight, int index, const Error& error) {
   const auto& step = state_.plan.steps[index];
   const bool back = state_.steps[index].progress == Progress::undoing;
-  record(flight, {{"type", "outcome"}, {"step", step.id}, {"direction", back ? "back" : "forward"}, {"ok", false},
+  record(flight, {{"type", "outcome"},
+                  {"step", step.id},
+                  {"direction", back ? "back" : "forward"},
+                  {"ok", false},
                   {"error", to_json(error)}});
   const int attempt = state_.steps[index].attempt;
   // Unknown: work may still be going on, perhaps at a peer of that agent. The new epoch ends it everywhere.

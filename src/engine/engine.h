@@ -24,13 +24,14 @@ namespace midstream {
 
 enum class Direction { forward, back };
 enum class Goal {
-  idle,     // nothing asked yet
-  run,      // forward, up to and without `finish`
-  back,     // undo everything that was done
-  finish,   // the steps of phase finish; from here only forward
+  idle,    // nothing asked yet
+  run,     // forward, up to and without `finish`
+  back,    // undo everything that was done
+  finish,  // the steps of phase finish; from here only forward
 };
 std::string_view to_string(Goal goal);
 
+// clang-format off
 // ---- events; every one carries `now`, wall-clock milliseconds -----------------------------------------------
 struct Started {};                                // the controller has begun; the journal is folded
 struct Adopted {                                  // that agent has adopted this epoch, all earlier commands are over
@@ -51,15 +52,19 @@ struct Observed {                                 // of an observe
   std::uint64_t epoch;
   Result<Json> result;
 };
+// clang-format on
 struct Facts {  // what bounds us: measured downtime and the window. Before the first, no step begins that they bound
   std::map<std::string, std::int64_t> downtime_ms;  // upper bound used so far, per service
   bool window_open = true;
 };
-struct Tick {};                                   // time has come
+struct Tick {};  // time has come
 using Event = std::variant<Started, Adopted, LinkLost, Asked, Paused, Outcome, Observed, Facts, Tick>;
 
 // ---- effects ------------------------------------------------------------------------------------------------
-struct Adopt { std::string host; std::uint64_t epoch; };
+struct Adopt {
+  std::string host;
+  std::uint64_t epoch;
+};
 struct Call {
   enum class Verb { apply, undo, observe } verb;
   std::string step;
@@ -72,7 +77,7 @@ struct Call {
 using Command = std::variant<Adopt, Call>;
 
 struct Effects {
-  std::vector<Json> records;      // to be durable before any command is sent
+  std::vector<Json> records;  // to be durable before any command is sent
   std::vector<Command> commands;
   std::optional<std::int64_t> wake_at;
 };
@@ -82,9 +87,9 @@ enum class Progress { pending, running, done, undoing, undone };
 struct StepState {
   Progress progress = Progress::pending;
   int attempt = 0;
-  std::int64_t began_ms = 0;   // of the latest intent
-  std::int64_t first_ms = 0;   // of the first intent in this direction
-  std::int64_t ended_ms = 0;   // of the latest outcome
+  std::int64_t began_ms = 0;  // of the latest intent
+  std::int64_t first_ms = 0;  // of the first intent in this direction
+  std::int64_t ended_ms = 0;  // of the latest outcome
   Json result = Json::object();
   std::optional<Error> error;  // of the latest attempt, if it failed
 };
@@ -146,11 +151,11 @@ class Engine {
   State state_;
   // Not recorded: lost with the process, rebuilt by asking the world.
   std::set<std::string> adopted_;
-  bool in_flight_ = false;      // a command for the running step is out
-  bool resolve_ = false;        // the running step's intent is from before this epoch: observe it first
-  int asked_in_vain_ = 0;       // observations that failed while resolving
-  std::int64_t not_before_ = 0; // backoff or poll
-  Json seen_ = Json::object();  // last observation of the running step
+  bool in_flight_ = false;       // a command for the running step is out
+  bool resolve_ = false;         // the running step's intent is from before this epoch: observe it first
+  int asked_in_vain_ = 0;        // observations that failed while resolving
+  std::int64_t not_before_ = 0;  // backoff or poll
+  Json seen_ = Json::object();   // last observation of the running step
   std::optional<Facts> facts_;
 };
 

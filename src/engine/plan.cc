@@ -48,11 +48,21 @@ std::string_view kind_name(StepKind kind) {
 }
 
 Json step_json(const Step& step) {
-  return {{"id", step.id}, {"phase", step.phase}, {"service", step.service}, {"kind", kind_name(step.kind)},
-          {"host", step.host}, {"mover", step.mover}, {"desired", step.desired}, {"text", step.text},
-          {"expected_blackout_ms", step.expected_blackout_ms}, {"deadline_ms", step.deadline_ms},
-          {"poll_ms", step.poll_ms}, {"attempts", step.attempts}, {"irreversible", step.irreversible},
-          {"in_window", step.in_window}, {"needs", step.needs}};
+  return {{"id", step.id},
+          {"phase", step.phase},
+          {"service", step.service},
+          {"kind", kind_name(step.kind)},
+          {"host", step.host},
+          {"mover", step.mover},
+          {"desired", step.desired},
+          {"text", step.text},
+          {"expected_blackout_ms", step.expected_blackout_ms},
+          {"deadline_ms", step.deadline_ms},
+          {"poll_ms", step.poll_ms},
+          {"attempts", step.attempts},
+          {"irreversible", step.irreversible},
+          {"in_window", step.in_window},
+          {"needs", step.needs}};
 }
 
 Result<Step> step_from_json(const Json& value) {
@@ -92,7 +102,10 @@ Result<> validate(const Plan& plan) {
 Json to_json(const Plan& plan) {
   Json steps = Json::array();
   for (const auto& step : plan.steps) steps.push_back(step_json(step));
-  return {{"schema", "midstream.plan/1"}, {"move", plan.move}, {"hosts", plan.hosts}, {"budgets", plan.budgets},
+  return {{"schema", "midstream.plan/1"},
+          {"move", plan.move},
+          {"hosts", plan.hosts},
+          {"budgets", plan.budgets},
           {"steps", std::move(steps)}};
 }
 

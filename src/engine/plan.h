@@ -25,21 +25,21 @@ enum class StepKind {
 };
 
 struct Step {
-  std::string id;       // unique in the plan: "web.weights-25"
+  std::string id;  // unique in the plan: "web.weights-25"
   std::string phase;
   std::string service;  // "" where the step serves the whole move
   StepKind kind = StepKind::effect;
-  std::string host;     // whose agent acts; "" for hold
+  std::string host;  // whose agent acts; "" for hold
   std::string mover;
   Json desired = Json::object();
-  std::string text;     // for people, present tense
+  std::string text;                       // for people, present tense
   std::int64_t expected_blackout_ms = 0;  // of `service`; 0: users feel nothing
   std::int64_t deadline_ms = 60'000;      // effect: of one attempt; wait: of the whole wait; hold: its length
   std::int64_t poll_ms = 200;             // wait: time between two observations
   int attempts = 4;                       // effect: how often a transient failure is tried again
   bool irreversible = false;
-  bool in_window = false;                 // a step that users could feel: only within the window
-  std::vector<std::string> needs;         // ids of earlier steps whose outcome this one builds on
+  bool in_window = false;          // a step that users could feel: only within the window
+  std::vector<std::string> needs;  // ids of earlier steps whose outcome this one builds on
 };
 
 struct Plan {

@@ -100,7 +100,8 @@ Result<> Engine::fold(const Json& record) {
     state_.paused = false;
     // A wait that was given up waits its whole time again.
     if (const int given_up = state_.plan.find(state_.stopped_step); given_up >= 0 && state_.stopped) {
-      if (state_.plan.steps[given_up].kind == StepKind::wait) state_.steps[given_up].first_ms = TRY(get_int(record, "at"));
+      if (state_.plan.steps[given_up].kind == StepKind::wait)
+        state_.steps[given_up].first_ms = TRY(get_int(record, "at"));
     }
     state_.stopped.reset();
     state_.stopped_step.clear();

@@ -66,7 +66,8 @@ int wait_for(pid_t pid) {
 }
 
 // Moves bytes between the pipes and the strings until both outputs are closed. False when out of time.
-bool pump(Fd& in, std::string_view input, Fd& out, Fd& err, Exit& exit, Deadline deadline, const std::stop_token& stop) {
+bool pump(Fd& in, std::string_view input, Fd& out, Fd& err, Exit& exit, Deadline deadline,
+          const std::stop_token& stop) {
   while (out || err) {
     if (deadline.expired() || stop.stop_requested()) return false;
     std::array<pollfd, 3> polled{{{in.get(), POLLOUT, 0}, {out.get(), POLLIN, 0}, {err.get(), POLLIN, 0}}};

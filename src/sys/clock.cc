@@ -26,8 +26,8 @@ std::string format_wall(std::int64_t wall_ms) {
   const time_t seconds = wall_ms / 1000;
   tm parts{};
   gmtime_r(&seconds, &parts);
-  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z", parts.tm_year + 1900, parts.tm_mon + 1, parts.tm_mday,
-                     parts.tm_hour, parts.tm_min, parts.tm_sec, wall_ms % 1000);
+  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z", parts.tm_year + 1900, parts.tm_mon + 1,
+                     parts.tm_mday, parts.tm_hour, parts.tm_min, parts.tm_sec, wall_ms % 1000);
 }
 
 std::string boot_id() {
@@ -37,9 +37,7 @@ std::string boot_id() {
   return id;
 }
 
-Millis Deadline::remaining() const {
-  return std::max(Millis(0), std::chrono::ceil<Millis>(at_ - boot_now()));
-}
+Millis Deadline::remaining() const { return std::max(Millis(0), std::chrono::ceil<Millis>(at_ - boot_now())); }
 
 Deadline Deadline::sooner(Millis span) const { return Deadline(std::min(at_, boot_now() + span)); }
 

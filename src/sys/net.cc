@@ -61,7 +61,8 @@ Result<Fd> connect_one(const addrinfo& address, Deadline deadline, const std::st
 Result<sockaddr_un> unix_address(const std::filesystem::path& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
-  if (path.native().size() >= sizeof address.sun_path) return refused(fmt::format("socket path {} is too long", path.string()));
+  if (path.native().size() >= sizeof address.sun_path)
+    return refused(fmt::format("socket path {} is too long", path.string()));
   std::strcpy(address.sun_path, path.c_str());
   return address;
 }
@@ -104,7 +105,8 @@ Result<Fd> connect_unix(const std::filesystem::path& path, Deadline deadline) {
   Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!fd) return errno_failure("cannot make a socket", errno);
   while (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
-    if (errno != EAGAIN && errno != EINTR) return errno_failure(fmt::format("cannot connect to {}", path.string()), errno);
+    if (errno != EAGAIN && errno != EINTR)
+      return errno_failure(fmt::format("cannot connect to {}", path.string()), errno);
     if (deadline.expired()) return retry(fmt::format("{} did not accept in time", path.string()));
     pause_for(Millis(5), {});
   }

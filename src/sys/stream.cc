@@ -62,7 +62,8 @@ class FdStream final : public Stream {
   Fd out_;
 };
 
-Result<> read_exactly(Stream& stream, std::span<char> into, bool at_start, Deadline deadline, const std::stop_token& stop) {
+Result<> read_exactly(Stream& stream, std::span<char> into, bool at_start, Deadline deadline,
+                      const std::stop_token& stop) {
   while (!into.empty()) {
     const auto n = TRY(stream.read_some(into, deadline, stop));
     if (n == 0) {
@@ -84,7 +85,8 @@ std::unique_ptr<Stream> make_fd_stream(Fd in, Fd out) {
 Result<std::string> read_frame(Stream& stream, Deadline deadline, const std::stop_token& stop, std::size_t limit) {
   unsigned char head[4];
   CHECK_OK(read_exactly(stream, {reinterpret_cast<char*>(head), 4}, true, deadline, stop));
-  const std::size_t size = std::size_t{head[0]} << 24 | std::size_t{head[1]} << 16 | std::size_t{head[2]} << 8 | head[3];
+  const std::size_t size =
+      std::size_t{head[0]} << 24 | std::size_t{head[1]} << 16 | std::size_t{head[2]} << 8 | head[3];
   if (size > limit) return corrupt(fmt::format("a peer announced a message of {} bytes, the limit is {}", size, limit));
   std::string body(size, '\0');
   CHECK_OK(read_exactly(stream, body, false, deadline, stop));

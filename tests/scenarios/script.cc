@@ -62,7 +62,8 @@ Result<Step> parse_step(const Line& line) {
   step.phase = line.word(1);
   step.id = line.word(2);
   const auto kind = line.word(3);
-  if (kind != "effect" && kind != "wait" && kind != "hold") return refused(fmt::format("'{}' is no kind of step", kind));
+  if (kind != "effect" && kind != "wait" && kind != "hold")
+    return refused(fmt::format("'{}' is no kind of step", kind));
   step.kind = kind == "effect" ? StepKind::effect : kind == "wait" ? StepKind::wait : StepKind::hold;
   if (step.kind != StepKind::hold) {
     step.host = line.word(4);
@@ -125,8 +126,8 @@ class Player {
   Result<Event> parse_event(const Line& line) const {
     const auto verb = line.word(0);
     const auto subject = line.word(1);
-    const auto epoch = static_cast<std::uint64_t>(
-        TRY(number(line.option("epoch", fmt::format("{}", engine_.state().epoch)))));
+    const auto epoch =
+        static_cast<std::uint64_t>(TRY(number(line.option("epoch", fmt::format("{}", engine_.state().epoch)))));
     if (verb == "start") return Started{};
     if (verb == "now") return Tick{};
     if (verb == "adopted") return Adopted{subject, epoch};

@@ -9,7 +9,8 @@ namespace midstream::test {
 void Checker::heard(const Event& event) {
   if (const auto* facts = std::get_if<Facts>(&event)) told_ = *facts;
   const auto* seen = std::get_if<Observed>(&event);
-  if (seen != nullptr && seen->result && seen->epoch == durable().epoch && seen->step == to_observe_) to_observe_.clear();
+  if (seen != nullptr && seen->result && seen->epoch == durable().epoch && seen->step == to_observe_)
+    to_observe_.clear();
 }
 
 void Checker::stored(const Json& record) {
@@ -17,7 +18,8 @@ void Checker::stored(const Json& record) {
   const int index = durable().plan.find(get_string_or(record, "step", ""));
   if (type == "intent") check_intent(record, durable().plan.steps[index], durable().steps[index]);
   if (type == "outcome" && get_bool_or(record, "ok", false)) check_outcome(record, index);
-  if (auto folded = shadow_.fold(record); !folded) return loop_.violate("a record cannot be folded: " + folded.error().text());
+  if (auto folded = shadow_.fold(record); !folded)
+    return loop_.violate("a record cannot be folded: " + folded.error().text());
   if (type != "epoch") return;
   to_observe_.clear();
   for (std::size_t i = 0; i < durable().steps.size(); ++i) {
@@ -30,7 +32,8 @@ void Checker::check_intent(const Json& record, const Step& step, const StepState
   const bool forward = get_string_or(record, "direction", "") == "forward";
   intents_[step.id] = {forward ? "forward" : "back", get_int_or(record, "epoch", 0)};
   if (!forward && step.id == to_observe_) to_observe_.clear();  // undone, whatever became of it
-  if (!forward && step.irreversible) return loop_.violate(fmt::format("'{}' is irreversible and about to be undone", step.id));
+  if (!forward && step.irreversible)
+    return loop_.violate(fmt::format("'{}' is irreversible and about to be undone", step.id));
   if (!forward || before.progress == Progress::running) return;
   if (step.phase == "finish" && durable().goal != Goal::finish) {
     return loop_.violate(fmt::format("'{}' of finish begins while the goal is {}", step.id, to_string(durable().goal)));
@@ -39,7 +42,8 @@ void Checker::check_intent(const Json& record, const Step& step, const StepState
   const bool bounded = step.in_window || (step.expected_blackout_ms > 0 && budget >= 0);
   if (!bounded) return;
   if (!told_) return loop_.violate(fmt::format("'{}' begins though this controller was told no facts", step.id));
-  if (step.in_window && !told_->window_open) return loop_.violate(fmt::format("'{}' begins outside the window", step.id));
+  if (step.in_window && !told_->window_open)
+    return loop_.violate(fmt::format("'{}' begins outside the window", step.id));
   const auto used = told_->downtime_ms.contains(step.service) ? told_->downtime_ms.at(step.service) : 0;
   if (step.expected_blackout_ms > 0 && budget >= 0 && used + step.expected_blackout_ms > budget) {
     loop_.violate(fmt::format("'{}' begins with {} of {} ms used", step.id, used, budget));
@@ -51,7 +55,8 @@ void Checker::check_outcome(const Json& record, int index) {
   if (step.kind != StepKind::effect) return;
   const bool forward = get_string_or(record, "direction", "") == "forward";
   if (truths_[index] == (forward ? Truth::done : Truth::none)) return;
-  loop_.violate(fmt::format("recorded as {}: '{}', and the world says otherwise", forward ? "done" : "undone", step.id));
+  loop_.violate(
+      fmt::format("recorded as {}: '{}', and the world says otherwise", forward ? "done" : "undone", step.id));
 }
 
 void Checker::sent(const Call& call) {
@@ -69,7 +74,8 @@ bool Checker::intended(const Call& call) const {
 
 void Checker::compare(const State& living) {
   if (state_text(living) == state_text(durable())) return;
-  loop_.violate("the state is not the fold of the journal:\n" + state_text(living) + "instead of\n" + state_text(durable()));
+  loop_.violate("the state is not the fold of the journal:\n" + state_text(living) + "instead of\n" +
+                state_text(durable()));
 }
 
 }  // namespace midstream::test

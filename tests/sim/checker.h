@@ -36,8 +36,8 @@ class Checker {
   Loop& loop_;
   const std::vector<Truth>& truths_;
   Engine shadow_;
-  std::optional<Facts> told_;           // by this controller
-  std::string to_observe_;              // forward effect whose intent is from before this epoch
+  std::optional<Facts> told_;  // by this controller
+  std::string to_observe_;     // forward effect whose intent is from before this epoch
   std::map<std::string, std::pair<std::string, std::uint64_t>> intents_;  // step -> direction and epoch of the latest
 };
 

@@ -16,7 +16,8 @@ void Shell::start() {
   ++life_;
   subject_ = make_subject(bug_);
   for (const auto& record : journal_) {
-    if (auto folded = subject_->fold(record); !folded) return loop_.violate("its own journal is refused: " + folded.error().text());
+    if (auto folded = subject_->fold(record); !folded)
+      return loop_.violate("its own journal is refused: " + folded.error().text());
   }
   links_.clear();
   for (const auto& host : plan_.hosts) links_[host];
@@ -123,7 +124,8 @@ void Shell::arrived(const std::string& host, const Event& event) {
   };
   const auto* outcome = std::get_if<Outcome>(&event);
   const auto* observed = std::get_if<Observed>(&event);
-  if ((outcome && answers(outcome->step, outcome->epoch)) || (observed && answers(observed->step, observed->epoch))) pending_.reset();
+  if ((outcome && answers(outcome->step, outcome->epoch)) || (observed && answers(observed->step, observed->epoch)))
+    pending_.reset();
   deliver(event);
 }
 

@@ -26,8 +26,8 @@ class Shell {
 
   void start();  // folds the journal; nothing if alive
   void deliver(const Event& event);
-  void cut(const std::string& host);   // the link breaks; noticed a little later, then mended
-  void quiet() { noisy_ = false; }     // from here on links are quick
+  void cut(const std::string& host);  // the link breaks; noticed a little later, then mended
+  void quiet() { noisy_ = false; }    // from here on links are quick
 
   bool alive() const { return subject_ != nullptr; }
   const Engine& engine() const { return subject_->engine(); }
@@ -38,7 +38,7 @@ class Shell {
   struct Link {
     bool up = true;
     int generation = 0;
-    std::uint64_t wanted = 0;   // epoch to adopt
+    std::uint64_t wanted = 0;  // epoch to adopt
     std::uint64_t adopted = 0;
   };
   struct Pending {

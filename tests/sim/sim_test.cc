@@ -30,7 +30,8 @@ TEST(Simulation, KeepsEveryPromise) {
     handled += verdict.handled;
     deaths += verdict.deaths;
     if (verdict.broken.empty()) continue;
-    FAIL() << verdict.broken << "\n" << tail(simulate(seed, Bug::none, true).trace) << "replay: build/dev/test/sim_test --seed " << seed;
+    FAIL() << verdict.broken << "\n"
+           << tail(simulate(seed, Bug::none, true).trace) << "replay: build/dev/test/sim_test --seed " << seed;
   }
   std::printf("%llu seeds, %lld events, %lld deaths of the controller\n", static_cast<unsigned long long>(seeds),
               static_cast<long long>(handled), static_cast<long long>(deaths));
@@ -65,7 +66,8 @@ TEST_P(Sweep, DeathAtEveryEventOfAMoveConverges) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Simulation, Sweep,
-                         ::testing::Values(Death::before_store, Death::after_store, Death::amid_sending, Death::after_sending));
+                         ::testing::Values(Death::before_store, Death::after_store, Death::amid_sending,
+                                           Death::after_sending));
 
 TEST(Simulation, TurningBackAtEveryEventConverges) {
   const auto whole = sweep(0, Death::no, false);

@@ -74,7 +74,10 @@ Plan twelve_steps() {
 class Simulation {
  public:
   Simulation(std::uint64_t seed, Plan plan, Bug bug, bool traced)
-      : loop_(seed, traced), plan_(std::move(plan)), world_(loop_, plan_), checker_(loop_, world_.truths()),
+      : loop_(seed, traced),
+        plan_(std::move(plan)),
+        world_(loop_, plan_),
+        checker_(loop_, world_.truths()),
         shell_(loop_, world_, checker_, plan_, bug) {
     world_.watch_with(&checker_);
     trouble_pace_ = loop_.random.between(300, 3000);
@@ -125,7 +128,9 @@ class Simulation {
 
   Random& random() { return loop_.random; }
   const State& durable() const { return checker_.durable(); }
-  Verdict verdict() const { return {loop_.violation(), shell_.fingerprint(), shell_.handled(), deaths_, loop_.trace()}; }
+  Verdict verdict() const {
+    return {loop_.violation(), shell_.fingerprint(), shell_.handled(), deaths_, loop_.trace()};
+  }
 
  private:
   Death random_death() {

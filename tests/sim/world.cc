@@ -20,9 +20,10 @@ void World::receive(const Command& command, const Reply& reply) {
   const auto& agent = agents_.at(call.host);
   const auto refuse = [&](ErrorKind kind) {
     Result<Json> no = failure(kind, "not the epoch in force");
-    reply(call.verb == Call::Verb::observe ? Event(Observed{call.step, call.epoch, no})
-                                           : Event(Outcome{call.step, call.verb == Call::Verb::undo ? Direction::back : Direction::forward,
-                                                           call.epoch, no}));
+    reply(call.verb == Call::Verb::observe
+              ? Event(Observed{call.step, call.epoch, no})
+              : Event(Outcome{call.step, call.verb == Call::Verb::undo ? Direction::back : Direction::forward,
+                              call.epoch, no}));
   };
   if (call.epoch < agent.epoch) return refuse(ErrorKind::fenced);
   if (call.epoch > agent.epoch || agent.adopting) return refuse(ErrorKind::retry);
@@ -81,8 +82,9 @@ void World::begin(const Call& call, const Reply& reply) {
 void World::check_begin(const Call& call, int index) {
   for (const auto& [id, job] : jobs_) {
     const bool undo_over_apply = call.verb == Call::Verb::undo && job.call.verb == Call::Verb::apply;
-    loop_.violate(fmt::format("{}: '{}' begins while '{}' is under way", undo_over_apply ? "an undo over an apply" : "two at once",
-                              command_line(call), command_line(job.call)));
+    loop_.violate(fmt::format("{}: '{}' begins while '{}' is under way",
+                              undo_over_apply ? "an undo over an apply" : "two at once", command_line(call),
+                              command_line(job.call)));
   }
   if (call.verb == Call::Verb::observe) return;
   if (checker_ != nullptr && !checker_->intended(call)) {
@@ -95,7 +97,8 @@ void World::check_begin(const Call& call, int index) {
     if (plan_.steps[i].kind != StepKind::effect || i == index) continue;
     const auto wanted = i < index ? Truth::done : Truth::none;
     if ((forward ? i < index : i > index) && truths_[i] != wanted) {
-      loop_.violate(fmt::format("out of order: {} while '{}' is {}", command_line(call), plan_.steps[i].id, truth_name(truths_[i])));
+      loop_.violate(fmt::format("out of order: {} while '{}' is {}", command_line(call), plan_.steps[i].id,
+                                truth_name(truths_[i])));
     }
   }
 }
@@ -130,8 +133,10 @@ void World::fail_or_hang(int id) {
   const auto delay = loop_.random.between(1, 200);
   const auto dice = loop_.random.between(1, 100);
   if (dice <= 30) return move(id, stands, delay, [this, id] { end(id, failure(ErrorKind::retry, "lock held")); });
-  if (dice <= 40) return move(id, before, delay, [this, id] { end(id, failure(ErrorKind::cancelled, "not begun in time")); });
-  if (dice <= 50) return move(id, stands, delay, [this, id] { end(id, failure(ErrorKind::refused, "needs a person")); });
+  if (dice <= 40)
+    return move(id, before, delay, [this, id] { end(id, failure(ErrorKind::cancelled, "not begun in time")); });
+  if (dice <= 50)
+    return move(id, stands, delay, [this, id] { end(id, failure(ErrorKind::refused, "needs a person")); });
   if (dice <= 65) return move(id, stands, delay, [this, id] { end(id, failure(ErrorKind::unknown, "answer lost")); });
   if (dice <= 80) {  // hangs
     return move(id, stands, delay, [] {});
@@ -142,7 +147,9 @@ void World::fail_or_hang(int id) {
     return move(id, before, delay, [this, id] { end(id, failure(ErrorKind::fenced, "the peer has a newer epoch")); });
   }
   job.place = peer;
-  const auto step_two = [this, id, goal] { move(id, goal, loop_.random.between(1, 2000), [this, id] { end(id, Json::object()); }); };
+  const auto step_two = [this, id, goal] {
+    move(id, goal, loop_.random.between(1, 2000), [this, id] { end(id, Json::object()); });
+  };
   move(id, stands, delay, [this, id, goal, stands, step_two] {
     answer(id, failure(ErrorKind::unknown, "link to the peer cut"));
     move(id, stands == goal ? goal : Truth::partly, loop_.random.between(1, 1000), step_two);

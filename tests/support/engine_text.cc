@@ -9,8 +9,10 @@ namespace {
 std::string_view direction_name(Direction direction) { return direction == Direction::forward ? "forward" : "back"; }
 
 std::string outcome_record(const Json& record) {
-  auto line = fmt::format("outcome {} {} ", get_string_or(record, "step", "?"), get_string_or(record, "direction", "?"));
-  if (get_bool_or(record, "ok", false)) return line + (get_bool_or(record, "observed", false) ? "ok, by observation" : "ok");
+  auto line =
+      fmt::format("outcome {} {} ", get_string_or(record, "step", "?"), get_string_or(record, "direction", "?"));
+  if (get_bool_or(record, "ok", false))
+    return line + (get_bool_or(record, "observed", false) ? "ok, by observation" : "ok");
   return line + error_line(error_from_json(record.value("error", Json::object())));
 }
 
@@ -23,12 +25,15 @@ struct EventLine {
   std::string operator()(const Asked& e) const { return fmt::format("asked {} {}", to_string(e.goal), e.until); }
   std::string operator()(const Paused& e) const { return e.paused ? "pause" : "continue"; }
   std::string operator()(const Outcome& e) const {
-    return fmt::format("outcome {} {} of epoch {}: {}", e.step, direction_name(e.direction), e.epoch, answer_text(e.result));
+    return fmt::format("outcome {} {} of epoch {}: {}", e.step, direction_name(e.direction), e.epoch,
+                       answer_text(e.result));
   }
   std::string operator()(const Observed& e) const {
     return fmt::format("observed {} of epoch {}: {}", e.step, e.epoch, answer_text(e.result));
   }
-  std::string operator()(const Facts& e) const { return fmt::format("facts, window {}", e.window_open ? "open" : "closed"); }
+  std::string operator()(const Facts& e) const {
+    return fmt::format("facts, window {}", e.window_open ? "open" : "closed");
+  }
   std::string operator()(const Tick&) const { return "tick"; }
 };
 
@@ -66,7 +71,8 @@ std::string record_line(const Json& record) {
   }
   if (type == "paused") return get_bool_or(record, "paused", false) ? "paused" : "continued";
   if (type == "intent") {
-    return fmt::format("intent {} {}, attempt {}", step, get_string_or(record, "direction", "?"), get_int_or(record, "attempt", 0));
+    return fmt::format("intent {} {}, attempt {}", step, get_string_or(record, "direction", "?"),
+                       get_int_or(record, "attempt", 0));
   }
   if (type == "outcome") return outcome_record(record);
   if (type == "stopped") {
@@ -76,7 +82,8 @@ std::string record_line(const Json& record) {
 }
 
 std::string command_line(const Command& command) {
-  if (const auto* adopt = std::get_if<Adopt>(&command)) return fmt::format("adopt on {}, epoch {}", adopt->host, adopt->epoch);
+  if (const auto* adopt = std::get_if<Adopt>(&command))
+    return fmt::format("adopt on {}, epoch {}", adopt->host, adopt->epoch);
   const auto& call = std::get<Call>(command);
   return fmt::format("{} {} on {}, epoch {}", verb_name(call.verb), call.step, call.host, call.epoch);
 }
@@ -84,8 +91,9 @@ std::string command_line(const Command& command) {
 std::string event_line(const Event& event) { return std::visit(EventLine{}, event); }
 
 std::string state_text(const State& state) {
-  auto text = fmt::format("epoch {} goal {} until '{}' paused {} stopped {} at '{}'\n", state.epoch, to_string(state.goal), state.until,
-                          state.paused, state.stopped ? error_line(*state.stopped) : "no", state.stopped_step);
+  auto text =
+      fmt::format("epoch {} goal {} until '{}' paused {} stopped {} at '{}'\n", state.epoch, to_string(state.goal),
+                  state.until, state.paused, state.stopped ? error_line(*state.stopped) : "no", state.stopped_step);
   for (std::size_t i = 0; i < state.steps.size(); ++i) {
     const auto& step = state.steps[i];
     text += fmt::format("  {} {} attempt {} began {} first {} ended {} result {} error {}\n", state.plan.steps[i].id,
