@@ -11,6 +11,7 @@ std::int64_t in_ns(Millis span) { return std::chrono::nanoseconds(span).count();
 
 void DirtySet::schedule(const std::string& path, Mark& mark, std::int64_t due_ns) {
   mark.due_ns = due_ns;
+  ++changes_;
   queue_.emplace(due_ns, path);
 }
 
@@ -70,6 +71,7 @@ void DirtySet::done() {
 void DirtySet::set_urgent(bool urgent) {
   const std::lock_guard lock(mutex_);
   urgent_ = urgent;
+  ++changes_;
   changed_.notify_all();
 }
 
@@ -80,13 +82,10 @@ bool DirtySet::due_locked() const {
 void DirtySet::wait(Millis span, const std::stop_token& stop) {
   std::unique_lock lock(mutex_);
   const auto end = now_ns() + in_ns(span);
-  while (!poked_ && !due_locked() && !stop.stop_requested()) {
-    auto until = end;
-    if (!queue_.empty()) until = std::min(until, queue_.begin()->first);
-    const auto left = until - now_ns();
-    if (end <= now_ns()) break;
-    changed_.wait_for(lock, stop, std::chrono::nanoseconds(std::max<std::int64_t>(left, 1000)), [] { return false; });
-    if (!poked_ && !due_locked() && now_ns() >= end) break;
+  while (!poked_ && !due_locked() && !stop.stop_requested() && now_ns() < end) {
+    const auto until = queue_.empty() ? end : std::min(end, queue_.begin()->first);
+    const auto seen = changes_;
+    changed_.wait_for(lock, stop, std::chrono::nanoseconds(until - now_ns()), [&] { return changes_ != seen; });
   }
   poked_ = false;
 }
@@ -94,6 +93,7 @@ void DirtySet::wait(Millis span, const std::stop_token& stop) {
 void DirtySet::poke() {
   const std::lock_guard lock(mutex_);
   poked_ = true;
+  ++changes_;
   changed_.notify_all();
 }
 

@@ -62,6 +62,7 @@ class DirtySet {
   std::multimap<std::int64_t, std::string> queue_;  // by due time; stale rows are skipped when taken
   std::vector<Mark> busy_;
   std::uint64_t serial_ = 1;
+  std::uint64_t changes_ = 0;  // of what wait() waits for
   bool urgent_ = false;
   bool poked_ = false;
 };

@@ -11,6 +11,7 @@
 #include "movers/files/check.h"
 #include "movers/files/incoming.h"
 #include "movers/files/outgoing.h"
+#include "movers/files/path.h"
 #include "movers/files/verify.h"
 #include "sys/file.h"
 
@@ -55,12 +56,14 @@ class FilesMover final : public Mover {
                                                    std::vector<std::string> candidates);
 
   Result<Json> peer_remove(const Context& context, const Json& args);
+  Result<Json> peer_give(const Context& context, const Json& args);
   Result<Json> peer_versions(const Context& context, const Json& args);
   Result<> serve_follow(const Context& context, Stream& stream, const Json& hello);
   Result<> serve_listing(const Context& context, Stream& stream, const Json& hello);
   void end_served(const std::string& id);
 
   const FilesOptions options_;
+  std::mutex record_mutex_;  // follow.json files
   std::mutex mutex_;
   std::condition_variable served_changed_;
   Peers* peers_ = nullptr;  // the agent's, from start()
@@ -135,14 +138,18 @@ Task task_from(const Json& value) {
   return task;
 }
 
+Result<Json> read_record(const std::filesystem::path& file) { return parse_json(TRY(read_file(file))); }
+
 Result<> FilesMover::begin(const Context& context, const FollowSpec& spec, const Json& record, bool copied) {
   const auto of = TRY(tree(context, spec.id, spec.path));
   const auto file = of->state / "follow.json";
-  auto done = record;
-  done["copied"] = true;
-  const auto note = [file, done] {
-    // Failing to note it costs another look at the tree after a restart, nothing else.
-    if (auto written = write_file_durably(file, done.dump()); !written) return;
+  // Failing to note it means that a restart says "copying" for a moment, nothing else.
+  const auto note = [this, file] {
+    const std::lock_guard lock(record_mutex_);
+    if (auto now = read_record(file)) {
+      (*now)["copied"] = true;
+      if (auto written = write_file_durably(file, now->dump()); !written) return;
+    }
   };
   const std::lock_guard lock(mutex_);
   Peers& peers = peers_ ? *peers_ : context.peers;
@@ -163,6 +170,14 @@ Result<Json> FilesMover::follow(const Context& context, const Json& desired) {
     const auto& now = running->spec();
     if (now.path != spec.path || now.to != spec.to || now.except != spec.except) {
       return refused(fmt::format("the tree {} is followed with other settings", spec.id), "undo that follow first");
+    }
+    // A later epoch goes on with it: the other host answers to that one only.
+    const std::lock_guard lock(record_mutex_);
+    const auto file = state_of(context, spec.id) / "follow.json";
+    auto record = TRY(read_record(file));
+    if (record["task"] != task_json(context.task)) {
+      record["task"] = task_json(context.task);
+      CHECK_OK(write_file_durably(file, record.dump()));
     }
     running->set_task(context.task);
     return Json::object();
@@ -386,17 +401,47 @@ Result<Json> FilesMover::peer_versions(const Context& context, const Json& args)
   const auto root = TRY(Root::open(of->path));
   Json versions = Json::array();
   for (const auto& hex : TRY(get_strings(args, "paths"))) {
-    std::string path;
-    for (std::size_t i = 0; i + 1 < hex.size(); i += 2) path += static_cast<char>(std::strtol(hex.substr(i, 2).c_str(), nullptr, 16));
+    const auto path = from_hex(hex);
     if (path != "." && !is_safe_path(path)) return corrupt("an unsafe path was asked for");
     versions.push_back(std::to_string(digest(TRY(version_at(root, path, context.stop)))));
   }
   return Json{{"versions", std::move(versions)}};
 }
 
+// One entry, back to a host whose disk lost it: as a batch of one change, or of a removal.
+Result<Json> FilesMover::peer_give(const Context& context, const Json& args) {
+  const auto of = TRY(tree(context, TRY(get_string(args, "id")), TRY(get_string(args, "path"))));
+  const auto path = from_hex(TRY(get_string(args, "entry")));
+  if (!is_safe_path(path)) return corrupt("an unsafe path was asked for");
+  std::error_code ignored;
+  if (!std::filesystem::exists(of->state, ignored)) return refused(fmt::format("the tree {} is not known here", of->id));
+  const auto root = TRY(Root::open(of->path));
+  bool gone = false;
+  auto place = root.place(path, &gone);
+  if (!place && !gone) return std::unexpected(place.error());
+  const auto stat = gone ? std::optional<Stat>() : TRY(look_at(place->fd(), place->leaf.c_str()));
+  Change change;
+  change.path = path;
+  change.op = Op::gone;
+  Loaded loaded;
+  if (stat && stat->type != EntryType::none) {
+    if (stat->size > kMaxInline) return refused(fmt::format("{} is too large to be given back at once", printable(path)), "copy it by hand");
+    loaded = TRY(load(*place, *stat, kMaxInline, true, context.stop));
+    if (!loaded.steady) return retry(fmt::format("{} is being changed", printable(path)));
+    change.op = Op::put;
+    change.version = loaded.version;
+    change.xattrs = loaded.xattrs;
+    change.content = loaded.content;
+  }
+  BatchWriter writer;
+  writer.add(change);
+  return Json{{"frame", to_hex(writer.take(1))}};
+}
+
 Result<Json> FilesMover::peer(const Context& context, std::string_view verb, const Json& args) {
   if (verb == "remove") return peer_remove(context, args);
   if (verb == "versions") return peer_versions(context, args);
+  if (verb == "give") return peer_give(context, args);
   if (verb == "room") return room_for(TRY(get_string(args, "path")));
   return Mover::peer(context, verb, args);
 }

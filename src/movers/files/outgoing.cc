@@ -8,6 +8,7 @@
 #include <cerrno>
 
 #include "base/text.h"
+#include "movers/files/apply.h"
 #include "movers/files/path.h"
 
 namespace midstream::files {
@@ -68,7 +69,7 @@ void Outgoing::set_task(const Task& task) {
 void Outgoing::notify() {
   tree_->dirty.poke();
   const std::lock_guard lock(mutex_);
-  changed_.notify_all();
+  ++ticks_, changed_.notify_all();
 }
 
 void Outgoing::run(const std::stop_token& stop) {
@@ -80,7 +81,7 @@ void Outgoing::run(const std::stop_token& stop) {
     {
       const std::lock_guard lock(mutex_);
       why_ = ended ? "the other host closed the stream" : ended.error().text();
-      changed_.notify_all();
+      ++ticks_, changed_.notify_all();
     }
     if (boot_now() - began > std::chrono::seconds(10)) backoff = Millis(100);
     pause_for(backoff, stop);
@@ -97,7 +98,7 @@ Result<> Outgoing::start_watching() {
     const std::lock_guard lock(mutex_);
     if (cookies_.size() > 64) cookies_.clear();
     cookies_.emplace(name);
-    changed_.notify_all();
+    ++ticks_, changed_.notify_all();
   };
   sink.lost = [this](const std::string&) {
     rescan_ = true;
@@ -117,6 +118,12 @@ Result<> Outgoing::prepare() {
     CHECK_OK(open_tree(*tree_, false));
     CHECK_OK(start_watching());
     rescan_ = true;
+    const std::lock_guard lock(tree_->mutex);
+    const auto boot = tree_->index->fact("boot");
+    distrust_ = !boot.empty() && boot != boot_id();
+    scout_->distrust_disk(distrust_);
+    if (boot.empty()) tree_->index->set_fact("boot", boot_id());
+    CHECK_OK(write_index(*tree_));
   }
   return check_root();
 }
@@ -245,7 +252,10 @@ Result<> Outgoing::turn(const std::stop_token& stop, bool& idle) {
       scout_->rescan();
       return stepped;
     }
-    if (!scout_->scanning()) last_scan_ns_ = boot_now().count();
+    if (!scout_->scanning()) {
+      last_scan_ns_ = boot_now().count();
+      CHECK_OK(fetch_lost(stop));
+    }
   }
   if (scout_->sending_large()) CHECK_OK(scout_->large_step());
   idle = marks.empty() && !scout_->scanning() && !scout_->sending_large();
@@ -257,8 +267,49 @@ Result<> Outgoing::turn(const std::stop_token& stop, bool& idle) {
   note_copied();
   if (!marks.empty() || idle) {
     const std::lock_guard lock(mutex_);
-    changed_.notify_all();
+    ++ticks_, changed_.notify_all();
   }
+  return {};
+}
+
+// Takes back from the other host what this one's disk lost with the power.
+Result<> Outgoing::fetch_lost(const std::stop_token& stop) {
+  if (!distrust_) return {};
+  while (!scout_->lost().empty()) {
+    const auto path = scout_->lost().back();
+    const Json args = {{"id", spec_.id}, {"path", spec_.path}, {"entry", to_hex(path)}};
+    Task task;
+    {
+      const std::lock_guard lock(mutex_);
+      task = task_;
+    }
+    auto answer = peers_.call(spec_.to, "files", "give", args, task, Deadline::in(kConnect), stop);
+    if (!answer && answer.error().kind != ErrorKind::refused) return std::unexpected(answer.error());
+    scout_->found_again();
+    if (!answer) {
+      scout_->note_trouble(path, "lost with the power, and not given back: " + answer.error().what);
+      continue;
+    }
+    const auto body = from_hex(TRY(get_string(*answer, "frame")));
+    const auto frame = TRY(decode(body));
+    const auto* batch = std::get_if<Batch>(&frame);
+    if (!batch) return corrupt("the other host gave back something else");
+    const std::lock_guard lock(tree_->mutex);
+    tree_->index->erase(path);
+    Applier applier(*tree_);
+    for (const auto& change : batch->changes) {
+      bool need_content = false;
+      if (auto done = applier.apply(change, nullptr, need_content); !done) return done;
+    }
+    ++restored_;
+  }
+  const std::lock_guard lock(tree_->mutex);
+  if (::syncfs(tree_->root->fd()) != 0) return errno_failure("syncing the file system failed", errno);
+  tree_->received_unsynced = false;
+  tree_->index->set_fact("boot", boot_id());
+  CHECK_OK(write_index(*tree_));
+  distrust_ = false;
+  scout_->distrust_disk(false);
   return {};
 }
 
@@ -297,7 +348,7 @@ void Outgoing::read_acks(Stream& stream, const std::stop_token& stop) {
       } else if (const auto* status = std::get_if<Status>(&*frame)) {
         const std::lock_guard lock(mutex_);
         remote_why_ = printable(status->text);
-        changed_.notify_all();
+        ++ticks_, changed_.notify_all();
       } else if (const auto* refusal = std::get_if<Refusal>(&*frame)) {
         return refusal->error;
       } else {
@@ -350,6 +401,7 @@ Json Outgoing::observe(std::string_view until) {
   out["sent_changes"] = figures.sent_changes;
   out["sent_bytes"] = figures.sent_bytes;
   out["received_changes"] = tree_->received.load();
+  out["restored"] = restored_.load();
   out["scans"] = scans_done_.load();
   Json troubles = Json::array();
   for (const auto& [path, text] : figures.troubles) {
@@ -362,6 +414,7 @@ Json Outgoing::observe(std::string_view until) {
 Result<> Outgoing::wait_for(Deadline deadline, const std::stop_token& stop, std::string_view what, const std::function<bool()>& done) {
   std::unique_lock lock(mutex_);
   while (true) {
+    const auto seen = ticks_;
     lock.unlock();
     const bool is_done = done();
     lock.lock();
@@ -371,7 +424,7 @@ Result<> Outgoing::wait_for(Deadline deadline, const std::stop_token& stop, std:
       const auto& why = why_.empty() ? remote_why_ : why_;
       return retry(fmt::format("the barrier on {} waited in vain for {}{}{}", spec_.path, what, why.empty() ? "" : ": ", why));
     }
-    changed_.wait_for(lock, stop, std::min(deadline.remaining(), Millis(20)), [] { return false; });
+    changed_.wait_for(lock, stop, std::min(deadline.remaining(), Millis(100)), [&] { return ticks_ != seen; });
   }
 }
 

@@ -51,6 +51,7 @@ class Outgoing {
   Result<> keep_alive();
   void read_acks(Stream& stream, const std::stop_token& stop);
   Result<> check_root();
+  Result<> fetch_lost(const std::stop_token& stop);
   void note_copied();
   Result<> start_watching();
   Result<> drain(Deadline deadline, const std::stop_token& stop);
@@ -71,6 +72,7 @@ class Outgoing {
 
   std::mutex mutex_;
   std::condition_variable_any changed_;
+  std::uint64_t ticks_ = 0;  // notifications so far
   Task task_;
   std::string why_ = "not connected yet";  // "": connected and going on
   std::string remote_why_;                 // the receiver's status
@@ -89,6 +91,8 @@ class Outgoing {
   std::atomic<bool> large_{false};
   std::atomic<std::uint64_t> scans_done_{0};
   std::atomic<int> urgent_{0};
+  std::atomic<std::uint64_t> restored_{0};  // fetched back after a power cut
+  bool distrust_ = false;  // the worker's: the disk has been through a power cut since the index was written
   std::int64_t last_ping_ns_ = 0, last_root_ns_ = 0, last_scan_ns_ = 0;
 
   std::jthread worker_;  // last: ends before what it uses

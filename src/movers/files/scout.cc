@@ -52,6 +52,35 @@ std::string Scout::trouble() const {
   return fmt::format("{} entries cannot be read, the first: {}: {}", troubles_.size(), printable(path), why);
 }
 
+void Scout::note_trouble(const std::string& path, std::string why) {
+  const std::lock_guard lock(trouble_mutex_);
+  troubles_[path] = std::move(why);
+}
+
+// A file whose last change is older than the one that both hosts had agreed on, or not newer and yet different.
+bool Scout::went_back(const std::string& path, const Stat& stat) {
+  const std::lock_guard lock(tree_.mutex);
+  const auto* entry = std::as_const(*tree_.index).find(path);
+  if (!entry || stat.type != EntryType::file || entry->version.type != EntryType::file) return false;
+  return stat.ctime_ns <= entry->ctime_ns && !entry->matches(stat) && !entry->racy;
+}
+
+// A missing name whose directory was not changed since it had appeared in it: nobody removed it.
+bool Scout::lost_name(const std::string& path) {
+  std::int64_t ctime_ns = 0;
+  {
+    const std::lock_guard lock(tree_.mutex);
+    const auto* entry = std::as_const(*tree_.index).find(path);
+    if (!entry) return false;
+    ctime_ns = entry->ctime_ns;
+  }
+  for (auto above = parent_of(path);; above = parent_of(above)) {
+    const auto stat = tree_.root->look(above);
+    if (stat && *stat) return (*stat)->ctime_ns < ctime_ns;
+    if (above == ".") return false;
+  }
+}
+
 Result<> Scout::look(const std::string& path, Mark mark) {
   bool gone = false;
   auto place = tree_.root->place(path, &gone);
@@ -211,6 +240,7 @@ Result<> Scout::look_gone(const std::string& path, bool with_children) {
 
 void Scout::rescan() {
   scans_.clear();
+  lost_.clear();
   seen_files_ = seen_bytes_ = equal_files_ = equal_bytes_ = sockets_ = 0;
   scans_.push_back(Scan{".", ++stamp_, {"."}, {}, {}, {}, 0, false, {}});
 }
@@ -276,6 +306,10 @@ Result<> Scout::visit(Scan& scan, const std::string& name) {
     if (equal) ++equal_files_, equal_bytes_ += (*stat)->size;
   }
   const auto behind = scans_.size();
+  if (distrust_ && !equal && went_back(path, **stat)) {
+    lost_.push_back(path);
+    return {};
+  }
   if (!equal) CHECK_OK(look_at_place(path, Mark{}, Place{scan.place->directory, name}, **stat));
   if (scans_.size() > behind) scans_.pop_back();  // this very walk goes into it
   if (directory) scan.todo.push_back(path);
@@ -298,7 +332,12 @@ Result<> Scout::finish_scan(Scan& scan) {
     const auto stat = tree_.root->look(*it);
     if (!stat) return std::unexpected(stat.error());
     const bool excepted = except_.matches(*it, *stat && (*stat)->type == EntryType::directory);
-    if (!*stat && !excepted) CHECK_OK(look_gone(*it, false));
+    if (*stat || excepted) continue;
+    if (distrust_ && lost_name(*it)) {
+      lost_.push_back(*it);  // what lies deeper comes first, and is fetched last
+    } else {
+      CHECK_OK(look_gone(*it, false));
+    }
   }
   return {};
 }

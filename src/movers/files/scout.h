@@ -34,6 +34,13 @@ class Scout {
   // Full walks that ended so far.
   std::uint64_t scans_done() const { return scans_done_; }
 
+  // After a power cut the file system may have lost what it had not written yet. What both hosts had agreed on and
+  // is now gone, or older than it was (its ctime went back), is no change of a user's: it is not sent, it is lost.
+  void distrust_disk(bool distrust) { distrust_ = distrust; }
+  const std::vector<std::string>& lost() const { return lost_; }
+  void found_again() { lost_.pop_back(); }
+  void note_trouble(const std::string& path, std::string why);
+
   // Files too large for a batch wait in a queue and leave a piece at a time.
   bool sending_large() const { return large_.has_value() || !queue_.empty(); }
   Result<> large_step();
@@ -77,6 +84,8 @@ class Scout {
   Result<> send_content(const std::string& path, Mark mark, const Place& place, const Stat& stat);
   void emit(const std::string& path, const Loaded& loaded, bool force, bool unsteady);
   Result<> guard_root();
+  bool went_back(const std::string& path, const Stat& stat);
+  bool lost_name(const std::string& path);
 
   Result<> enter_directory(Scan& scan);
   Result<> visit(Scan& scan, const std::string& name);
@@ -91,6 +100,8 @@ class Scout {
   const Except except_;
   const std::stop_token stop_;
   std::deque<Scan> scans_;
+  bool distrust_ = false;
+  std::vector<std::string> lost_;
   std::uint32_t stamp_ = 0;
   std::atomic<std::uint64_t> scans_done_{0};
   std::deque<std::pair<std::string, Mark>> queue_;
