@@ -92,16 +92,14 @@ class Cluster {
   }
   DatabaseCollection collect(const std::string& database = "app") const {
     std::ostringstream out;
-    if (auto done = collect_database(conninfo(database), out); !done)
-      throw std::runtime_error(done.error().text());
+    if (auto done = collect_database(conninfo(database), out); !done) throw std::runtime_error(done.error().text());
     return MUST(parse_database(out.str()));
   }
   // A copy of the database to plant faults in.
   void clone(const std::string& name) const {
     // A backend that has just been left may not have gone yet.
-    wait_until("the others to leave the database", [&] {
-      return sql("select 1 from pg_stat_activity where datname = 'app'", "postgres").rows.empty();
-    });
+    wait_until("the others to leave the database",
+               [&] { return sql("select 1 from pg_stat_activity where datname = 'app'", "postgres").rows.empty(); });
     sql("create database " + name + " template app", "postgres");
   }
 
@@ -115,9 +113,7 @@ class Cluster {
 class Host {
  public:
   explicit Host(const std::string& name) : child_(MUST(Child::start({"unshare", "-n", "cat"}))) {
-    const auto space = [](const std::string& who) {
-      return std::filesystem::read_symlink("/proc/" + who + "/ns/net");
-    };
+    const auto space = [](const std::string& who) { return std::filesystem::read_symlink("/proc/" + who + "/ns/net"); };
     wait_until("a namespace", [&] { return space(pid()) != space("self"); });
     must_run({"ip", "link", "add", "v" + name, "type", "veth", "peer", "name", "eth0", "netns", pid()});
     must_run({"ip", "link", "set", "v" + name, "master", "bridge", "up"});
@@ -142,8 +138,7 @@ class Witness {
       : out_(std::move(out)),
         child_(MUST(Child::start({LAB_WITNESS, "--out", out_.string(), "--iface", "bridge", "--ask",
                                   std::string(kMoving), "--from", "192.0.2.62", "--every", "20"}))) {
-    wait_until("the witness",
-               [&] { return std::filesystem::exists(out_) && std::filesystem::file_size(out_) > 0; });
+    wait_until("the witness", [&] { return std::filesystem::exists(out_) && std::filesystem::file_size(out_) > 0; });
   }
   Testimony so_far() const { return MUST(parse_testimony(MUST(read_file(out_)))); }
   // Waits until `count` more claims of the moving address have been seen.
@@ -162,6 +157,20 @@ class Witness {
   Child child_;
 };
 
+class Remover {
+ public:
+  explicit Remover(std::filesystem::path path) : path_(std::move(path)) {}
+  ~Remover() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  Remover(const Remover&) = delete;
+  Remover& operator=(const Remover&) = delete;
+
+ private:
+  std::filesystem::path path_;
+};
+
 // Everything that a move has, on a small scale.
 class Stage {
  public:
@@ -174,10 +183,6 @@ class Stage {
     std::filesystem::create_directories(directory_ / "old-files");
     std::filesystem::create_directories(directory_ / "new-files");
   }
-  ~Stage() {
-    std::error_code ignored;
-    std::filesystem::remove_all(directory_, ignored);
-  }
   Stage(const Stage&) = delete;
   Stage& operator=(const Stage&) = delete;
 
@@ -185,8 +190,8 @@ class Stage {
     Witness witness(directory_ / "witness");
     ledger_ = MUST(Ledger::open(directory_ / "ledger", "c"));
     old_host_.add();
-    must_run({"psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-v", "owner=shop", "-d", old_.conninfo(), "-f",
-              LAB_SCHEMA, "-o", "/dev/null"});
+    must_run({"psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-v", "owner=shop", "-d", old_.conninfo(), "-f", LAB_SCHEMA,
+              "-o", "/dev/null"});
     for (int i = 0; i < 5; ++i) place(old_);
     for (int i = 0; i < 3; ++i) upload("old-files");
     witness.hear(3);
@@ -219,8 +224,7 @@ class Stage {
 
   std::vector<FileEntry> files(const std::string& name) const {
     std::ostringstream out;
-    if (auto done = collect_files(directory_ / name, out); !done)
-      throw std::runtime_error(done.error().text());
+    if (auto done = collect_files(directory_ / name, out); !done) throw std::runtime_error(done.error().text());
     return MUST(parse_files(out.str()));
   }
 
@@ -286,21 +290,20 @@ class Stage {
       throw std::runtime_error("the schema was not carried over: " + dump.err + load.err);
     old_.sql("create publication forward for all tables");
     new_.sql("create subscription forward connection '" + old_.conninfo() + "' publication forward");
-    wait_until("the copy", [&] {
-      return new_.sql("select 1 from pg_subscription_rel where srsubstate <> 'r'").rows.empty();
-    });
+    wait_until("the copy",
+               [&] { return new_.sql("select 1 from pg_subscription_rel where srsubstate <> 'r'").rows.empty(); });
   }
 
   void switch_database() {
     const auto wanted = old_.sql("select count(*) from orders").at(0, 0);
     wait_until("the last order", [&] { return new_.sql("select count(*) from orders").at(0, 0) == wanted; });
-    wait_until("the last invoice",
-               [&] { return new_.sql("select count(*) from invoices").at(0, 0) == wanted; });
+    wait_until("the last invoice", [&] { return new_.sql("select count(*) from invoices").at(0, 0) == wanted; });
     new_.sql("drop subscription forward");
     new_.sql("select setval('orders_id_seq', 10000), setval('invoice_numbers', 10000)");
   }
 
   const std::filesystem::path directory_;
+  const Remover remover_{directory_};  // goes after the clusters, which stop by what is in there
   Host old_host_, new_host_;
   Cluster old_, new_;
   std::unique_ptr<Ledger> ledger_;
@@ -343,18 +346,18 @@ TEST_F(PlantedFaults, WithoutOneTheMovePasses) {
 }
 
 TEST_F(PlantedFaults, ARowRemoved) {
-  const auto judgement = with_fault(
-      "removed", {"delete from order_lines where order_id = (select id from orders where key = 'c1-2')",
-                  "delete from invoices where order_id = (select id from orders where key = 'c1-2')",
-                  "delete from orders where key = 'c1-2'"});
+  const auto judgement =
+      with_fault("removed", {"delete from order_lines where order_id = (select id from orders where key = 'c1-2')",
+                             "delete from invoices where order_id = (select id from orders where key = 'c1-2')",
+                             "delete from orders where key = 'c1-2'"});
   EXPECT_EQ(judgement.verdict, Verdict::fail);
   EXPECT_EQ(judgement.lost, 1) << text(judgement);
 }
 
 TEST_F(PlantedFaults, ARowRemovedThatNoClientMade) {
   const auto judgement =
-      with_fault("standing", {"delete from order_lines where order_id = 7",
-                              "delete from invoices where order_id = 7", "delete from orders where id = 7"});
+      with_fault("standing", {"delete from order_lines where order_id = 7", "delete from invoices where order_id = 7",
+                              "delete from orders where id = 7"});
   EXPECT_EQ(judgement.verdict, Verdict::fail);
   EXPECT_EQ(judgement.lost, 1) << text(judgement);
 }
