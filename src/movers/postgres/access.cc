@@ -18,14 +18,11 @@ namespace {
 std::string head(std::string_view move) {
   return fmt::format("# BEGIN midstream {} - kept by midstream, taken away when the move ends\n", move);
 }
-std::string tail(std::string_view move) {
-  return fmt::format("# END midstream {}\n", move);
-}
+std::string tail(std::string_view move) { return fmt::format("# END midstream {}\n", move); }
 
 Result<std::string> owner_of(const std::filesystem::path& path) {
   struct stat status {};
-  if (::stat(path.c_str(), &status) != 0)
-    return errno_failure(fmt::format("cannot look at {}", path.native()), errno);
+  if (::stat(path.c_str(), &status) != 0) return errno_failure(fmt::format("cannot look at {}", path.native()), errno);
   passwd entry{};
   passwd* found = nullptr;
   std::array<char, 4096> buffer{};
@@ -47,8 +44,7 @@ std::string with_block(std::string_view text, std::string_view move, std::string
   return fmt::format("{}{}{}{}", head(move), lines, tail(move), rest);
 }
 
-std::string hba_lines(const Plan& plan, std::string_view peer_address,
-                      const std::set<std::string>& hard_ones) {
+std::string hba_lines(const Plan& plan, std::string_view peer_address, const std::set<std::string>& hard_ones) {
   const auto mask = peer_address.find(':') == std::string_view::npos ? 32 : 128;
   std::string out = fmt::format("local all {} peer map={}\n", plan.agent_role(), plan.agent_role());
   for (const auto& database : plan.databases) {

@@ -20,8 +20,7 @@ std::string with_block(std::string_view text, std::string_view move, std::string
 // role that is a member of a database's fence role is refused there: granting and revoking that membership is
 // how a fence for superusers is set and lifted inside one transaction. For databases in `hard` everybody else
 // is refused as well.
-std::string hba_lines(const Plan& plan, std::string_view peer_address,
-                      const std::set<std::string>& hard_ones);
+std::string hba_lines(const Plan& plan, std::string_view peer_address, const std::set<std::string>& hard_ones);
 // And for pg_ident.conf: OS user `os_user` may be our agent's role, and nobody else.
 std::string ident_lines(const Plan& plan, std::string_view os_user);
 

@@ -15,8 +15,7 @@ Plan plan() {
 }
 
 TEST(Access, BlockComesAndGoesWithoutATrace) {
-  for (const std::string text :
-       {"local all all peer\n", "", "no newline at the end", "# BEGIN other\n# END other\n"}) {
+  for (const std::string text : {"local all all peer\n", "", "no newline at the end", "# BEGIN other\n# END other\n"}) {
     const auto with = with_block(text, "autumn", "local a b reject\n");
     EXPECT_NE(with, text);
     EXPECT_TRUE(with.starts_with("# BEGIN midstream autumn"));
@@ -34,8 +33,7 @@ TEST(Access, BlocksOfTwoMovesStandBesideEachOther) {
 TEST(Access, FenceIsMembershipUntilItIsHard) {
   const auto soft = hba_lines(plan(), "10.0.0.1", {});
   EXPECT_NE(soft.find("local \"app\" +midstream_fence_autumn_0 reject\n"), std::string::npos);
-  EXPECT_NE(soft.find("host \"Odd name\" midstream_repl_autumn 10.0.0.1/32 scram-sha-256\n"),
-            std::string::npos);
+  EXPECT_NE(soft.find("host \"Odd name\" midstream_repl_autumn 10.0.0.1/32 scram-sha-256\n"), std::string::npos);
   EXPECT_EQ(soft.find("all all reject"), std::string::npos);
   const auto hard = hba_lines(plan(), "2001:db8::2", {"app"});
   EXPECT_NE(hard.find("host \"app\" all all reject\n"), std::string::npos);

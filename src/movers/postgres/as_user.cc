@@ -27,8 +27,7 @@ Result<AsUser> AsUser::enter(const std::string& user) {
   std::array<char, 4096> buffer{};
   ::getpwnam_r(user.c_str(), &entry, buffer.data(), buffer.size(), &found);
   if (found == nullptr)
-    return refused(fmt::format("there is no OS user {} on this host", user),
-                   "install PostgreSQL's server package");
+    return refused(fmt::format("there is no OS user {} on this host", user), "install PostgreSQL's server package");
   if (::geteuid() == entry.pw_uid) return AsUser(false);
   if (!set_effective(entry.pw_uid, entry.pw_gid, false))
     return errno_failure(fmt::format("cannot act as OS user {}", user), errno);

@@ -52,20 +52,16 @@ std::vector<std::string> program(const Work& work, int version, std::string_view
 
 Result<std::string> schema_of(const Work& work, int version, const std::string& database) {
   auto argv = program(work, version, "pg_dump");
-  argv.insert(argv.end(),
-              {"-U", work.plan.agent_role(), "--schema-only", "--no-publications", "--no-subscriptions",
-               "--no-tablespaces", "--exclude-schema=midstream", "-d", "dbname='" + database + "'"});
+  argv.insert(argv.end(), {"-U", work.plan.agent_role(), "--schema-only", "--no-publications", "--no-subscriptions",
+                           "--no-tablespaces", "--exclude-schema=midstream", "-d", "dbname='" + database + "'"});
   const auto exit = TRY(run_child(argv, "", work.context.deadline, work.context.stop));
   if (exit.code != 0)
-    return refused(
-        fmt::format("pg_dump of the schema of {} failed: {}", database, printable(exit.err.substr(0, 400))));
-  if (exit.out.size() >= kMostSchema)
-    return refused(fmt::format("the schema of {} is larger than 16 MiB", database));
+    return refused(fmt::format("pg_dump of the schema of {} failed: {}", database, printable(exit.err.substr(0, 400))));
+  if (exit.out.size() >= kMostSchema) return refused(fmt::format("the schema of {} is larger than 16 MiB", database));
   // Our own triggers are made on new by ourselves, with its own title.
   std::string out;
   for (const auto& line : split(exit.out, '\n'))
-    if (line.find("midstream_deny") == std::string::npos &&
-        line.find("midstream.deny_ddl") == std::string::npos)
+    if (line.find("midstream_deny") == std::string::npos && line.find("midstream.deny_ddl") == std::string::npos)
       out += line + '\n';
   return out;
 }
@@ -89,11 +85,10 @@ std::string attributes(const Json& role) {
   const auto flag = [&](const char* key, const char* word) {
     return std::string(get_bool_or(role, key, false) ? " " : " NO") + word;
   };
-  std::string out = flag("rolsuper", "SUPERUSER") + flag("rolinherit", "INHERIT") +
-                    flag("rolcreaterole", "CREATEROLE") + flag("rolcreatedb", "CREATEDB") +
-                    flag("rolcanlogin", "LOGIN") + flag("rolreplication", "REPLICATION") +
-                    flag("rolbypassrls", "BYPASSRLS") +
-                    fmt::format(" CONNECTION LIMIT {}", get_int_or(role, "rolconnlimit", -1));
+  std::string out =
+      flag("rolsuper", "SUPERUSER") + flag("rolinherit", "INHERIT") + flag("rolcreaterole", "CREATEROLE") +
+      flag("rolcreatedb", "CREATEDB") + flag("rolcanlogin", "LOGIN") + flag("rolreplication", "REPLICATION") +
+      flag("rolbypassrls", "BYPASSRLS") + fmt::format(" CONNECTION LIMIT {}", get_int_or(role, "rolconnlimit", -1));
   const auto verifier = get_string_or(role, "rolpassword", "");
   out += verifier.empty() ? " PASSWORD NULL" : " PASSWORD " + quote(verifier);
   const auto until = get_string_or(role, "rolvaliduntil", "");
@@ -126,31 +121,28 @@ Result<Json> dump_catalog(const Work& work, bool with_schema) {
   Json catalog;
   catalog["roles"] = TRY(json_of(work, kRolesSql + moved_roles(work) + " ORDER BY 1"));
   catalog["memberships"] = TRY(json_of(
-      work, fmt::format(
-                "SELECT r.rolname AS role, m.rolname AS member, a.admin_option AS admin FROM pg_auth_members "
-                "a JOIN "
-                "pg_roles r ON r.oid = a.roleid JOIN pg_roles m ON m.oid = a.member WHERE m.rolname NOT LIKE "
-                "'midstream\\_%' AND m.rolname NOT LIKE 'pg\\_%' AND r.rolname NOT LIKE 'midstream\\_%' AND "
-                "m.rolname <> {}",
-                quote(work.options.superuser))));
+      work, fmt::format("SELECT r.rolname AS role, m.rolname AS member, a.admin_option AS admin FROM pg_auth_members "
+                        "a JOIN "
+                        "pg_roles r ON r.oid = a.roleid JOIN pg_roles m ON m.oid = a.member WHERE m.rolname NOT LIKE "
+                        "'midstream\\_%' AND m.rolname NOT LIKE 'pg\\_%' AND r.rolname NOT LIKE 'midstream\\_%' AND "
+                        "m.rolname <> {}",
+                        quote(work.options.superuser))));
   catalog["settings"] = TRY(json_of(
       work,
-      fmt::format(
-          "SELECT coalesce(r.rolname, '') AS role, coalesce(d.datname, '') AS database, s.setconfig AS "
-          "config "
-          "FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole LEFT JOIN pg_database d ON "
-          "d.oid = s.setdatabase WHERE (s.setdatabase = 0 OR d.datname IN ({})) AND (s.setrole = 0 OR {})",
-          listed(work.plan.databases), moved_roles(work))));
+      fmt::format("SELECT coalesce(r.rolname, '') AS role, coalesce(d.datname, '') AS database, s.setconfig AS "
+                  "config "
+                  "FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole LEFT JOIN pg_database d ON "
+                  "d.oid = s.setdatabase WHERE (s.setdatabase = 0 OR d.datname IN ({})) AND (s.setrole = 0 OR {})",
+                  listed(work.plan.databases), moved_roles(work))));
   const auto databases = TRY(json_of(
-      work,
-      fmt::format("SELECT d.datname, pg_encoding_to_char(d.encoding) AS encoding, d.datcollate, d.datctype, "
-                  "d.datlocprovider, d.daticulocale, r.rolname AS owner, d.datconnlimit, (SELECT jsonb_agg("
-                  "jsonb_build_array(coalesce(g.rolname, ''), a.privilege_type, a.is_grantable)) FROM "
-                  "aclexplode(d.datacl) a LEFT JOIN pg_roles g ON g.oid = a.grantee WHERE "
-                  "coalesce(g.rolname, '') NOT "
-                  "LIKE 'midstream\\_%') AS acl FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba WHERE "
-                  "d.datname IN ({})",
-                  listed(work.plan.databases))));
+      work, fmt::format("SELECT d.datname, pg_encoding_to_char(d.encoding) AS encoding, d.datcollate, d.datctype, "
+                        "d.datlocprovider, d.daticulocale, r.rolname AS owner, d.datconnlimit, (SELECT jsonb_agg("
+                        "jsonb_build_array(coalesce(g.rolname, ''), a.privilege_type, a.is_grantable)) FROM "
+                        "aclexplode(d.datacl) a LEFT JOIN pg_roles g ON g.oid = a.grantee WHERE "
+                        "coalesce(g.rolname, '') NOT "
+                        "LIKE 'midstream\\_%') AS acl FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba WHERE "
+                        "d.datname IN ({})",
+                        listed(work.plan.databases))));
   for (const auto& one : databases) catalog["databases"][get_string_or(one, "datname", "")] = one;
   if (!with_schema) return catalog;
   const int version = TRY(work.maintenance()).server_version();
@@ -165,8 +157,7 @@ Result<std::vector<std::string>> conflicting_roles(const Work& work, const Json&
   std::vector<std::string> out;
   for (const auto& role : catalog.at("roles"))
     for (const auto& mine : here)
-      if (mine.at("rolname") == role.at("rolname") && mine != role)
-        out.push_back(get_string_or(role, "rolname", ""));
+      if (mine.at("rolname") == role.at("rolname") && mine != role) out.push_back(get_string_or(role, "rolname", ""));
   return out;
 }
 
@@ -191,16 +182,14 @@ Result<> make_roles(const Work& work, const Json& catalog, const std::vector<std
   for (const auto& one : catalog.at("memberships")) {
     const auto member = get_string_or(one, "member", "");
     if (ours(member) || ours(get_string_or(one, "role", "")))
-      CHECK_OK(work.run_cluster(fmt::format("GRANT {} TO {}{}", ident(get_string_or(one, "role", "")),
-                                            ident(member),
+      CHECK_OK(work.run_cluster(fmt::format("GRANT {} TO {}{}", ident(get_string_or(one, "role", "")), ident(member),
                                             get_bool_or(one, "admin", false) ? " WITH ADMIN OPTION" : "")));
   }
   for (const auto& one : catalog.at("settings")) {
     const auto role = get_string_or(one, "role", "");
     if (!ours(role) || !get_string_or(one, "database", "").empty()) continue;
     for (const auto& entry : one.at("config"))
-      CHECK_OK(work.run_cluster(
-          fmt::format("ALTER ROLE {} SET {}", ident(role), setting(entry.get<std::string>()))));
+      CHECK_OK(work.run_cluster(fmt::format("ALTER ROLE {} SET {}", ident(role), setting(entry.get<std::string>()))));
   }
   return {};
 }
@@ -234,9 +223,9 @@ Result<> settle_database(const Work& work, const Json& catalog, const std::strin
     const auto role = get_string_or(set, "role", "");
     for (const auto& entry : set.at("config")) {
       const auto value = setting(entry.get<std::string>());
-      CHECK_OK(work.run_cluster(role.empty() ? fmt::format("ALTER DATABASE {} SET {}", ident(database), value)
-                                             : fmt::format("ALTER ROLE {} IN DATABASE {} SET {}", ident(role),
-                                                           ident(database), value)));
+      CHECK_OK(work.run_cluster(
+          role.empty() ? fmt::format("ALTER DATABASE {} SET {}", ident(database), value)
+                       : fmt::format("ALTER ROLE {} IN DATABASE {} SET {}", ident(role), ident(database), value)));
     }
   }
   return {};
@@ -244,8 +233,8 @@ Result<> settle_database(const Work& work, const Json& catalog, const std::strin
 
 Result<> restore_schema(const Work& work, const Json& catalog, const std::string& database) {
   auto argv = program(work, TRY(work.maintenance()).server_version(), "psql");
-  argv.insert(argv.end(), {"-U", work.plan.agent_role(), "-X", "-q", "-v", "ON_ERROR_STOP=1",
-                           "--single-transaction", "-d", "dbname='" + database + "'"});
+  argv.insert(argv.end(), {"-U", work.plan.agent_role(), "-X", "-q", "-v", "ON_ERROR_STOP=1", "--single-transaction",
+                           "-d", "dbname='" + database + "'"});
   // Extensions belong to who makes them; our role will be gone.
   const auto sql = fmt::format(
       "SET SESSION AUTHORIZATION {};\n{}\nRESET SESSION AUTHORIZATION;\nCOMMENT ON SCHEMA "
@@ -253,9 +242,8 @@ Result<> restore_schema(const Work& work, const Json& catalog, const std::string
       ident(work.options.superuser), get_string_or(catalog.at("schemas"), database, ""));
   const auto exit = TRY(run_child(argv, sql, work.context.deadline, work.context.stop));
   if (exit.code != 0)
-    return refused(
-        fmt::format("the schema of {} cannot be restored: {}", database, printable(exit.err.substr(0, 400))),
-        "make new able to hold it (extensions, languages, versions), undo the target step and run it again");
+    return refused(fmt::format("the schema of {} cannot be restored: {}", database, printable(exit.err.substr(0, 400))),
+                   "make new able to hold it (extensions, languages, versions), undo the target step and run it again");
   return {};
 }
 

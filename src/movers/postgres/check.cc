@@ -16,8 +16,7 @@ namespace {
 
 Result<Json> database_facts(const Work& work, const std::string& database) {
   // Before the move there is no role of ours; afterwards ours is the one that a fence lets in.
-  const auto ours =
-      TRY(work.run_cluster("SELECT 1 FROM pg_roles WHERE rolname = $1", {work.plan.agent_role()}));
+  const auto ours = TRY(work.run_cluster("SELECT 1 FROM pg_roles WHERE rolname = $1", {work.plan.agent_role()}));
   const auto user = ours.size() > 0 ? work.plan.agent_role() : work.options.superuser;
   auto session = TRY(work.pool.get(work.target(database, user), work.context.deadline, work.context.stop));
   const auto one = [&](const std::string& sql) -> Result<std::vector<std::string>> {
@@ -25,9 +24,9 @@ Result<Json> database_facts(const Work& work, const std::string& database) {
   };
   Json facts;
   facts["without_identity"] = TRY(tables_without_identity(work, *session));
-  facts["bytes"] = TRY(session->run("SELECT pg_database_size(current_database())", {}, work.context.deadline,
-                                    work.context.stop))
-                       .number(0, 0);
+  facts["bytes"] =
+      TRY(session->run("SELECT pg_database_size(current_database())", {}, work.context.deadline, work.context.stop))
+          .number(0, 0);
   facts["extensions"] = TRY(one("SELECT extname FROM pg_extension ORDER BY 1"));
   facts["large_objects"] = TRY(one("SELECT count(*) FROM pg_largeobject_metadata"));
   facts["unlogged"] =
@@ -52,20 +51,16 @@ Json number_of(const Work& work, const std::string& name) {
   return value ? Json(value->text(0, 0)) : Json("?");
 }
 
-std::string major(const Json& facts) {
-  return std::to_string(get_int_or(facts, "version", 0) / 10000);
-}
+std::string major(const Json& facts) { return std::to_string(get_int_or(facts, "version", 0) / 10000); }
 
 void check_cluster(const Json& facts, const std::string& where, Json& findings) {
   const auto add = [&](std::string what, bool ok, std::string detail, std::string todo) {
     findings.push_back(finding(what + " on " + where, ok, std::move(detail), ok ? "" : std::move(todo)));
   };
   const auto version = get_int_or(facts, "version", 0);
-  add("PostgreSQL version", version >= 140000 && version < 180000, major(facts),
-      "versions 14 to 17 can be moved");
+  add("PostgreSQL version", version >= 140000 && version < 180000, major(facts), "versions 14 to 17 can be moved");
   const auto level = get_string_or(facts, "wal_level", "");
-  add("wal_level", level == "logical", level,
-      "set wal_level = logical in postgresql.conf and restart the server");
+  add("wal_level", level == "logical", level, "set wal_level = logical in postgresql.conf and restart the server");
   const auto free_slots = get_int_or(facts, "free_slots", 0);
   const auto needed = get_int_or(facts, "needed_slots", 4);
   add("free replication slots", free_slots >= needed, fmt::format("{} free", free_slots),
@@ -84,15 +79,13 @@ void check_database(const Json& facts, const std::string& database, Json& findin
   const auto list = [&](const char* key) { return facts.value(key, std::vector<std::string>{}); };
   const auto none = [&](const char* key, std::string what, std::string todo) {
     const auto found = list(key);
-    findings.push_back(finding(what + " in " + database, found.empty(),
-                               found.empty() ? "none" : join(found, ", "),
+    findings.push_back(finding(what + " in " + database, found.empty(), found.empty() ? "none" : join(found, ", "),
                                found.empty() ? "" : std::move(todo)));
   };
   none("without_identity", "tables without a replica identity", kGiveIdentity);
   none("tablespaces", "tablespaces of their own", "move these tables into the default tablespace");
   none("foreign", "foreign tables", "drop them; what they lead to has to be moved by itself");
-  none("always_triggers", "triggers that fire for replicated rows",
-       "make them ENABLE (origin) while the move lasts");
+  none("always_triggers", "triggers that fire for replicated rows", "make them ENABLE (origin) while the move lasts");
   findings.push_back(finding("unlogged tables in " + database, true, join(list("unlogged"), ", "),
                              "their rows are carried inside the switch, up to 1000 a table"));
   findings.push_back(finding("large objects in " + database, true, join(list("large_objects"), ""),
@@ -108,8 +101,8 @@ void check_pair(const Work& work, const Json& old_facts, const Json& new_facts, 
     for (const auto& extension : facts.value("extensions", std::vector<std::string>{})) {
       const auto known = new_facts.value("available", std::vector<std::string>{});
       if (std::ranges::find(known, extension) == known.end())
-        findings.push_back(finding(fmt::format("extension {} of {} on new", extension, name), false,
-                                   "not available", "install the package that has it"));
+        findings.push_back(finding(fmt::format("extension {} of {} on new", extension, name), false, "not available",
+                                   "install the package that has it"));
     }
   }
   const auto room = get_int_or(new_facts, "free_bytes", 0);
@@ -117,13 +110,13 @@ void check_pair(const Work& work, const Json& old_facts, const Json& new_facts, 
                              fmt::format("{} MiB needed, {} MiB free", bytes >> 20, room >> 20),
                              "make half as much room again as the databases take on old"));
   for (const auto& database : work.plan.databases) {
-    findings.push_back(finding(fmt::format("database {} on old", database),
-                               old_facts["databases"].contains(database), "", "there is no such database"));
+    findings.push_back(finding(fmt::format("database {} on old", database), old_facts["databases"].contains(database),
+                               "", "there is no such database"));
     const bool there = new_facts["databases"].contains(database);
     const auto ours = new_facts.value("made", std::vector<std::string>{});
     const bool made = std::ranges::find(ours, database) != ours.end();
-    findings.push_back(finding(fmt::format("no database {} on new", database), !there || made, "",
-                               "drop or rename it there"));
+    findings.push_back(
+        finding(fmt::format("no database {} on new", database), !there || made, "", "drop or rename it there"));
   }
 }
 
@@ -141,10 +134,9 @@ Result<Json> cluster_facts(const Work& work) {
                            "current_setting('max_logical_replication_workers'), "
                            "current_setting('track_commit_timestamp'), (SELECT "
                            "system_identifier FROM pg_control_system()), current_setting('data_directory')"));
-  Json facts{
-      {"version", row.number(0, 0)},      {"wal_level", row.text(0, 1)}, {"free_slots", row.number(0, 2)},
-      {"free_senders", row.number(0, 3)}, {"workers", row.number(0, 4)}, {"timestamps", row.text(0, 5)},
-      {"system", row.text(0, 6)},         {"needed_slots", 3 * count},   {"databases", Json::object()}};
+  Json facts{{"version", row.number(0, 0)},      {"wal_level", row.text(0, 1)}, {"free_slots", row.number(0, 2)},
+             {"free_senders", row.number(0, 3)}, {"workers", row.number(0, 4)}, {"timestamps", row.text(0, 5)},
+             {"system", row.text(0, 6)},         {"needed_slots", 3 * count},   {"databases", Json::object()}};
   facts["prepared"] = number_of(work, "max_prepared_transactions");
   struct statvfs room {};
   if (::statvfs(row.text(0, 7).c_str(), &room) == 0)
@@ -153,8 +145,7 @@ Result<Json> cluster_facts(const Work& work) {
   const auto record = TRY(Record::load(work.context, work.plan.move));
   facts["made"] = record.value("made_databases", Json::array());
   for (const auto& database : work.plan.databases) {
-    const auto open =
-        TRY(work.run_cluster("SELECT datallowconn FROM pg_database WHERE datname = $1", {database}));
+    const auto open = TRY(work.run_cluster("SELECT datallowconn FROM pg_database WHERE datname = $1", {database}));
     if (open.size() > 0)
       facts["databases"][database] = open.truth(0, 0) ? TRY(database_facts(work, database)) : Json::object();
   }
@@ -166,10 +157,9 @@ Result<Json> run_check(const Work& work) {
   const auto& kind = work.plan.kind;
   if (kind != "source" && kind != "target") return findings;
   const auto mine = cluster_facts(work);
-  findings.push_back(
-      finding(fmt::format("PostgreSQL on {} answers", work.mine().host), mine.has_value(),
-              mine ? major(*mine) : mine.error().what,
-              mine ? "" : "let OS user postgres in by peer authentication over the unix socket"));
+  findings.push_back(finding(fmt::format("PostgreSQL on {} answers", work.mine().host), mine.has_value(),
+                             mine ? major(*mine) : mine.error().what,
+                             mine ? "" : "let OS user postgres in by peer authentication over the unix socket"));
   if (!mine) return findings;
   check_cluster(*mine, work.mine().host, findings);
   if (kind == "source") {

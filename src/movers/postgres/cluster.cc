@@ -80,8 +80,7 @@ Result<Rows> Work::run_cluster(const std::string& sql, const Params& params) con
 
 Result<Json> Work::ask(std::string_view verb, Json args) const {
   args["desired"] = plan.raw;
-  return context.peers.call(theirs().host, "postgres", verb, args, context.task, context.deadline,
-                            context.stop);
+  return context.peers.call(theirs().host, "postgres", verb, args, context.task, context.deadline, context.stop);
 }
 
 namespace {
@@ -121,8 +120,7 @@ Result<std::string> random_secret() {
   return to_hex(std::string_view(bytes, sizeof bytes));
 }
 
-Result<> wait_a_bit(Millis span, Deadline deadline, const std::stop_token& stop,
-                    std::string_view waiting_for) {
+Result<> wait_a_bit(Millis span, Deadline deadline, const std::stop_token& stop, std::string_view waiting_for) {
   if (stop.stop_requested())
     return failure(ErrorKind::cancelled, fmt::format("asked to stop while waiting for {}", waiting_for));
   if (deadline.expired()) return retry(fmt::format("out of time while waiting for {}", waiting_for));

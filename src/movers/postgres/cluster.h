@@ -58,6 +58,8 @@ struct Work {
   bool on_old;
   Pool& pool;
   std::mutex& titles;  // held by whoever changes a title, or a slot that hangs on it, in this cluster
+  // The agent's own duty (a lease that ended, a hand-over that arrived): bound to the title, to nobody's epoch.
+  bool keeping = false;
 
   const End& mine() const { return on_old ? plan.old_end : plan.new_end; }
   const End& theirs() const { return on_old ? plan.new_end : plan.old_end; }
@@ -97,7 +99,6 @@ Result<Work> make_work(const Context& context, const PostgresOptions& options, P
 Result<std::string> random_secret();
 
 // Waits `span` between two looks at something; the error of whoever ended the wait where it ended.
-Result<> wait_a_bit(Millis span, Deadline deadline, const std::stop_token& stop,
-                    std::string_view waiting_for);
+Result<> wait_a_bit(Millis span, Deadline deadline, const std::stop_token& stop, std::string_view waiting_for);
 
 }  // namespace midstream::postgres

@@ -40,9 +40,10 @@ struct Witnesses {
 Result<Witnesses> open_witnesses(const Work& work, const std::string& database);
 
 // Tries to write in every known way; each must fail, and for the reason that the fence gives. The list of
-// {attempt, refused, error}; the caller judges with `holds`.
+// {attempt, refused, error}; the caller judges with `holds`. With witnesses: clients wait, so the login over TCP is
+// left to the proof that follows the switch.
 Result<Json> prove_fence(const Work& work, const std::string& database, Witnesses* witnesses);
-// Refused, naming the attempts that got through.
+// Refused, naming the attempts that got through; retry where one failed for another reason than the fence.
 Result<> holds(const Json& proof, const std::string& host, const std::string& database);
 
 }  // namespace midstream::postgres

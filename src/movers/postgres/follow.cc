@@ -18,18 +18,17 @@ constexpr std::int64_t kCaughtUpMs = 1000;
 Result<> empty_tables(const Work& work, const std::string& database) {
   auto session = TRY(work.session(database));
   auto tables =
-      TRY(session->run(
-              fmt::format("SELECT name FROM ({}) AS t (name, kind, persistence, oid) WHERE persistence = 'p' "
-                          "AND kind = 'r'",
-                          kTablesSql),
-              {}, work.context.deadline, work.context.stop))
+      TRY(session->run(fmt::format("SELECT name FROM ({}) AS t (name, kind, persistence, oid) WHERE persistence = 'p' "
+                                   "AND kind = 'r'",
+                                   kTablesSql),
+                       {}, work.context.deadline, work.context.stop))
           .column(0);
   tables.push_back("midstream.handover");
-  CHECK_OK(session->run(
-      fmt::format("BEGIN; SET LOCAL midstream.allow = 'on'; SET LOCAL session_replication_role = replica; "
-                  "TRUNCATE {}; COMMIT",
-                  join(tables, ", ")),
-      {}, work.context.deadline, work.context.stop));
+  CHECK_OK(
+      session->run(fmt::format("BEGIN; SET LOCAL midstream.allow = 'on'; SET LOCAL session_replication_role = replica; "
+                               "TRUNCATE {}; COMMIT",
+                               join(tables, ", ")),
+                   {}, work.context.deadline, work.context.stop));
   return {};
 }
 
@@ -39,8 +38,7 @@ Result<Json> apply_follow(const Work& work) {
   for (const auto& database : work.plan.databases) {
     const auto title = TRY(read_title(work, database));
     if (title.state.empty())
-      return refused(fmt::format("{} is not prepared on {}", database, work.context.host),
-                     "run target first");
+      return refused(fmt::format("{} is not prepared on {}", database, work.context.host), "run target first");
     const auto arrival = TRY(look_at_subscription(work, database));
     if (arrival.present) continue;
     if (title.state != "standby" || title.turn != 0)

@@ -31,8 +31,8 @@ std::filesystem::path lease_path(const Context& context, const std::string& move
 // Who would make the hold long: byte lag lies while a big transaction is open.
 Result<> nobody_in_the_way(const Work& work, Session& session, const std::string& database) {
   const auto& context = work.context;
-  const auto prepared = TRY(session.run("SELECT gid FROM pg_prepared_xacts WHERE database = $1 LIMIT 1",
-                                        {database}, context.deadline, context.stop));
+  const auto prepared = TRY(session.run("SELECT gid FROM pg_prepared_xacts WHERE database = $1 LIMIT 1", {database},
+                                        context.deadline, context.stop));
   if (prepared.size() > 0)
     return retry(fmt::format("{} has a prepared transaction ({})", database, printable(prepared.text(0, 0))),
                  "COMMIT PREPARED or ROLLBACK PREPARED it");
@@ -47,8 +47,8 @@ Result<> nobody_in_the_way(const Work& work, Session& session, const std::string
       {database, std::to_string(work.options.old_transaction.count())}, context.deadline, context.stop));
   if (open.size() == 0) return {};
   return retry(fmt::format("a write transaction of role {} ({}, pid {}) has been open for {} ms in {}",
-                           printable(open.text(0, 1)), printable(open.text(0, 2)), open.number(0, 0),
-                           open.number(0, 3), database),
+                           printable(open.text(0, 1)), printable(open.text(0, 2)), open.number(0, 0), open.number(0, 3),
+                           database),
                "wait for it, or end it");
 }
 
@@ -60,9 +60,9 @@ Result<> extras_are_small(Session& session, const Work& work, const std::string&
                                   kTablesSql),
                       {}, context.deadline, context.stop));
   for (int i = 0; i < unlogged.size(); ++i) {
-    const auto rows = TRY(session.run(fmt::format("SELECT count(*) FROM (SELECT FROM ONLY {} LIMIT {}) x",
-                                                  unlogged.text(i, 0), kMostExtraRows + 1),
-                                      {}, context.deadline, context.stop));
+    const auto rows = TRY(session.run(
+        fmt::format("SELECT count(*) FROM (SELECT FROM ONLY {} LIMIT {}) x", unlogged.text(i, 0), kMostExtraRows + 1),
+        {}, context.deadline, context.stop));
     if (rows.number(0, 0) > kMostExtraRows)
       return refused(fmt::format("unlogged table {} of {} has more than {} rows, which no stream carries",
                                  unlogged.text(i, 0), database, kMostExtraRows),
@@ -73,8 +73,8 @@ Result<> extras_are_small(Session& session, const Work& work, const std::string&
                       "pg_relation_size('pg_catalog.pg_largeobject')",
                       {}, context.deadline, context.stop));
   if (objects.number(0, 0) > kMostExtraRows || objects.number(0, 1) > kMostExtraBytes)
-    return refused(fmt::format("{} has {} large objects ({} bytes), too many to carry inside the switch",
-                               database, objects.number(0, 0), objects.number(0, 1)),
+    return refused(fmt::format("{} has {} large objects ({} bytes), too many to carry inside the switch", database,
+                               objects.number(0, 0), objects.number(0, 1)),
                    "move them into a bytea column, or remove what is not needed (vacuumlo)");
   return {};
 }
@@ -90,7 +90,7 @@ Result<std::int64_t> yield(const Work& work, Session& session, const std::string
       "USING ERRCODE = 'MS002'; END IF; INSERT INTO midstream.handover (turn, epoch, sequences, extras) "
       "SELECT turn, epoch, "
       "midstream.sequences(), midstream.extras() FROM midstream.owner; END $body$; COMMIT",
-      adopt_sql(context.task.epoch));
+      adopt_sql(work));
   auto done = session.query(sql, {}, context.deadline, context.stop);
   if (!done) {
     const auto error = done.error();
@@ -99,12 +99,11 @@ Result<std::int64_t> yield(const Work& work, Session& session, const std::string
     if (error.sqlstate == "MS002") out.kind = ErrorKind::retry;
     return std::unexpected(std::move(out));
   }
-  return TRY(session.run("SELECT turn FROM midstream.owner", {}, Deadline::in(Millis(2000)), {}))
-      .number(0, 0);
+  return TRY(session.run("SELECT turn FROM midstream.owner", {}, Deadline::in(Millis(2000)), {})).number(0, 0);
 }
 
-Result<Json> close_and_yield(const Work& work, Session& session, const std::string& database,
-                             Witnesses& witnesses, Deadline deadline) {
+Result<Json> close_and_yield(const Work& work, Session& session, const std::string& database, Witnesses& witnesses,
+                             Deadline deadline) {
   const auto start = boot_now();
   CHECK_OK(set_closing(work, session, database));
   work.at("give.closing");
@@ -121,8 +120,7 @@ Result<Json> close_and_yield(const Work& work, Session& session, const std::stri
   work.at("give.barrier");
   // Whoever slipped in between the list and the limit was denied by the triggers; nobody may be left now.
   const auto late = TRY(end_sessions(work, session, deadline));
-  if (deadline.expired())
-    return retry(fmt::format("{} missed the switch's deadline before it was yielded", database));
+  if (deadline.expired()) return retry(fmt::format("{} missed the switch's deadline before it was yielded", database));
   const auto turn = TRY(yield(work, session, database));
   work.at("give.yielded");
   const auto own = static_cast<int>(witnesses.open.size());
@@ -153,26 +151,23 @@ Result<bool> lease_expired(const Context& context, const std::string& move, int 
   const auto path = lease_path(context, move, number);
   if (!std::filesystem::exists(path)) return false;
   const auto lease = TRY(parse_json(TRY(read_file(path))));
-  return get_string_or(lease, "boot", "") != boot_id() ||
-         boot_now().count() >= get_int_or(lease, "until_ns", 0);
+  return get_string_or(lease, "boot", "") != boot_id() || boot_now().count() >= get_int_or(lease, "until_ns", 0);
 }
 
 Result<Json> prepare_take(const Work& work, const std::string& database) {
   const auto title = TRY(read_title(work, database));
   if (title.state != "standby" && title.state != "yielded")
-    return refused(
-        fmt::format("{} is '{}' on {}, it cannot take over", database, title.state, work.context.host));
+    return refused(fmt::format("{} is '{}' on {}, it cannot take over", database, title.state, work.context.host));
   const auto arrival = TRY(look_at_subscription(work, database));
   if (!arrival.present || !arrival.enabled || arrival.ready < arrival.tables)
-    return retry(fmt::format("{} on {} does not follow yet: {} of {} tables are ready", database,
-                             work.context.host, arrival.ready, arrival.tables));
+    return retry(fmt::format("{} on {} does not follow yet: {} of {} tables are ready", database, work.context.host,
+                             arrival.ready, arrival.tables));
   CHECK_OK(enable_subscription(work, database));
   auto session = TRY(work.session(database));
   const auto& context = work.context;
   CHECK_OK(session->run("SET midstream.allow = 'on'", {}, context.deadline, context.stop));
-  const auto views =
-      TRY(session->run("SELECT oid::regclass::text FROM pg_class WHERE relkind = 'm' ORDER BY oid", {},
-                       context.deadline, context.stop));
+  const auto views = TRY(session->run("SELECT oid::regclass::text FROM pg_class WHERE relkind = 'm' ORDER BY oid", {},
+                                      context.deadline, context.stop));
   for (const auto& view : views.column(0))
     CHECK_OK(session->run("REFRESH MATERIALIZED VIEW " + view, {}, context.deadline, context.stop));
   CHECK_OK(session->run("ANALYZE", {}, context.deadline, context.stop));
@@ -189,8 +184,7 @@ Result<Json> prepare_take(const Work& work, const std::string& database) {
 Result<Json> prepare_give(const Work& work, const std::string& database, const Json& args) {
   const auto title = TRY(read_title(work, database));
   if (title.state != "owner")
-    return refused(
-        fmt::format("{} is '{}' on {}, it cannot give it away", database, title.state, work.context.host));
+    return refused(fmt::format("{} is '{}' on {}, it cannot give it away", database, title.state, work.context.host));
   const auto mine = TRY(fingerprint(work, database));
   const auto theirs = get_string_or(args, "fingerprint", "");
   if (mine != theirs) {
@@ -204,8 +198,7 @@ Result<Json> prepare_give(const Work& work, const std::string& database, const J
         break;
       }
     return refused(
-        fmt::format("the schema of {} changed during the move: {}", database,
-                    printable(first.substr(0, 200))),
+        fmt::format("the schema of {} changed during the move: {}", database, printable(first.substr(0, 200))),
         "make the same change on the other side (as our role, by undoing and repeating target and follow)");
   }
   CHECK_OK(make_triggers(work, database));
@@ -216,19 +209,17 @@ Result<Json> prepare_give(const Work& work, const std::string& database, const J
   CHECK_OK(nobody_in_the_way(work, *session, database));
   const auto lag = TRY(look_at_slot(work, work.outgoing(database)));
   if (!lag.active || lag.bytes > kMostLag)
-    return retry(fmt::format("{} lags {} bytes behind and is {}connected", database, lag.bytes,
-                             lag.active ? "" : "not "));
+    return retry(
+        fmt::format("{} lags {} bytes behind and is {}connected", database, lag.bytes, lag.active ? "" : "not "));
   return Json{{"lag_bytes", lag.bytes}};
 }
 
 Result<Json> give(const Work& work, const std::string& database, const Json& args) {
   auto witnesses = TRY(open_witnesses(work, database));
   auto session = TRY(work.session(database));
-  const auto span =
-      std::min<std::int64_t>(get_int_or(args, "deadline_ms", 1000), work.options.lease.count() / 2);
+  const auto span = std::min<std::int64_t>(get_int_or(args, "deadline_ms", 1000), work.options.lease.count() / 2);
   CHECK_OK(write_lease(work, database));
-  auto done =
-      close_and_yield(work, *session, database, witnesses, work.context.deadline.sooner(Millis(span)));
+  auto done = close_and_yield(work, *session, database, witnesses, work.context.deadline.sooner(Millis(span)));
   if (done) {
     CHECK_OK(clear_lease(work, database));
     return done;
@@ -255,8 +246,7 @@ Result<Json> take(const Work& work, const std::string& database, const Json& arg
     if (title.state == "owner" && title.turn >= std::max<std::int64_t>(wanted, title.arrived))
       return Json{{"took_ms", 0}};
     if (title.state != "standby" && title.state != "yielded" && title.state != "owner")
-      return refused(
-          fmt::format("{} is '{}' on {}, it cannot take over", database, title.state, context.host));
+      return refused(fmt::format("{} is '{}' on {}, it cannot take over", database, title.state, context.host));
     if (title.arrived > title.turn && title.arrived >= wanted) break;
     if (wanted == 0) return retry(fmt::format("nothing was handed over to {} on {}", database, context.host));
     CHECK_OK(wait_a_bit(Millis(1), context.deadline, context.stop,
@@ -281,14 +271,13 @@ Result<Json> take(const Work& work, const std::string& database, const Json& arg
       "= 'owner', turn = h.turn, since = now() WHERE state IN ('standby', 'yielded') AND turn < h.turn; IF "
       "NOT FOUND THEN "
       "RAISE EXCEPTION 'midstream: already taken' USING ERRCODE = 'MS003'; END IF; END $body$; {} COMMIT",
-      adopt_sql(context.task.epoch), lift_sql(work.plan, database));
+      adopt_sql(work), lift_sql(work.plan, database));
   auto done = session->query(sql, {}, context.deadline, context.stop);
   if (!done) {
     const auto error = done.error();
     (void)session->query("ROLLBACK", {}, Deadline::in(Millis(2000)), {});
     if (error.sqlstate != "MS003")
-      return std::unexpected(
-          title_error(error, fmt::format("{} cannot take over {}", context.host, database)));
+      return std::unexpected(title_error(error, fmt::format("{} cannot take over {}", context.host, database)));
   }
   work.at("take.owner");
   return Json{{"took_ms", ms_since(start)}, {"arrived_ms", arrived_ms}};
@@ -297,8 +286,7 @@ Result<Json> take(const Work& work, const std::string& database, const Json& arg
 Result<Json> after_give(const Work& work, const std::string& database) {
   const auto title = TRY(read_title(work, database));
   if (title.state != "yielded")
-    return refused(
-        fmt::format("{} is '{}' on {}, it has not yielded", database, title.state, work.context.host));
+    return refused(fmt::format("{} is '{}' on {}, it has not yielded", database, title.state, work.context.host));
   CHECK_OK(make_subscription(work, database, false));
   CHECK_OK(enable_subscription(work, database));
   work.at("after.reverse");

@@ -19,14 +19,14 @@ namespace {
 // The functions of libpq that are used here, by their own types.
 struct Api {
 #define MIDSTREAM_PQ(name) decltype(&::name) name = nullptr;
-#define MIDSTREAM_PQ_ALL(X)                                                                                 \
-  X(PQconnectStartParams)                                                                                   \
-  X(PQconnectPoll) X(PQstatus) X(PQfinish) X(PQerrorMessage) X(PQsocket) X(PQsetnonblocking) X(PQsendQuery) \
-      X(PQsendQueryParams) X(PQflush) X(PQconsumeInput) X(PQisBusy) X(PQgetResult) X(PQresultStatus)        \
-          X(PQresultErrorField) X(PQclear) X(PQntuples) X(PQgetisnull) X(PQgetvalue) X(PQgetlength)         \
-              X(PQcmdTuples) X(PQtransactionStatus) X(PQbackendPID) X(PQserverVersion) X(PQgetCancel)       \
-                  X(PQcancel) X(PQfreeCancel) X(PQencryptPasswordConn) X(PQfreemem) X(PQsetNoticeProcessor) \
-                      X(PQresultErrorMessage)
+#define MIDSTREAM_PQ_ALL(X)                                                                                          \
+  X(PQconnectStartParams)                                                                                            \
+  X(PQconnectPoll)                                                                                                   \
+  X(PQstatus) X(PQfinish) X(PQerrorMessage) X(PQsocket) X(PQsetnonblocking) X(PQsendQuery) X(PQsendQueryParams)      \
+      X(PQflush) X(PQconsumeInput) X(PQisBusy) X(PQgetResult) X(PQresultStatus) X(PQresultErrorField) X(PQclear)     \
+          X(PQntuples) X(PQgetisnull) X(PQgetvalue) X(PQgetlength) X(PQcmdTuples) X(PQtransactionStatus)             \
+              X(PQbackendPID) X(PQserverVersion) X(PQgetCancel) X(PQcancel) X(PQfreeCancel) X(PQencryptPasswordConn) \
+                  X(PQfreemem) X(PQsetNoticeProcessor) X(PQresultErrorMessage)
   MIDSTREAM_PQ_ALL(MIDSTREAM_PQ)
 #undef MIDSTREAM_PQ
   bool loaded = false;
@@ -70,9 +70,7 @@ std::string trimmed(const char* message) {
   return text;
 }
 
-SqlError lost(std::string message) {
-  return {"", std::move(message), true, false};
-}
+SqlError lost(std::string message) { return {"", std::move(message), true, false}; }
 
 SqlError from_result(pg_conn* conn, pg_result* result) {
   const char* state = api().PQresultErrorField(result, PG_DIAG_SQLSTATE);
@@ -104,18 +102,11 @@ bool wait_socket(pg_conn* conn, short events, Deadline deadline, const std::stop
 Rows::~Rows() {
   if (result_ != nullptr) api().PQclear(result_);
 }
-int Rows::size() const {
-  return api().PQntuples(result_);
-}
-int Rows::affected() const {
-  return std::atoi(api().PQcmdTuples(result_));
-}
-bool Rows::is_null(int row, int column) const {
-  return api().PQgetisnull(result_, row, column) != 0;
-}
+int Rows::size() const { return api().PQntuples(result_); }
+int Rows::affected() const { return std::atoi(api().PQcmdTuples(result_)); }
+bool Rows::is_null(int row, int column) const { return api().PQgetisnull(result_, row, column) != 0; }
 std::string Rows::text(int row, int column) const {
-  return {api().PQgetvalue(result_, row, column),
-          static_cast<std::size_t>(api().PQgetlength(result_, row, column))};
+  return {api().PQgetvalue(result_, row, column), static_cast<std::size_t>(api().PQgetlength(result_, row, column))};
 }
 std::int64_t Rows::number(int row, int column) const {
   const auto value = text(row, column);
@@ -123,19 +114,15 @@ std::int64_t Rows::number(int row, int column) const {
   std::from_chars(value.data(), value.data() + value.size(), out);
   return out;
 }
-bool Rows::truth(int row, int column) const {
-  return text(row, column) == "t";
-}
+bool Rows::truth(int row, int column) const { return text(row, column) == "t"; }
 std::vector<std::string> Rows::column(int column) const {
   std::vector<std::string> out;
   for (int i = 0; i < size(); ++i) out.push_back(text(i, column));
   return out;
 }
 
-std::expected<Session, SqlError> Session::login(const Target& target, Deadline deadline,
-                                                const std::stop_token& stop) {
-  if (!api().loaded)
-    return std::unexpected(lost("libpq.so.5 cannot be loaded on this host (package libpq5)"));
+std::expected<Session, SqlError> Session::login(const Target& target, Deadline deadline, const std::stop_token& stop) {
+  if (!api().loaded) return std::unexpected(lost("libpq.so.5 cannot be loaded on this host (package libpq5)"));
   const std::string port = std::to_string(target.port);
   const std::string options = std::string(target.quiet ? kQuiet : "") + kSame;
   const std::array<const char*, 13> keys{"host",     "port",       "dbname",           "user",
@@ -166,8 +153,7 @@ std::expected<Session, SqlError> Session::login(const Target& target, Deadline d
   if (session.conn_ == nullptr) return std::unexpected(lost("out of memory"));
   api().PQsetNoticeProcessor(
       session.conn_, [](void*, const char*) {}, nullptr);
-  for (auto polled = PGRES_POLLING_WRITING; polled != PGRES_POLLING_OK;
-       polled = api().PQconnectPoll(session.conn_)) {
+  for (auto polled = PGRES_POLLING_WRITING; polled != PGRES_POLLING_OK; polled = api().PQconnectPoll(session.conn_)) {
     if (polled == PGRES_POLLING_FAILED || api().PQstatus(session.conn_) == CONNECTION_BAD) {
       auto message = trimmed(api().PQerrorMessage(session.conn_));
       auto state = login_state(message);
@@ -184,8 +170,8 @@ Result<Session> Session::connect(const Target& target, Deadline deadline, const 
   auto session = login(target, deadline, stop);
   if (session) return std::move(*session);
   const auto& error = session.error();
-  const auto what = fmt::format("cannot log in to database {} at {}:{} as {}: {}", target.database,
-                                target.host, target.port, target.user, error.message);
+  const auto what = fmt::format("cannot log in to database {} at {}:{} as {}: {}", target.database, target.host,
+                                target.port, target.user, error.message);
   if (error.sqlstate == "28000" || error.sqlstate == "28P01" || error.sqlstate == "3D000")
     return refused(what, "see pg_hba.conf and the server's log");
   return retry(what);
@@ -200,10 +186,9 @@ std::expected<Rows, SqlError> Session::query(const std::string& sql, const Param
   if (api().PQstatus(conn_) != CONNECTION_OK) return std::unexpected(lost("the connection is closed"));
   std::vector<const char*> values;
   for (const auto& param : params) values.push_back(param ? param->c_str() : nullptr);
-  const int sent = params.empty()
-                       ? api().PQsendQuery(conn_, sql.c_str())
-                       : api().PQsendQueryParams(conn_, sql.c_str(), static_cast<int>(values.size()), nullptr,
-                                                 values.data(), nullptr, nullptr, 0);
+  const int sent = params.empty() ? api().PQsendQuery(conn_, sql.c_str())
+                                  : api().PQsendQueryParams(conn_, sql.c_str(), static_cast<int>(values.size()),
+                                                            nullptr, values.data(), nullptr, nullptr, 0);
   if (sent == 0) return std::unexpected(lost(trimmed(api().PQerrorMessage(conn_))));
   auto rows = collect(deadline, stop);
   if (rows || !rows.error().out_of_time) return rows;
@@ -232,8 +217,7 @@ std::expected<Rows, SqlError> Session::collect(Deadline deadline, const std::sto
         if (flushed < 0) return std::unexpected(lost(trimmed(api().PQerrorMessage(conn_))));
         return std::unexpected(SqlError{"", "the statement did not end in time", false, true});
       }
-      if (api().PQconsumeInput(conn_) == 0)
-        return std::unexpected(lost(trimmed(api().PQerrorMessage(conn_))));
+      if (api().PQconsumeInput(conn_) == 0) return std::unexpected(lost(trimmed(api().PQerrorMessage(conn_))));
     }
     pg_result* result = api().PQgetResult(conn_);
     if (result == nullptr) break;
@@ -261,12 +245,8 @@ Result<Rows> Session::run(const std::string& sql, const Params& params, Deadline
 bool Session::idle() const {
   return api().PQstatus(conn_) == CONNECTION_OK && api().PQtransactionStatus(conn_) == PQTRANS_IDLE;
 }
-int Session::pid() const {
-  return api().PQbackendPID(conn_);
-}
-int Session::server_version() const {
-  return api().PQserverVersion(conn_);
-}
+int Session::pid() const { return api().PQbackendPID(conn_); }
+int Session::server_version() const { return api().PQserverVersion(conn_); }
 
 Result<std::string> Session::verifier(const std::string& user, const std::string& password) {
   char* made = api().PQencryptPasswordConn(conn_, password.c_str(), user.c_str(), "scram-sha-256");

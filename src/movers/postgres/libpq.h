@@ -66,8 +66,7 @@ class Session {
     std::string os_user;  // act as this OS user while connecting; "" for none
     bool quiet = true;
   };
-  static std::expected<Session, SqlError> login(const Target& target, Deadline deadline,
-                                                const std::stop_token& stop);
+  static std::expected<Session, SqlError> login(const Target& target, Deadline deadline, const std::stop_token& stop);
   static Result<Session> connect(const Target& target, Deadline deadline, const std::stop_token& stop);
   Session(Session&& other) noexcept : conn_(std::exchange(other.conn_, nullptr)) {}
   Session& operator=(Session&& other) noexcept {
@@ -82,8 +81,7 @@ class Session {
                                       const std::stop_token& stop);
   // The same with the error as an Error: retry for what passes, refused for what somebody must change,
   // unknown where the connection went while the statement ran.
-  Result<Rows> run(const std::string& sql, const Params& params, Deadline deadline,
-                   const std::stop_token& stop);
+  Result<Rows> run(const std::string& sql, const Params& params, Deadline deadline, const std::stop_token& stop);
 
   bool idle() const;  // connected and in no transaction
   int pid() const;

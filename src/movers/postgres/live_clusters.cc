@@ -9,6 +9,7 @@
 
 #include <algorithm>
 
+#include "movers/postgres/access.h"
 #include "movers/postgres/as_user.h"
 #include "sys/child.h"
 #include "sys/file.h"
@@ -69,8 +70,7 @@ constexpr const char* kPrograms = "/usr/lib/postgresql/15/bin/";
 
 }  // namespace
 
-Server::Server(std::filesystem::path directory, std::uint16_t port)
-    : directory_(std::move(directory)), port_(port) {
+Server::Server(std::filesystem::path directory, std::uint16_t port) : directory_(std::move(directory)), port_(port) {
   std::filesystem::create_directories(directory_);
   if (const passwd* who = ::getpwnam("postgres"); who != nullptr)
     if (::chown(directory_.c_str(), who->pw_uid, who->pw_gid) != 0) return;
@@ -119,12 +119,8 @@ std::string Server::sql(const std::string& database, const std::string& text, bo
   return rows->size() > 0 ? rows->text(0, 0) : "";
 }
 
-std::string Server::read(const std::string& name) const {
-  return read_file(directory_ / "data" / name).value_or("?");
-}
-std::string Server::log() const {
-  return read_file(directory_ / "log", 1u << 30).value_or("?");
-}
+std::string Server::read(const std::string& name) const { return read_file(directory_ / "data" / name).value_or("?"); }
+std::string Server::log() const { return read_file(directory_ / "log", 1u << 30).value_or("?"); }
 
 Result<Json> Joined::call(const std::string& host, std::string_view, std::string_view verb, const Json& args,
                           const Task& task, Deadline deadline, const std::stop_token& stop) {
@@ -132,8 +128,8 @@ Result<Json> Joined::call(const std::string& host, std::string_view, std::string
   return side->mover->peer(Context{task, host, side->state, *this, deadline, stop}, verb, args);
 }
 
-Result<std::unique_ptr<Stream>> Joined::open(const std::string&, std::string_view, const Json&, const Task&,
-                                             Deadline, const std::stop_token&) {
+Result<std::unique_ptr<Stream>> Joined::open(const std::string&, std::string_view, const Json&, const Task&, Deadline,
+                                             const std::stop_token&) {
   return refused("no streams here");
 }
 
@@ -205,25 +201,37 @@ void World::make_shop() {
             "ALTER DATABASE shop SET search_path = public, pg_catalog; REVOKE ALL ON DATABASE shop FROM "
             "PUBLIC; GRANT "
             "CONNECT ON DATABASE shop TO client");
-  const auto made = old_->sql(
-      "shop", std::string("SET ROLE postgres; GRANT CREATE ON SCHEMA public TO shop_owner;") + kShop +
-                  "GRANT ALL ON ALL TABLES IN SCHEMA public TO client; GRANT ALL ON ALL SEQUENCES IN "
-                  "SCHEMA public TO client; ALTER TABLE orders OWNER TO shop_owner");
+  const auto made =
+      old_->sql("shop", std::string("SET ROLE postgres; GRANT CREATE ON SCHEMA public TO shop_owner;") + kShop +
+                            "GRANT ALL ON ALL TABLES IN SCHEMA public TO client; GRANT ALL ON ALL SEQUENCES IN "
+                            "SCHEMA public TO client; ALTER TABLE orders OWNER TO shop_owner");
   if (made.starts_with("ERROR")) fmt::print(stderr, "make_shop: {}\n", made);
 }
 
 void World::drop_shop() {
   for (auto* server : {old_.get(), new_.get()}) {
     server->sql("postgres", "UPDATE pg_database SET datallowconn = true WHERE datname = 'shop'");
-    server->sql(
-        "shop",
-        "DO $$ DECLARE s text; BEGIN FOR s IN SELECT subname FROM pg_subscription LOOP EXECUTE format('ALTER "
-        "SUBSCRIPTION %I DISABLE', s); EXECUTE format('ALTER SUBSCRIPTION %I SET (slot_name = NONE)', s); "
-        "EXECUTE "
-        "format('DROP SUBSCRIPTION %I', s); END LOOP; END $$");
-    server->sql("postgres", "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots");
+    const std::string drop =
+        "DO $$ DECLARE s text; BEGIN PERFORM set_config('midstream.allow', 'on', true); FOR s IN SELECT subname FROM "
+        "pg_subscription LOOP EXECUTE format('ALTER SUBSCRIPTION %I DISABLE', s); EXECUTE format('ALTER SUBSCRIPTION "
+        "%I SET "
+        "(slot_name = NONE)', s); EXECUTE format('DROP SUBSCRIPTION %I', s); END LOOP; END $$";
+    if (server->sql("shop", drop).starts_with("ERROR")) server->sql("shop", drop, true);
+    server->sql("postgres", "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots");
+    for (int i = 0; i < 50 && server->sql("postgres", "SELECT count(*) FROM pg_replication_slots") != "0"; ++i) {
+      server->sql("postgres", "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE NOT active");
+      pause_for(Millis(20), {});
+    }
     server->sql("postgres", "DROP DATABASE IF EXISTS shop WITH (FORCE)");
-    for (const char* role : {"client", "root_too", "shop_owner"})
+    // After a test that failed half-way the next one shall not fail as well.
+    for (const char* name : {"pg_hba.conf", "pg_ident.conf"}) {
+      const auto as = AsUser::enter("postgres");
+      (void)write_file_durably(server->directory() / "data" / name, with_block(server->read(name), "autumn-1", ""));
+    }
+    server->sql("postgres", "SELECT pg_reload_conf()");
+    for (const char* role :
+         {"client", "root_too", "shop_owner", "\"midstream_repl_autumn-1\"", "\"midstream_probe_autumn-1\"",
+          "\"midstream_fence_autumn-1_0\"", "\"midstream_autumn-1\""})
       server->sql("postgres", fmt::format("DROP ROLE IF EXISTS {}", role));
   }
 }
@@ -246,16 +254,12 @@ Context World::context(Side& side) {
                  side.stop.get_token()};
 }
 
-Side& World::runs(const std::string& kind) {
-  return kind == "source" ? old_side_ : new_side_;
-}
+Side& World::runs(const std::string& kind) { return kind == "source" ? old_side_ : new_side_; }
 
 Result<Json> World::apply(const std::string& kind) {
   return runs(kind).mover->apply(context(runs(kind)), desired(kind));
 }
-Result<Json> World::undo(const std::string& kind) {
-  return runs(kind).mover->undo(context(runs(kind)), desired(kind));
-}
+Result<Json> World::undo(const std::string& kind) { return runs(kind).mover->undo(context(runs(kind)), desired(kind)); }
 Result<Json> World::observe(const std::string& kind) {
   return runs(kind).mover->observe(context(runs(kind)), desired(kind));
 }
@@ -315,8 +319,7 @@ void Client::run(const std::stop_token& stop) {
       acknowledged_.insert(key);
       ++count_;
       const auto now = boot_now();
-      longest_ms_ =
-          std::max<std::int64_t>(longest_ms_, std::chrono::duration_cast<Millis>(now - last).count());
+      longest_ms_ = std::max<std::int64_t>(longest_ms_, std::chrono::duration_cast<Millis>(now - last).count());
       last = now;
       continue;
     }
@@ -339,8 +342,7 @@ std::string Client::audit(Server& server) {
   const std::lock_guard lock(mutex_);
   std::set<std::int64_t> there;
   for (const auto& key : *parsed)
-    if (!there.insert(key.get<std::int64_t>()).second)
-      return fmt::format("order {} is there twice", key.dump());
+    if (!there.insert(key.get<std::int64_t>()).second) return fmt::format("order {} is there twice", key.dump());
   for (const auto key : acknowledged_)
     if (!there.contains(key)) return fmt::format("acknowledged order {} is lost", key);
   for (const auto key : there)
@@ -366,8 +368,7 @@ int side_changes(World& world) {
   }
   std::ranges::sort(commits);
   int changes = 0;
-  for (std::size_t i = 1; i < commits.size(); ++i)
-    changes += commits[i].second != commits[i - 1].second ? 1 : 0;
+  for (std::size_t i = 1; i < commits.size(); ++i) changes += commits[i].second != commits[i - 1].second ? 1 : 0;
   return changes;
 }
 

@@ -56,8 +56,7 @@ class Joined : public Peers {
   Result<Json> call(const std::string& host, std::string_view mover, std::string_view verb, const Json& args,
                     const Task& task, Deadline deadline, const std::stop_token& stop) override;
   Result<std::unique_ptr<Stream>> open(const std::string& host, std::string_view mover, const Json& hello,
-                                       const Task& task, Deadline deadline,
-                                       const std::stop_token& stop) override;
+                                       const Task& task, Deadline deadline, const std::stop_token& stop) override;
   std::map<std::string, Side*> sides;
 };
 

@@ -15,15 +15,11 @@ Result<End> parse_end(const Json& desired, std::string_view key) {
   const auto object = TRY(get_object(desired, key));
   End end{TRY(get_string(object, "host")), TRY(get_string(object, "address")), 0};
   const auto port = TRY(get_int(object, "port"));
-  if (port < 1 || port > 65535)
-    return corrupt(fmt::format("desired: '{}.port' is not a port: {}", key, port));
+  if (port < 1 || port > 65535) return corrupt(fmt::format("desired: '{}.port' is not a port: {}", key, port));
   end.port = static_cast<std::uint16_t>(port);
-  const auto numeric = [](char c) {
-    return std::isxdigit(static_cast<unsigned char>(c)) || c == '.' || c == ':';
-  };
+  const auto numeric = [](char c) { return std::isxdigit(static_cast<unsigned char>(c)) || c == '.' || c == ':'; };
   if (end.address.empty() || !std::ranges::all_of(end.address, numeric))
-    return corrupt(
-        fmt::format("desired: '{}.address' is not a numeric address: {}", key, printable(end.address)));
+    return corrupt(fmt::format("desired: '{}.address' is not a numeric address: {}", key, printable(end.address)));
   return end;
 }
 
@@ -60,11 +56,9 @@ Result<Plan> parse_plan(const Json& desired, const std::string& move) {
   plan.raw = desired;
   if (plan.databases.empty()) return corrupt("desired: 'databases' is empty");
   for (const auto& database : plan.databases) {
-    const bool odd = std::ranges::any_of(database, [](unsigned char c) {
-      return c < 0x20 || c == '"' || c == '\'' || c == '\\' || c == 0x7f;
-    });
-    if (odd || database.empty() || database.size() > 63 || database == "postgres" ||
-        database.starts_with("template"))
+    const bool odd = std::ranges::any_of(
+        database, [](unsigned char c) { return c < 0x20 || c == '"' || c == '\'' || c == '\\' || c == 0x7f; });
+    if (odd || database.empty() || database.size() > 63 || database == "postgres" || database.starts_with("template"))
       return refused(fmt::format("database '{}' cannot be moved by name", printable(database)),
                      "list ordinary databases; the maintenance databases of a cluster stay");
   }

@@ -23,12 +23,12 @@ namespace {
 // No agents: the keeper asks nobody.
 class NoPeers : public Peers {
  public:
-  Result<Json> call(const std::string& host, std::string_view, std::string_view, const Json&, const Task&,
-                    Deadline, const std::stop_token&) override {
+  Result<Json> call(const std::string& host, std::string_view, std::string_view, const Json&, const Task&, Deadline,
+                    const std::stop_token&) override {
     return retry("nobody was given to ask " + host);
   }
-  Result<std::unique_ptr<Stream>> open(const std::string& host, std::string_view, const Json&, const Task&,
-                                       Deadline, const std::stop_token&) override {
+  Result<std::unique_ptr<Stream>> open(const std::string& host, std::string_view, const Json&, const Task&, Deadline,
+                                       const std::stop_token&) override {
     return retry("nobody was given to ask " + host);
   }
 };
@@ -37,19 +37,20 @@ class PostgresMover : public Mover {
  public:
   explicit PostgresMover(PostgresOptions options) : options_(std::move(options)) {}
 
+  ~PostgresMover() override { ending_.request_stop(); }
+
   std::string_view name() const override { return "postgres"; }
 
   Result<> start(const Context& base) override {
-    keeper_ = std::jthread(
-        [this, host = base.host, state = base.state, stop = base.stop](const std::stop_token& own) {
-          bool fresh = true;
-          const std::stop_callback both(stop, [this] { keeper_.request_stop(); });
-          while (!own.stop_requested()) {
-            if (std::filesystem::exists(state) && keep_all(host, state, fresh, own)) fresh = false;
-            pool_.drop_older_than(Millis(60'000));
-            pause_for(Millis(250), own);
-          }
-        });
+    keeper_ = std::jthread([this, host = base.host, state = base.state, stop = base.stop](const std::stop_token& own) {
+      bool fresh = true;
+      const std::stop_callback both(stop, [this] { keeper_.request_stop(); });
+      while (!own.stop_requested()) {
+        if (std::filesystem::exists(state) && keep_all(host, state, fresh, own)) fresh = false;
+        pool_.drop_older_than(Millis(60'000));
+        pause_for(Millis(250), own);
+      }
+    });
     return {};
   }
 
@@ -102,15 +103,13 @@ class PostgresMover : public Mover {
     if (kind == "target") return fmt::format("makes {} on new, fenced, with roles and schema", what);
     if (kind == "follow") return fmt::format("copies {} and follows every commit from old to new", what);
     if (kind == "verify") return fmt::format("compares every row of {} on both sides", what);
-    if (kind == "switch")
-      return fmt::format("hands {} from old to new, and follows back from new to old", what);
+    if (kind == "switch") return fmt::format("hands {} from old to new, and follows back from new to old", what);
     if (kind == "finish") return fmt::format("takes down the way back of {}; old stays closed", what);
     return fmt::format("postgres knows no kind '{}'", kind);
   }
 
   Result<Json> peer(const Context& context, std::string_view verb, const Json& args) override {
-    return answer(TRY(make_work(context, options_, pool_, titles_, TRY(get_object(args, "desired")))), verb,
-                  args);
+    return answer(TRY(make_work(context, options_, pool_, titles_, TRY(get_object(args, "desired")))), verb, args);
   }
 
  private:
@@ -129,8 +128,7 @@ class PostgresMover : public Mover {
   }
 
   // Every move that this host has a part in. True when all of them could be looked at.
-  bool keep_all(const std::string& host, const std::filesystem::path& state, bool fresh,
-                const std::stop_token& stop) {
+  bool keep_all(const std::string& host, const std::filesystem::path& state, bool fresh, const std::stop_token& stop) {
     bool all = true;
     std::error_code ignored;
     for (const auto& entry : std::filesystem::directory_iterator(state, ignored)) {
@@ -140,8 +138,10 @@ class PostgresMover : public Mover {
                             Deadline::in(Millis(5000)),           stop};
       const auto done = keep_one(context, fresh);
       if (done && *done)
-        log_info("postgres", "move {}: a hand-over that was cut off has been brought to its end",
-                 context.task.move);
+        log_info("postgres", "move {}: a hand-over that was cut off has been brought to its end", context.task.move);
+      const auto trouble = done ? "" : done.error().text();
+      if (!trouble.empty() && trouble != trouble_) log_warn("postgres", "move {}: {}", context.task.move, trouble);
+      trouble_ = trouble;
       all = all && done.has_value();
     }
     return all;
@@ -151,21 +151,22 @@ class PostgresMover : public Mover {
     const auto record = TRY(Record::load(context, context.task.move));
     if (!record.contains("desired")) return false;
     auto work = TRY(make_work(context, options_, pool_, titles_, record.at("desired")));
+    work.keeping = true;
     return keep(work, fresh);
   }
 
   PostgresOptions options_;
   Pool pool_;
   std::mutex titles_;
-  std::jthread keeper_;
+  std::string trouble_;  // the keeper's last, so that it is told once
+  std::stop_source ending_;
+  std::jthread keeper_;  // last: joined before what it uses goes
 };
 
 }  // namespace
 }  // namespace postgres
 
-std::unique_ptr<Mover> make_postgres_mover() {
-  return make_postgres_mover({});
-}
+std::unique_ptr<Mover> make_postgres_mover() { return make_postgres_mover({}); }
 std::unique_ptr<Mover> make_postgres_mover(PostgresOptions options) {
   return std::make_unique<postgres::PostgresMover>(std::move(options));
 }

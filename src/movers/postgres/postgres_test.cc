@@ -21,6 +21,7 @@ class Live : public testing::Test {
   void SetUp() override {
     if (!world.usable()) GTEST_SKIP() << "needs root, PostgreSQL 15 and a network namespace";
     world.make_shop();
+    world.forget();
     world.restart_agents(false);
     hba_ = {world.old_server().read("pg_hba.conf"), world.new_server().read("pg_hba.conf")};
     map_ = {world.old_server().read("pg_ident.conf"), world.new_server().read("pg_ident.conf")};
@@ -38,9 +39,8 @@ class Live : public testing::Test {
   // Nothing of ours is in either cluster.
   void expect_clean() {
     for (auto* server : {&world.old_server(), &world.new_server()}) {
-      EXPECT_EQ(server->sql("postgres",
-                            "SELECT string_agg(rolname, ' ') FROM pg_roles WHERE rolname LIKE 'midstream%'"),
-                "");
+      EXPECT_EQ(
+          server->sql("postgres", "SELECT string_agg(rolname, ' ') FROM pg_roles WHERE rolname LIKE 'midstream%'"), "");
       EXPECT_EQ(server->sql("postgres", "SELECT string_agg(slot_name, ' ') FROM pg_replication_slots"), "");
       EXPECT_EQ(server->sql("postgres", "SELECT string_agg(subname, ' ') FROM pg_subscription"), "");
     }
@@ -76,9 +76,9 @@ void show(const char* what, const Json& figures, const Client& client) {
       "{}: fence {} ms, proof {} ms, barrier {} ms, give {} ms, take {} ms, total {} ms, {} sessions cut, "
       "client's longest "
       "pause {} ms\n",
-      what, figures["fence_ms"].dump(), shop["proof_ms"].dump(), figures["barrier_ms"].dump(),
-      shop["give_ms"].dump(), shop["took_ms"].dump(), figures["total_ms"].dump(),
-      figures["sessions_cut"].dump(), client.longest_pause().count());
+      what, figures["fence_ms"].dump(), shop["proof_ms"].dump(), figures["barrier_ms"].dump(), shop["give_ms"].dump(),
+      shop["took_ms"].dump(), figures["total_ms"].dump(), figures["sessions_cut"].dump(),
+      client.longest_pause().count());
 }
 
 TEST_F(Live, WholeMoveThereAndBackAndThere) {
@@ -98,8 +98,7 @@ TEST_F(Live, WholeMoveThereAndBackAndThere) {
   EXPECT_EQ(world.new_server().sql("shop", "SELECT count(*) FROM carts"), "30");
   EXPECT_EQ(world.new_server().sql("shop", "SELECT encode(lo_get(4711), 'hex')"), "00ff10");
   EXPECT_EQ(world.new_server().sql("shop", "SELECT nextval('tickets')"), "105");
-  EXPECT_EQ(world.new_server().sql("postgres", "SELECT datconnlimit FROM pg_database WHERE datname = 'shop'"),
-            "50");
+  EXPECT_EQ(world.new_server().sql("postgres", "SELECT datconnlimit FROM pg_database WHERE datname = 'shop'"), "50");
 
   client.forget_pause();
   auto back = world.undo("switch");
@@ -138,9 +137,163 @@ TEST_F(Live, WholeMoveThereAndBackAndThere) {
   OK(world.apply("finish"));
   expect_clean();
   expect_no_trace_in_shop(world.new_server());
-  EXPECT_NE(world.old_server().sql("shop", "SELECT 1").find("not currently accepting connections"),
-            std::string::npos);
+  EXPECT_NE(world.old_server().sql("shop", "SELECT 1").find("not currently accepting connections"), std::string::npos);
   EXPECT_FALSE(world.undo("finish"));
+}
+
+TEST_F(Live, UndoneStepByStepNothingIsLeft) {
+  Client client(world);
+  ASSERT_TRUE(client.wait_orders(20, Millis(5000)));
+  ASSERT_NO_FATAL_FAILURE(follow());
+  // New is fenced before its first row, for everybody.
+  EXPECT_NE(world.new_server().sql("shop", "SELECT 1").find("pg_hba.conf rejects"), std::string::npos);
+  for (const char* kind : {"follow", "target", "source"}) {
+    OK(world.undo(kind));
+    OK(world.undo(kind));
+  }
+  ASSERT_TRUE(client.wait_orders(20, Millis(5000)));
+  client.end();
+  EXPECT_EQ(client.audit(world.old_server()), "");
+  expect_clean();
+  expect_no_trace_in_shop(world.old_server());
+  EXPECT_EQ(world.new_server().sql("postgres", "SELECT count(*) FROM pg_database WHERE datname = 'shop'"), "0");
+  EXPECT_EQ(
+      world.new_server().sql("postgres", "SELECT count(*) FROM pg_roles WHERE rolname IN ('client', 'shop_owner')"),
+      "0");
+}
+
+TEST_F(Live, EveryCrashIsGoneOnFromOrUndone) {
+  Client client(world);
+  const auto crashes = [&](const std::string& point, auto act) {
+    world.crash_at(point);
+    try {
+      (void)act();
+    } catch (const Crash&) {
+      world.restart_agents(false);
+      return true;
+    }
+    world.crash_at("");
+    return false;
+  };
+  for (const char* point : {"source.recorded", "source.roles", "source.title"})
+    EXPECT_TRUE(crashes(point, [&] { return world.apply("source"); })) << point;
+  OK(world.apply("source"));
+  for (const char* point : {"target.roles", "target.recorded", "target.database"})
+    EXPECT_TRUE(crashes(point, [&] { return world.apply("target"); })) << point;
+  OK(world.apply("target"));
+  EXPECT_TRUE(crashes("follow.slot", [&] { return world.apply("follow"); }));
+  ASSERT_NO_FATAL_FAILURE(follow());
+  int turns = 0;
+  for (const char* point : {"prepare.analyzed", "switch.prepared", "give.closing", "give.fenced", "give.barrier",
+                            "give.yielded", "switch.given", "take.arrived", "take.stream-off", "take.slot",
+                            "take.owner", "switch.taken", "after.reverse"}) {
+    EXPECT_TRUE(crashes(point, [&] { return world.apply("switch"); })) << point;
+    OK(world.apply("switch"));
+    ASSERT_TRUE(world.wait_reached("switch", Millis(10'000))) << point << ": " << world.why;
+    ASSERT_TRUE(client.wait_orders(5, Millis(10'000))) << point;
+    EXPECT_TRUE(crashes(point, [&] { return world.undo("switch"); })) << point;
+    OK(world.undo("switch"));
+    EXPECT_EQ(world.observe("switch").value_or(Json::object()).value("owner", ""), "old") << point;
+    ASSERT_TRUE(client.wait_orders(5, Millis(10'000))) << point;
+    turns += 2;
+  }
+  ASSERT_TRUE(world.wait_reached("follow", Millis(10'000))) << world.why;
+  OK(world.apply("verify"));
+  client.end();
+  EXPECT_EQ(client.audit(world.old_server()), "");
+  EXPECT_EQ(side_changes(world), turns);
+  OK(world.apply("switch"));
+  for (const char* point : {"finish.old.removed", "finish.old"})
+    EXPECT_TRUE(crashes(point, [&] { return world.apply("finish"); })) << point;
+  OK(world.apply("finish"));
+  expect_clean();
+  EXPECT_EQ(client.audit(world.new_server()), "");
+}
+
+TEST_F(Live, WhatIsLeftClosedOpensByItself) {
+  world.restart_agents(true, Millis(1500));
+  Client client(world);
+  ASSERT_NO_FATAL_FAILURE(follow());
+  world.crash_at("give.fenced");
+  EXPECT_THROW((void)world.apply("switch"), Crash);
+  EXPECT_EQ(world.observe("switch").value_or(Json::object())["titles"]["shop"]["old"]["state"], "closing");
+  const auto start = boot_now();
+  ASSERT_TRUE(client.wait_orders(5, Millis(10'000)));  // nobody but the lease opened it
+  EXPECT_GE(std::chrono::duration_cast<Millis>(boot_now() - start).count(), 500);
+  // An agent that begins anew opens at once what its forerunner left.
+  world.restart_agents(true, Millis(600'000));
+  world.crash_at("give.barrier");
+  EXPECT_THROW((void)world.apply("switch"), Crash);
+  world.restart_agents(true, Millis(600'000));
+  ASSERT_TRUE(client.wait_orders(5, Millis(10'000)));
+  // And new's completes what was yielded, alone.
+  world.crash_at("give.yielded");
+  EXPECT_THROW((void)world.apply("switch"), Crash);
+  ASSERT_TRUE(client.wait_orders(5, Millis(10'000)));
+  EXPECT_EQ(world.observe("switch").value_or(Json::object()).value("owner", ""), "new");
+  OK(world.apply("switch"));
+  ASSERT_TRUE(world.wait_reached("switch", Millis(10'000))) << world.why;
+  client.end();
+  EXPECT_EQ(client.audit(world.new_server()), "");
+  EXPECT_EQ(side_changes(world), 1);
+}
+
+TEST_F(Live, PostponedAndRefusedWithTheReason) {
+  world.old_server().sql("shop", "CREATE TABLE bare (n int)");
+  const auto unnamed = world.apply("source");
+  ASSERT_FALSE(unnamed);
+  EXPECT_EQ(unnamed.error().kind, ErrorKind::refused);
+  EXPECT_NE(unnamed.error().what.find("public.bare"), std::string::npos) << unnamed.error().what;
+  expect_clean();
+  world.old_server().sql("shop", "DROP TABLE bare");
+  const auto findings = world.check("source");
+  OK(findings);
+  for (const auto& one : *findings) EXPECT_TRUE(one.at("ok").get<bool>()) << one.dump();
+
+  ASSERT_NO_FATAL_FAILURE(follow());
+  OK(world.check("target"));
+  // An old write transaction is in the way, and named.
+  Session::Target target;
+  target.host = "127.0.0.1";
+  target.port = world.old_server().port();
+  target.database = "shop";
+  target.user = "client";
+  target.password = "client-password";
+  target.application = "nightly-job";
+  target.quiet = false;
+  auto writer = Session::connect(target, Deadline::in(Millis(5000)), {});
+  ASSERT_TRUE(writer) << writer.error().text();
+  ASSERT_TRUE(writer->run("BEGIN; UPDATE public.customers SET note = 'x' WHERE id = 1; SELECT pg_sleep(0.6)", {},
+                          Deadline::in(Millis(5000)), {}));
+  // (Making the slot for the way back waits on new only; old is asked before it is closed.)
+  const auto late = world.apply("switch");
+  ASSERT_FALSE(late);
+  EXPECT_EQ(late.error().kind, ErrorKind::retry);
+  EXPECT_NE(late.error().what.find("nightly-job"), std::string::npos) << late.error().what;
+  ASSERT_TRUE(writer->run("COMMIT", {}, Deadline::in(Millis(5000)), {})) << "the writer was not touched";
+  // A change of the schema stops the switch before harm.
+  world.old_server().sql("shop", "ALTER TABLE customers ADD COLUMN extra int");
+  const auto changed = world.apply("switch");
+  ASSERT_FALSE(changed);
+  EXPECT_NE(changed.error().what.find("schema of shop changed"), std::string::npos) << changed.error().what;
+  world.old_server().sql("shop", "ALTER TABLE customers DROP COLUMN extra");
+  // A planted difference is found, with its key.
+  world.new_server().sql(
+      "shop",
+      "SET session_replication_role = replica; SET midstream.allow = on; UPDATE public.customers SET "
+      "name = 'else' WHERE id = 7; DELETE FROM public.logs_1 WHERE day = 3 AND n = 3",
+      true);
+  const auto differs = world.apply("verify");
+  ASSERT_FALSE(differs);
+  EXPECT_NE(differs.error().what.find("public.customers: 1 rows, with keys (7)"), std::string::npos)
+      << differs.error().what;
+  EXPECT_NE(differs.error().what.find("public.logs_1: 1 rows, with keys (3,3)"), std::string::npos)
+      << differs.error().what;
+  // An older epoch is turned away.
+  world.epoch = 0;
+  const auto old_epoch = world.apply("switch");
+  ASSERT_FALSE(old_epoch);
+  EXPECT_EQ(old_epoch.error().kind, ErrorKind::fenced) << old_epoch.error().what;
 }
 
 }  // namespace

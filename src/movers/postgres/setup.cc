@@ -35,8 +35,7 @@ Result<> make_role(const Work& work, Session& session, const std::string& name, 
   const auto& context = work.context;
   const auto found =
       TRY(session.run("SELECT 1 FROM pg_roles WHERE rolname = $1", {name}, context.deadline, context.stop));
-  std::string text =
-      fmt::format("{} ROLE {} WITH {}", found.size() > 0 ? "ALTER" : "CREATE", ident(name), attributes);
+  std::string text = fmt::format("{} ROLE {} WITH {}", found.size() > 0 ? "ALTER" : "CREATE", ident(name), attributes);
   if (!password.empty()) text += " PASSWORD " + quote(TRY(session.verifier(name, password)));
   CHECK_OK(session.run(text, {}, context.deadline, context.stop));
   return {};
@@ -46,9 +45,9 @@ Result<> make_role(const Work& work, Session& session, const std::string& name, 
 Result<> make_our_roles(const Work& work, const Json& record) {
   auto session = TRY(work.maintenance());
   if (session.server_version() < 140000 || session.server_version() >= 180000)
-    return refused(fmt::format("PostgreSQL {} on {} is not supported", session.server_version() / 10000,
-                               work.mine().host),
-                   "versions 14 to 17 are");
+    return refused(
+        fmt::format("PostgreSQL {} on {} is not supported", session.server_version() / 10000, work.mine().host),
+        "versions 14 to 17 are");
   const auto& plan = work.plan;
   CHECK_OK(make_role(work, session, plan.agent_role(), "LOGIN SUPERUSER", ""));
   CHECK_OK(make_role(work, session, plan.replication_role(), "LOGIN REPLICATION BYPASSRLS",
@@ -64,11 +63,9 @@ Result<> make_our_roles(const Work& work, const Json& record) {
 // Where PUBLIC may not connect, our roles without superuser's rights need it of their own.
 Result<> let_in(const Work& work, const std::string& database) {
   for (const auto& role : {work.plan.replication_role(), work.plan.probe_role()}) {
-    const auto may =
-        TRY(work.run_cluster("SELECT has_database_privilege($1, $2, 'CONNECT')", {role, database}));
+    const auto may = TRY(work.run_cluster("SELECT has_database_privilege($1, $2, 'CONNECT')", {role, database}));
     if (!may.truth(0, 0))
-      CHECK_OK(
-          work.run_cluster(fmt::format("GRANT CONNECT ON DATABASE {} TO {}", ident(database), ident(role))));
+      CHECK_OK(work.run_cluster(fmt::format("GRANT CONNECT ON DATABASE {} TO {}", ident(database), ident(role))));
   }
   return {};
 }
@@ -76,13 +73,12 @@ Result<> let_in(const Work& work, const std::string& database) {
 // The server reads its access files a moment after it is told to; a session that began later shows it.
 Result<> reload(const Work& work, Session& session) {
   const auto& context = work.context;
-  const auto before =
-      TRY(session.run("SELECT clock_timestamp()", {}, context.deadline, context.stop)).text(0, 0);
+  const auto before = TRY(session.run("SELECT clock_timestamp()", {}, context.deadline, context.stop)).text(0, 0);
   CHECK_OK(session.run("SELECT pg_reload_conf()", {}, context.deadline, context.stop));
   for (;;) {
     auto later = TRY(work.maintenance());
-    const auto loaded = TRY(
-        later.run("SELECT pg_conf_load_time() >= $1::timestamptz", {before}, context.deadline, context.stop));
+    const auto loaded =
+        TRY(later.run("SELECT pg_conf_load_time() >= $1::timestamptz", {before}, context.deadline, context.stop));
     if (loaded.truth(0, 0)) return {};
     CHECK_OK(wait_a_bit(Millis(5), context.deadline, context.stop, "the server to reload"));
   }
@@ -97,9 +93,8 @@ Result<> write_access(const Work& work, std::string_view hba, std::string_view m
   const bool ruled = TRY(set_block(files.text(0, 0), work.plan.move, hba));
   if (mapped || ruled) CHECK_OK(reload(work, session));
   if (hba.empty()) return {};
-  const auto bad =
-      TRY(session.run("SELECT line_number, error FROM pg_hba_file_rules WHERE error IS NOT NULL LIMIT 1", {},
-                      context.deadline, context.stop));
+  const auto bad = TRY(session.run("SELECT line_number, error FROM pg_hba_file_rules WHERE error IS NOT NULL LIMIT 1",
+                                   {}, context.deadline, context.stop));
   if (bad.size() == 0) return {};
   (void)set_block(files.text(0, 0), work.plan.move, "");
   return refused(fmt::format("{} line {}: {}", files.text(0, 0), bad.text(0, 0), bad.text(0, 1)),
@@ -115,8 +110,8 @@ Result<> remove_access(const Work& work) {
   roles.push_back(work.plan.agent_role());
   auto session = TRY(work.maintenance());
   for (const auto& role : roles) {
-    const auto there = TRY(session.run("SELECT 1 FROM pg_roles WHERE rolname = $1", {role},
-                                       work.context.deadline, work.context.stop));
+    const auto there =
+        TRY(session.run("SELECT 1 FROM pg_roles WHERE rolname = $1", {role}, work.context.deadline, work.context.stop));
     if (there.size() == 0) continue;
     CHECK_OK(session.run("DROP OWNED BY " + ident(role), {}, work.context.deadline, work.context.stop));
     CHECK_OK(session.run("DROP ROLE IF EXISTS " + ident(role), {}, work.context.deadline, work.context.stop));
@@ -144,9 +139,9 @@ Result<bool> role_exists(const Work& work, const std::string& role) {
 Result<> remove_from_database(const Work& work, const std::string& database) {
   CHECK_OK(drop_subscription(work, database));
   CHECK_OK(drop_slot(work, work.outgoing(database)));
-  CHECK_OK(work.run(
-      database, fmt::format("BEGIN; SET LOCAL midstream.allow = 'on'; DROP PUBLICATION IF EXISTS {}; COMMIT",
-                            ident(work.plan.publication()))));
+  CHECK_OK(
+      work.run(database, fmt::format("BEGIN; SET LOCAL midstream.allow = 'on'; DROP PUBLICATION IF EXISTS {}; COMMIT",
+                                     ident(work.plan.publication()))));
   return remove_title(work, database);
 }
 
@@ -182,8 +177,7 @@ Result<> set_access(const Work& work, const std::string& database, bool hard) {
 Result<Json> exchange_credentials(const Work& work, const std::string& password) {
   auto record = TRY(Record::load(work.context, work.plan.move));
   const auto own = get_string_or(record, "own_password", "");
-  if (own.empty())
-    return refused(fmt::format("host {} has no part in move {} yet", work.context.host, work.plan.move));
+  if (own.empty()) return refused(fmt::format("host {} has no part in move {} yet", work.context.host, work.plan.move));
   record["peer_password"] = password;
   CHECK_OK(Record::save(work.context, work.plan.move, record));
   CHECK_OK(write_pass_file(work, password));
@@ -193,8 +187,8 @@ Result<Json> exchange_credentials(const Work& work, const std::string& password)
 Result<Json> apply_source(const Work& work) {
   for (const auto& database : work.plan.databases) {
     // Before anything is changed: a publication would break clients' statements on such tables.
-    auto loan = TRY(work.pool.get(work.target(database, work.options.superuser), work.context.deadline,
-                                  work.context.stop));
+    auto loan =
+        TRY(work.pool.get(work.target(database, work.options.superuser), work.context.deadline, work.context.stop));
     const auto bare = TRY(tables_without_identity(work, *loan));
     if (!bare.empty())
       return refused(fmt::format("tables of {} without a replica identity: {}", database, join(bare, ", ")),
@@ -222,8 +216,8 @@ Result<Json> undo_source(const Work& work) {
     for (const auto& database : work.plan.databases) {
       const auto title = TRY(read_title(work, database));
       if (!title.state.empty() && title.state != "owner")
-        return refused(fmt::format("{} is '{}' on {}: it owns nothing that could be set free", database,
-                                   title.state, work.context.host),
+        return refused(fmt::format("{} is '{}' on {}: it owns nothing that could be set free", database, title.state,
+                                   work.context.host),
                        "undo the switch first");
       CHECK_OK(remove_from_database(work, database));
     }
@@ -243,9 +237,9 @@ Result<Json> apply_target(const Work& work) {
     if (!has(record["made_roles"], name)) record["made_roles"].push_back(name);
   for (const auto& name : TRY(conflicting_roles(work, catalog)))
     if (!has(record["made_roles"], name))
-      return refused(fmt::format("role {} exists on {} with other attributes or another password", name,
-                                 work.context.host),
-                     "make both the same, or drop it there");
+      return refused(
+          fmt::format("role {} exists on {} with other attributes or another password", name, work.context.host),
+          "make both the same, or drop it there");
   for (const auto& database : work.plan.databases) {
     if (!TRY(database_exists(work, database))) {
       if (!has(record["made_databases"], database)) record["made_databases"].push_back(database);
@@ -289,8 +283,7 @@ Result<Json> undo_target(const Work& work) {
   if (TRY(role_exists(work, work.plan.agent_role()))) {
     CHECK_OK(refresh_access(work));
     for (const auto& database : work.plan.databases) {
-      if (!has(record.value("made_databases", Json::array()), database) ||
-          !TRY(database_exists(work, database)))
+      if (!has(record.value("made_databases", Json::array()), database) || !TRY(database_exists(work, database)))
         continue;
       const auto title = TRY(read_title(work, database));
       if (title.state == "owner" || title.state == "closing" || title.arrived > title.turn)
@@ -310,8 +303,7 @@ Result<Json> undo_target(const Work& work) {
   }
   auto made = record.value("made_roles", Json::array());
   std::reverse(made.begin(), made.end());
-  for (const auto& name : made)
-    CHECK_OK(work.run_cluster("DROP ROLE IF EXISTS " + ident(name.get<std::string>())));
+  for (const auto& name : made) CHECK_OK(work.run_cluster("DROP ROLE IF EXISTS " + ident(name.get<std::string>())));
   CHECK_OK(remove_access(work));
   return Json::object();
 }
@@ -319,20 +311,17 @@ Result<Json> undo_target(const Work& work) {
 Result<> finish_old(const Work& work) {
   if (TRY(role_exists(work, work.plan.agent_role()))) {
     for (const auto& database : work.plan.databases) {
-      const auto open =
-          TRY(work.run_cluster("SELECT datallowconn FROM pg_database WHERE datname = $1", {database}));
+      const auto open = TRY(work.run_cluster("SELECT datallowconn FROM pg_database WHERE datname = $1", {database}));
       if (open.size() == 0 || !open.truth(0, 0)) continue;
       const auto title = TRY(read_title(work, database));
       if (title.state == "owner" || title.state == "closing")
-        return refused(fmt::format("{} on {} is '{}'", database, work.context.host, title.state),
-                       "switch first");
+        return refused(fmt::format("{} on {} is '{}'", database, work.context.host, title.state), "switch first");
       CHECK_OK(remove_from_database(work, database));
       work.at("finish.old.removed");
       work.pool.drop(database);
+      CHECK_OK(work.run_cluster(fmt::format("ALTER DATABASE {} WITH ALLOW_CONNECTIONS false", ident(database))));
       CHECK_OK(
-          work.run_cluster(fmt::format("ALTER DATABASE {} WITH ALLOW_CONNECTIONS false", ident(database))));
-      CHECK_OK(work.run_cluster("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1",
-                                {database}));
+          work.run_cluster("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", {database}));
     }
   }
   return remove_access(work);

@@ -23,8 +23,7 @@ std::string libpq_value(std::string_view text) {
 
 Result<std::filesystem::path> pass_directory(const Work& work) {
   const auto data = TRY(work.run_cluster("SHOW data_directory")).text(0, 0);
-  return std::filesystem::path(data).parent_path() /
-         fmt::format(".midstream-{}-{}", work.plan.move, work.mine().port);
+  return std::filesystem::path(data).parent_path() / fmt::format(".midstream-{}-{}", work.plan.move, work.mine().port);
 }
 
 Result<std::string> conninfo(const Work& work, const std::string& database) {
@@ -40,14 +39,13 @@ Result<std::string> conninfo(const Work& work, const std::string& database) {
 
 Result<std::vector<std::string>> tables_without_identity(const Work& work, Session& session) {
   const auto rows = TRY(session.run(
-      fmt::format(
-          "SELECT t.name FROM ({}) AS t (name, kind, persistence, oid) JOIN pg_class c ON c.oid = t.oid "
-          "WHERE "
-          "kind = 'r' AND persistence = 'p' AND NOT (c.relreplident = 'f' OR EXISTS (SELECT FROM pg_index i "
-          "WHERE i.indrelid = c.oid AND ((c.relreplident = 'd' AND i.indisprimary) OR (c.relreplident = 'i' "
-          "AND "
-          "i.indisreplident))))",
-          kTablesSql),
+      fmt::format("SELECT t.name FROM ({}) AS t (name, kind, persistence, oid) JOIN pg_class c ON c.oid = t.oid "
+                  "WHERE "
+                  "kind = 'r' AND persistence = 'p' AND NOT (c.relreplident = 'f' OR EXISTS (SELECT FROM pg_index i "
+                  "WHERE i.indrelid = c.oid AND ((c.relreplident = 'd' AND i.indisprimary) OR (c.relreplident = 'i' "
+                  "AND "
+                  "i.indisreplident))))",
+                  kTablesSql),
       {}, work.context.deadline, work.context.stop));
   return rows.column(0);
 }
@@ -60,21 +58,19 @@ Result<> make_publication(const Work& work, const std::string& database) {
     return refused(fmt::format("tables of {} without a replica identity: {}", database, join(bare, ", ")),
                    kGiveIdentity);
   const auto name = work.plan.publication();
-  const auto present = TRY(session->run("SELECT 1 FROM pg_publication WHERE pubname = $1", {name},
-                                        context.deadline, context.stop));
+  const auto present =
+      TRY(session->run("SELECT 1 FROM pg_publication WHERE pubname = $1", {name}, context.deadline, context.stop));
   if (present.size() > 0) return {};
-  auto tables =
-      TRY(session->run(fmt::format("SELECT name FROM ({}) AS t (name, kind, persistence, oid) WHERE kind = "
-                                   "'r' AND persistence = 'p'",
-                                   kTablesSql),
-                       {}, context.deadline, context.stop))
-          .column(0);
+  auto tables = TRY(session->run(fmt::format("SELECT name FROM ({}) AS t (name, kind, persistence, oid) WHERE kind = "
+                                             "'r' AND persistence = 'p'",
+                                             kTablesSql),
+                                 {}, context.deadline, context.stop))
+                    .column(0);
   tables.push_back("midstream.handover");
-  CHECK_OK(session->run(
-      fmt::format("BEGIN; SET LOCAL midstream.allow = 'on'; SET LOCAL lock_timeout = '2s'; CREATE "
-                  "PUBLICATION {} FOR TABLE {}; COMMIT",
-                  ident(name), join(tables, ", ")),
-      {}, context.deadline, context.stop));
+  CHECK_OK(session->run(fmt::format("BEGIN; SET LOCAL midstream.allow = 'on'; SET LOCAL lock_timeout = '2s'; CREATE "
+                                    "PUBLICATION {} FOR TABLE {}; COMMIT",
+                                    ident(name), join(tables, ", ")),
+                        {}, context.deadline, context.stop));
   return {};
 }
 
@@ -82,14 +78,12 @@ Result<> drop_slot(const Work& work, const std::string& name) {
   auto session = TRY(work.maintenance());
   const auto& context = work.context;
   for (;;) {
-    const auto rows = TRY(session.run("SELECT active_pid FROM pg_replication_slots WHERE slot_name = $1",
-                                      {name}, context.deadline, context.stop));
+    const auto rows = TRY(session.run("SELECT active_pid FROM pg_replication_slots WHERE slot_name = $1", {name},
+                                      context.deadline, context.stop));
     if (rows.size() == 0) return {};
     if (!rows.is_null(0, 0))
-      CHECK_OK(session.run("SELECT pg_terminate_backend($1::int)", {rows.text(0, 0)}, context.deadline,
-                           context.stop));
-    const auto dropped =
-        session.query("SELECT pg_drop_replication_slot($1)", {name}, context.deadline, context.stop);
+      CHECK_OK(session.run("SELECT pg_terminate_backend($1::int)", {rows.text(0, 0)}, context.deadline, context.stop));
+    const auto dropped = session.query("SELECT pg_drop_replication_slot($1)", {name}, context.deadline, context.stop);
     if (dropped) return {};
     if (dropped.error().sqlstate != "55006" && dropped.error().sqlstate != "42704")
       return std::unexpected(to_error(dropped.error(), fmt::format("cannot drop slot {}", name)));
@@ -101,13 +95,12 @@ Result<> make_slot(const Work& work, const std::string& database, const std::str
   if (fresh) CHECK_OK(drop_slot(work, name));
   auto session = TRY(work.session(database));
   const auto& context = work.context;
-  const auto present = TRY(session->run("SELECT 1 FROM pg_replication_slots WHERE slot_name = $1", {name},
-                                        context.deadline, context.stop));
+  const auto present = TRY(
+      session->run("SELECT 1 FROM pg_replication_slots WHERE slot_name = $1", {name}, context.deadline, context.stop));
   if (present.size() > 0) return {};
   // Waits for every transaction that has written; a server left waiting would make the slot after we gave up.
   const auto limit = std::clamp<std::int64_t>(context.deadline.remaining().count() - 500, 200, 30'000);
-  CHECK_OK(
-      session->run(fmt::format("SET statement_timeout = {}", limit), {}, context.deadline, context.stop));
+  CHECK_OK(session->run(fmt::format("SET statement_timeout = {}", limit), {}, context.deadline, context.stop));
   const auto made = session->query("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", {name},
                                    context.deadline, context.stop);
   (void)session->query("SET statement_timeout = 0", {}, context.deadline, context.stop);
@@ -133,8 +126,7 @@ Result<std::string> write_pass_file(const Work& work, const std::string& passwor
   const auto as = TRY(AsUser::enter(work.options.os_user));
   CHECK_OK(make_directories(directory, 0700));
   const auto path = directory / "pgpass";
-  CHECK_OK(
-      write_file_durably(path, fmt::format("*:*:*:{}:{}\n", work.plan.replication_role(), password), 0600));
+  CHECK_OK(write_file_durably(path, fmt::format("*:*:*:{}:{}\n", work.plan.replication_role(), password), 0600));
   return path.native();
 }
 
@@ -159,21 +151,19 @@ Result<> make_subscription(const Work& work, const std::string& database, bool c
   if (present.size() > 0) return {};
   // connect stays true: without it the list of tables stays empty and every row is silently dropped.
   CHECK_OK(session->run(
-      fmt::format(
-          "BEGIN; SET LOCAL midstream.allow = 'on'; CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {} WITH "
-          "(create_slot = false, slot_name = {}, copy_data = {}, enabled = {}); COMMIT",
-          ident(name), quote(TRY(conninfo(work, database))), ident(work.plan.publication()), quote(name),
-          copy, copy),
+      fmt::format("BEGIN; SET LOCAL midstream.allow = 'on'; CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {} WITH "
+                  "(create_slot = false, slot_name = {}, copy_data = {}, enabled = {}); COMMIT",
+                  ident(name), quote(TRY(conninfo(work, database))), ident(work.plan.publication()), quote(name), copy,
+                  copy),
       {}, context.deadline, context.stop));
   return {};
 }
 
 Result<> enable_subscription(const Work& work, const std::string& database) {
   const auto name = ident(work.incoming(database));
-  CHECK_OK(
-      work.run(database, fmt::format("BEGIN; SET LOCAL midstream.allow = 'on'; ALTER SUBSCRIPTION {0} SET "
-                                     "(synchronous_commit = on); ALTER SUBSCRIPTION {0} ENABLE; COMMIT",
-                                     name)));
+  CHECK_OK(work.run(database, fmt::format("BEGIN; SET LOCAL midstream.allow = 'on'; ALTER SUBSCRIPTION {0} SET "
+                                          "(synchronous_commit = on); ALTER SUBSCRIPTION {0} ENABLE; COMMIT",
+                                          name)));
   return {};
 }
 
@@ -187,14 +177,13 @@ Result<> disable_subscription(const Work& work, Session& session, const std::str
   if (present.size() == 0) return {};
   if (present.truth(0, 0))
     CHECK_OK(session.run(
-        fmt::format("BEGIN; SET LOCAL midstream.allow = 'on'; ALTER SUBSCRIPTION {} DISABLE; COMMIT",
-                    ident(name)),
-        {}, context.deadline, context.stop));
+        fmt::format("BEGIN; SET LOCAL midstream.allow = 'on'; ALTER SUBSCRIPTION {} DISABLE; COMMIT", ident(name)), {},
+        context.deadline, context.stop));
   for (;;) {
     // An idle worker looks at its subscription once a second; ending it is quicker and as safe.
-    const auto workers = TRY(session.run(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_subscription WHERE subname = $1 AND pid IS NOT NULL",
-        {name}, context.deadline, context.stop));
+    const auto workers = TRY(
+        session.run("SELECT pg_terminate_backend(pid) FROM pg_stat_subscription WHERE subname = $1 AND pid IS NOT NULL",
+                    {name}, context.deadline, context.stop));
     if (workers.size() == 0) return {};
     CHECK_OK(wait_a_bit(Millis(1), context.deadline, context.stop, "the apply worker to end"));
   }
@@ -210,11 +199,10 @@ Result<> drop_subscription(const Work& work, const std::string& database) {
                        {name}, context.deadline, context.stop));
   if (present.size() == 0) return {};
   CHECK_OK(disable_subscription(work, *session, database));
-  CHECK_OK(session->run(
-      fmt::format("BEGIN; SET LOCAL midstream.allow = 'on'; ALTER SUBSCRIPTION {0} SET (slot_name = "
-                  "NONE); DROP SUBSCRIPTION {0}; COMMIT",
-                  ident(name)),
-      {}, context.deadline, context.stop));
+  CHECK_OK(session->run(fmt::format("BEGIN; SET LOCAL midstream.allow = 'on'; ALTER SUBSCRIPTION {0} SET (slot_name = "
+                                    "NONE); DROP SUBSCRIPTION {0}; COMMIT",
+                                    ident(name)),
+                        {}, context.deadline, context.stop));
   return {};
 }
 
@@ -259,27 +247,26 @@ Json to_json(const Lag& lag) {
 }
 
 Lag lag_from_json(const Json& value) {
-  return Lag{get_bool_or(value, "slot", false), get_bool_or(value, "active", false),
-             get_int_or(value, "bytes", 0), get_int_or(value, "ms", 0)};
+  return Lag{get_bool_or(value, "slot", false), get_bool_or(value, "active", false), get_int_or(value, "bytes", 0),
+             get_int_or(value, "ms", 0)};
 }
 
 Result<std::string> barrier_position(const Work& work, Session& session) {
   const auto& context = work.context;
   CHECK_OK(session.run("SET synchronous_commit = 'on'", {}, context.deadline, context.stop));
-  CHECK_OK(session.run("SELECT pg_logical_emit_message(true, 'midstream', 'barrier')", {}, context.deadline,
-                       context.stop));
+  CHECK_OK(
+      session.run("SELECT pg_logical_emit_message(true, 'midstream', 'barrier')", {}, context.deadline, context.stop));
   return TRY(session.run("SELECT pg_current_wal_flush_lsn()", {}, context.deadline, context.stop)).text(0, 0);
 }
 
-Result<> wait_confirmed(const Work& work, Session& session, const std::string& slot,
-                        const std::string& position, Deadline deadline) {
+Result<> wait_confirmed(const Work& work, Session& session, const std::string& slot, const std::string& position,
+                        Deadline deadline) {
   for (;;) {
     const auto rows =
         TRY(session.run("SELECT confirmed_flush_lsn >= $2::pg_lsn, active FROM pg_replication_slots WHERE "
                         "slot_name = $1",
                         {slot, position}, deadline, work.context.stop));
-    if (rows.size() == 0)
-      return refused(fmt::format("slot {} is gone", slot), "undo the follow step and run it again");
+    if (rows.size() == 0) return refused(fmt::format("slot {} is gone", slot), "undo the follow step and run it again");
     if (rows.truth(0, 0)) return {};
     CHECK_OK(wait_a_bit(Millis(1), deadline, work.context.stop,
                         fmt::format("the other side to confirm {} ({})", position,

@@ -58,7 +58,7 @@ Lag lag_from_json(const Json& value);
 // A marker in the local log, flushed; the position that the other side must have confirmed.
 Result<std::string> barrier_position(const Work& work, Session& session);
 // Waits until the slot's consumer has made everything up to `position` durable.
-Result<> wait_confirmed(const Work& work, Session& session, const std::string& slot,
-                        const std::string& position, Deadline deadline);
+Result<> wait_confirmed(const Work& work, Session& session, const std::string& slot, const std::string& position,
+                        Deadline deadline);
 
 }  // namespace midstream::postgres

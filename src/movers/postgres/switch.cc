@@ -23,12 +23,9 @@ using Handler = Result<Json> (*)(const Work&, const std::string& database, const
 const std::map<std::string_view, Handler>& handlers() {
   static const std::map<std::string_view, Handler> all{
       {"title",
-       [](const Work& w, const std::string& d, const Json&) -> Result<Json> {
-         return to_json(TRY(read_title(w, d)));
-       }},
+       [](const Work& w, const std::string& d, const Json&) -> Result<Json> { return to_json(TRY(read_title(w, d))); }},
       {"prepare_take", [](const Work& w, const std::string& d, const Json&) { return prepare_take(w, d); }},
-      {"prepare_give",
-       [](const Work& w, const std::string& d, const Json& a) { return prepare_give(w, d, a); }},
+      {"prepare_give", [](const Work& w, const std::string& d, const Json& a) { return prepare_give(w, d, a); }},
       {"give", [](const Work& w, const std::string& d, const Json& a) { return give(w, d, a); }},
       {"take", [](const Work& w, const std::string& d, const Json& a) { return take(w, d, a); }},
       {"after_give", [](const Work& w, const std::string& d, const Json&) { return after_give(w, d); }},
@@ -41,8 +38,7 @@ const std::map<std::string_view, Handler>& handlers() {
       {"arrival",
        [](const Work& w, const std::string& d, const Json&) -> Result<Json> {
          const auto arrival = TRY(look_at_subscription(w, d));
-         return Json{
-             {"present", arrival.present}, {"enabled", arrival.enabled}, {"running", arrival.running}};
+         return Json{{"present", arrival.present}, {"enabled", arrival.enabled}, {"running", arrival.running}};
        }},
       {"make_slot",
        [](const Work& w, const std::string& d, const Json&) -> Result<Json> {
@@ -60,10 +56,8 @@ const std::map<std::string_view, Handler>& handlers() {
        }},
       {"buckets", [](const Work& w, const std::string& d, const Json& a) { return bucket_hashes(w, d, a); }},
       {"rows", [](const Work& w, const std::string& d, const Json& a) { return row_hashes(w, d, a); }},
-      {"pinned_rows",
-       [](const Work& w, const std::string& d, const Json& a) { return pinned_rows(w, d, a); }},
-      {"report_promptly",
-       [](const Work& w, const std::string& d, const Json&) { return report_promptly(w, d); }},
+      {"pinned_rows", [](const Work& w, const std::string& d, const Json& a) { return pinned_rows(w, d, a); }},
+      {"report_promptly", [](const Work& w, const std::string& d, const Json&) { return report_promptly(w, d); }},
       {"settle_lag", [](const Work& w, const std::string& d, const Json& a) { return settle_lag(w, d, a); }},
       {"dump", [](const Work& w, const std::string&,
                   const Json& a) { return dump_catalog(w, get_bool_or(a, "schema", false)); }},
@@ -207,8 +201,7 @@ Result<Json> run_switch(const Work& work, bool to_new) {
     const auto figures = TRY(one.hand_over(to_new));
     for (const char* key : {"fence_ms", "barrier_ms", "total_ms", "sessions_cut"})
       total[key] = get_int_or(total, key, 0) + get_int_or(figures, key, 0);
-    for (const auto& proof : figures.value("fence_proof", Json::array()))
-      total["fence_proof"].push_back(proof);
+    for (const auto& proof : figures.value("fence_proof", Json::array())) total["fence_proof"].push_back(proof);
     auto rest = figures;
     rest.erase("fence_proof");
     total["databases"][database] = rest;
@@ -243,8 +236,8 @@ Result<bool> keep(const Work& work, bool all_leases) {
   const std::lock_guard lock(work.titles);
   bool did = false;
   for (const auto& database : work.plan.databases) {
-    const bool held = std::filesystem::exists(
-        work.context.state / fmt::format("{}-{}.lease", work.plan.move, work.plan.number(database)));
+    const bool held = std::filesystem::exists(work.context.state /
+                                              fmt::format("{}-{}.lease", work.plan.move, work.plan.number(database)));
     const bool ended =
         held && (all_leases || TRY(lease_expired(work.context, work.plan.move, work.plan.number(database))));
     if (ended) {

@@ -17,14 +17,13 @@ std::string replaced(std::string text, std::string_view what, const std::string&
 // Takes a table's lock only if that is quick, several times: a migration must not make clients queue.
 Result<> briefly_locked(const Work& work, Session& session, const std::string& sql) {
   for (int round = 0;; ++round) {
-    const auto done = session.query(
-        "BEGIN; SET LOCAL lock_timeout = '300ms'; SET LOCAL midstream.allow = 'on'; " + sql + "; COMMIT", {},
-        work.context.deadline, work.context.stop);
+    const auto done =
+        session.query("BEGIN; SET LOCAL lock_timeout = '300ms'; SET LOCAL midstream.allow = 'on'; " + sql + "; COMMIT",
+                      {}, work.context.deadline, work.context.stop);
     if (done) return {};
     auto error = done.error();
     (void)session.query("ROLLBACK", {}, work.context.deadline, work.context.stop);
-    if (error.sqlstate != "55P03" || round >= 20)
-      return std::unexpected(to_error(error, "cannot prepare a table"));
+    if (error.sqlstate != "55P03" || round >= 20) return std::unexpected(to_error(error, "cannot prepare a table"));
     CHECK_OK(wait_a_bit(Millis(100), work.context.deadline, work.context.stop, "a table's lock"));
   }
 }
@@ -35,8 +34,7 @@ Result<bool> database_exists(const Work& work, const std::string& database) {
   return TRY(work.run_cluster("SELECT 1 FROM pg_database WHERE datname = $1", {database})).size() > 0;
 }
 
-Result<> make_title(const Work& work, const std::string& database, std::string_view state,
-                    int connection_limit) {
+Result<> make_title(const Work& work, const std::string& database, std::string_view state, int connection_limit) {
   auto session = TRY(work.session(database));
   const auto& context = work.context;
   const auto sql = replaced(kSchemaSql, "$AGENT$", quote(work.plan.agent_role()));
@@ -44,14 +42,14 @@ Result<> make_title(const Work& work, const std::string& database, std::string_v
       "INSERT INTO midstream.owner (epoch, state, connection_limit) VALUES ({}, {}, {}) ON CONFLICT DO "
       "NOTHING;",
       context.task.epoch, quote(state), connection_limit);
-  auto done = session->query("BEGIN; SET LOCAL midstream.allow = 'on';" + sql + row + "COMMIT", {},
-                             context.deadline, context.stop);
+  auto done = session->query("BEGIN; SET LOCAL midstream.allow = 'on';" + sql + row + "COMMIT", {}, context.deadline,
+                             context.stop);
   if (!done) {
     (void)session->query("ROLLBACK", {}, context.deadline, context.stop);
     return std::unexpected(title_error(done.error(), fmt::format("cannot make the title in {}", database)));
   }
-  CHECK_OK(session->run("SELECT midstream.adopt($1)", {std::to_string(context.task.epoch)}, context.deadline,
-                        context.stop));
+  CHECK_OK(
+      session->run("SELECT midstream.adopt($1)", {std::to_string(context.task.epoch)}, context.deadline, context.stop));
   return {};
 }
 
@@ -74,36 +72,32 @@ Result<> make_triggers(const Work& work, const std::string& database) {
                     table)));
   }
   const auto name = work.plan.event_trigger();
-  const auto present =
-      TRY(session->run("SELECT 1 FROM pg_event_trigger WHERE evtname = $1 AND evtenabled = 'A'", {name},
-                       context.deadline, context.stop));
+  const auto present = TRY(session->run("SELECT 1 FROM pg_event_trigger WHERE evtname = $1 AND evtenabled = 'A'",
+                                        {name}, context.deadline, context.stop));
   if (present.size() > 0) return {};
-  return briefly_locked(
-      work, *session,
-      fmt::format("DROP EVENT TRIGGER IF EXISTS {0}; CREATE EVENT TRIGGER {0} ON ddl_command_start "
-                  "EXECUTE FUNCTION midstream.deny_ddl(); ALTER EVENT TRIGGER {0} ENABLE ALWAYS",
-                  ident(name)));
+  return briefly_locked(work, *session,
+                        fmt::format("DROP EVENT TRIGGER IF EXISTS {0}; CREATE EVENT TRIGGER {0} ON ddl_command_start "
+                                    "EXECUTE FUNCTION midstream.deny_ddl(); ALTER EVENT TRIGGER {0} ENABLE ALWAYS",
+                                    ident(name)));
 }
 
 Result<> remove_title(const Work& work, const std::string& database) {
   auto session = TRY(work.session(database));
   const auto& context = work.context;
-  CHECK_OK(briefly_locked(work, *session,
-                          fmt::format("DROP EVENT TRIGGER IF EXISTS {}", ident(work.plan.event_trigger()))));
-  const auto tables = TRY(session->run(
-      "SELECT tgrelid::regclass::text FROM pg_trigger WHERE tgname = 'midstream_deny' AND tgrelid <> "
-      "coalesce(to_regclass('midstream.proof'), 0::oid::regclass)",
-      {}, context.deadline, context.stop));
+  CHECK_OK(
+      briefly_locked(work, *session, fmt::format("DROP EVENT TRIGGER IF EXISTS {}", ident(work.plan.event_trigger()))));
+  const auto tables =
+      TRY(session->run("SELECT tgrelid::regclass::text FROM pg_trigger WHERE tgname = 'midstream_deny' AND tgrelid <> "
+                       "coalesce(to_regclass('midstream.proof'), 0::oid::regclass)",
+                       {}, context.deadline, context.stop));
   for (const auto& table : tables.column(0))
-    CHECK_OK(
-        briefly_locked(work, *session, fmt::format("DROP TRIGGER IF EXISTS midstream_deny ON {}", table)));
+    CHECK_OK(briefly_locked(work, *session, fmt::format("DROP TRIGGER IF EXISTS midstream_deny ON {}", table)));
   return briefly_locked(work, *session, "DROP SCHEMA IF EXISTS midstream CASCADE");
 }
 
 Result<Title> read_title(const Work& work, const std::string& database) {
-  const auto known =
-      TRY(work.run_cluster("SELECT 1 FROM pg_database, pg_roles WHERE datname = $1 AND rolname = $2",
-                           {database, work.plan.agent_role()}));
+  const auto known = TRY(work.run_cluster("SELECT 1 FROM pg_database, pg_roles WHERE datname = $1 AND rolname = $2",
+                                          {database, work.plan.agent_role()}));
   if (known.size() == 0) return Title{};
   auto session = TRY(work.session(database));
   auto rows = session->query(
@@ -111,8 +105,7 @@ Result<Title> read_title(const Work& work, const std::string& database) {
       "midstream.owner",
       {}, work.context.deadline, work.context.stop);
   if (!rows && (rows.error().sqlstate == "42P01" || rows.error().sqlstate == "3F000")) return Title{};
-  if (!rows)
-    return std::unexpected(to_error(rows.error(), fmt::format("cannot read the title of {}", database)));
+  if (!rows) return std::unexpected(to_error(rows.error(), fmt::format("cannot read the title of {}", database)));
   if (rows->size() == 0) return Title{};
   return Title{static_cast<std::uint64_t>(rows->number(0, 0)), rows->text(0, 1), rows->number(0, 2),
                rows->number(0, 3)};
@@ -131,8 +124,8 @@ Result<std::string> fingerprint(const Work& work, const std::string& database) {
   return TRY(work.run(database, kFingerprintSql)).text(0, 0);
 }
 
-std::string adopt_sql(std::uint64_t epoch) {
-  return fmt::format("SELECT midstream.adopt({});", epoch);
+std::string adopt_sql(const Work& work) {
+  return work.keeping ? "" : fmt::format("SELECT midstream.adopt({});", work.context.task.epoch);
 }
 
 Error title_error(const SqlError& error, std::string_view doing) {

@@ -12,16 +12,14 @@ namespace midstream::postgres {
 
 struct Title {
   std::uint64_t epoch = 0;
-  std::string state;      // "" where there is no title
-  std::int64_t turn = 0;  // hand-overs that this side has taken part in
-  std::int64_t arrived =
-      0;  // the newest hand-over whose row is here; above `turn`: given to this side, not taken yet
+  std::string state;         // "" where there is no title
+  std::int64_t turn = 0;     // hand-overs that this side has taken part in
+  std::int64_t arrived = 0;  // the newest hand-over whose row is here; above `turn`: given to this side, not taken yet
 };
 
 // Makes schema, functions and the title (in `state`) where they are missing. `connection_limit`: what the
 // database shall have once this side owns it.
-Result<> make_title(const Work& work, const std::string& database, std::string_view state,
-                    int connection_limit);
+Result<> make_title(const Work& work, const std::string& database, std::string_view state, int connection_limit);
 // Deny triggers on every ordinary table, and the event trigger for DDL; each table in a transaction of its
 // own with a short lock timeout, so that live clients never queue behind it.
 Result<> make_triggers(const Work& work, const std::string& database);
@@ -39,8 +37,8 @@ Result<bool> database_exists(const Work& work, const std::string& database);
 // would lose something.
 Result<std::string> fingerprint(const Work& work, const std::string& database);
 
-// Raises where `epoch` is older than one that acted here before; in the caller's transaction.
-std::string adopt_sql(std::uint64_t epoch);
+// Raises where the task's epoch is older than one that acted here before; in the caller's transaction.
+std::string adopt_sql(const Work& work);
 // ErrorKind::fenced where the error says so, else as to_error().
 Error title_error(const SqlError& error, std::string_view doing);
 

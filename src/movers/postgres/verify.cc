@@ -28,8 +28,7 @@ Result<std::string> key_of(const Work& work, Session& session, const std::string
       "i.indisreplident)) "
       "JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey) WHERE c.oid = $1::regclass",
       {table}, work.context.deadline, work.context.stop));
-  return rows.is_null(0, 0) ? std::string("midstream_row::text")
-                            : fmt::format("ROW({})::text", rows.text(0, 0));
+  return rows.is_null(0, 0) ? std::string("midstream_row::text") : fmt::format("ROW({})::text", rows.text(0, 0));
 }
 
 std::string hashed_rows(const std::string& table, const std::string& key) {
@@ -117,10 +116,9 @@ Result<Json> bucket_hashes(const Work& work, const std::string& database, const 
   auto session = TRY(work.session(database));
   const auto table = TRY(get_string(args, "table"));
   const auto key = TRY(key_of(work, *session, table));
-  const auto rows =
-      TRY(session->run(fmt::format("SELECT b, count(*), count(*) || ':' || sum(h) FROM ({}) x GROUP BY b",
-                                   hashed_rows(table, key)),
-                       {}, work.context.deadline, work.context.stop));
+  const auto rows = TRY(session->run(
+      fmt::format("SELECT b, count(*), count(*) || ':' || sum(h) FROM ({}) x GROUP BY b", hashed_rows(table, key)), {},
+      work.context.deadline, work.context.stop));
   Json out{{"rows", 0}, {"buckets", Json::object()}};
   std::int64_t count = 0;
   for (int i = 0; i < rows.size(); ++i) {
@@ -138,10 +136,10 @@ Result<Json> row_hashes(const Work& work, const std::string& database, const Jso
   const bool by_key = args.contains("keys");
   const auto filter = by_key ? "k IN (SELECT jsonb_array_elements_text($1::jsonb))"
                              : "b IN (SELECT jsonb_array_elements_text($1::jsonb)::int)";
-  const auto rows = TRY(session->run(
-      fmt::format("SELECT k, count(*) || ':' || sum(h) FROM ({}) x WHERE {} GROUP BY k",
-                  hashed_rows(table, key), filter),
-      {(by_key ? args.at("keys") : args.at("buckets")).dump()}, work.context.deadline, work.context.stop));
+  const auto rows = TRY(session->run(fmt::format("SELECT k, count(*) || ':' || sum(h) FROM ({}) x WHERE {} GROUP BY k",
+                                                 hashed_rows(table, key), filter),
+                                     {(by_key ? args.at("keys") : args.at("buckets")).dump()}, work.context.deadline,
+                                     work.context.stop));
   Json out = Json::object();
   for (int i = 0; i < rows.size(); ++i) out[rows.text(i, 0)] = rows.text(i, 1);
   return out;
@@ -167,8 +165,7 @@ Result<Json> pinned_rows(const Work& work, const std::string& database, const Js
                         {args.at("keys").dump()}, deadline, stop));
     const auto position = TRY(barrier_position(work, *marker));
     CHECK_OK(wait_confirmed(work, *marker, work.outgoing(database), position, deadline));
-    const auto theirs =
-        TRY(work.ask("rows", {{"database", database}, {"table", table}, {"keys", args.at("keys")}}));
+    const auto theirs = TRY(work.ask("rows", {{"database", database}, {"table", table}, {"keys", args.at("keys")}}));
     Json mine = Json::object();
     for (int i = 0; i < rows.size(); ++i) mine[rows.text(i, 0)] = rows.text(i, 1);
     Json differing = Json::array();
