@@ -96,7 +96,7 @@ std::optional<Error> Engine::objection(Goal goal) const {
     return no("the move is past the point of no return: finish was begun", "let `finish` end");
   }
   if (goal == Goal::run && state_.past_return()) return no("finish was begun", "use `finish` to let it end");
-  if (goal == Goal::run && state_.goal == Goal::back && !state_.complete()) {
+  if (goal != Goal::back && state_.goal == Goal::back && !state_.complete()) {
     return no("a rollback is under way", "use `rollback` to let it end, then run again");
   }
   if (goal == Goal::finish && !state_.past_return()) {
