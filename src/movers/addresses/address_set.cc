@@ -35,14 +35,16 @@ Result<AddressSide> side_field(const Json& desired, std::string_view key) {
 
 Result<int> prefix_field(const Json& desired, std::string_view key, int most) {
   const std::int64_t prefix = get_int_or(desired, key, most);
-  if (prefix < 1 || prefix > most) return corrupt(fmt::format("desired: field '{}' is not a prefix length", key));
+  if (prefix < 1 || prefix > most)
+    return corrupt(fmt::format("desired: field '{}' is not a prefix length", key));
   return static_cast<int>(prefix);
 }
 
 Result<std::vector<IpAddress>> optional_addresses(const Json& desired, std::string_view key) {
   std::vector<IpAddress> addresses;
   if (!desired.contains(key)) return addresses;
-  for (const std::string& text : TRY(get_strings(desired, key))) addresses.push_back(TRY(address_field(text)));
+  for (const std::string& text : TRY(get_strings(desired, key)))
+    addresses.push_back(TRY(address_field(text)));
   return addresses;
 }
 
@@ -86,7 +88,8 @@ Result<AddressSet> parse_address_set(const Json& desired) {
 
 std::string some_of(const std::vector<IpAddress>& addresses) {
   std::string text;
-  for (std::size_t i = 0; i < addresses.size() && i < 3; ++i) text += (i > 0 ? ", " : "") + to_string(addresses[i]);
+  for (std::size_t i = 0; i < addresses.size() && i < 3; ++i)
+    text += (i > 0 ? ", " : "") + to_string(addresses[i]);
   if (addresses.size() > 3) text += fmt::format(" and {} more", addresses.size() - 3);
   return text;
 }

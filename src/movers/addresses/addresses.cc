@@ -22,9 +22,12 @@ namespace {
 
 constexpr std::array<Millis, 4> kAnnounceAgain{Millis{1'100}, Millis{2'200}, Millis{3'300}, Millis{4'400}};
 constexpr Millis kPeerPatience{5'000};
+constexpr Millis kRecoverAgain{2'000};
+constexpr Millis kLeaseLock{100};
 
 // The device of ours that is in the address's subnet.
-std::string device_for(const IpAddress& address, const std::vector<AddressEntry>& entries, const std::vector<Link>& links) {
+std::string device_for(const IpAddress& address, const std::vector<AddressEntry>& entries,
+                       const std::vector<Link>& links) {
   for (const AddressEntry& entry : entries)
     if (entry.prefix < static_cast<int>(address.size()) * 8 && same_subnet(entry.ip, address, entry.prefix))
       for (const Link& link : links)
@@ -90,7 +93,8 @@ Result<AddressesMover::Lock> AddressesMover::lock_set(const AddressSet& set, Dea
   return lock;
 }
 
-Result<Json> AddressesMover::act(const Context& context, const AddressSet& set, std::string_view verb, const Json& args) {
+Result<Json> AddressesMover::act(const Context& context, const AddressSet& set, std::string_view verb,
+                                 const Json& args) {
   if (!set.stays_with(context.host)) return refused(fmt::format("{} is neither side of these addresses", context.host));
   LocalSide side = local(context, set);
   const auto turn = static_cast<std::uint64_t>(get_int_or(args, "turn", 0));
@@ -129,7 +133,8 @@ Ask AddressesMover::ask_host(const Context& context, const AddressSet& set, cons
   if (host == context.host) return ask_here(context, set);
   return [&context, &set, host](std::string_view verb, Json args) {
     args["set"] = set.raw;
-    return context.peers.call(host, "addresses", verb, args, context.task, context.deadline.sooner(kPeerPatience * 4), context.stop);
+    return context.peers.call(host, "addresses", verb, args, context.task, context.deadline.sooner(kPeerPatience * 4),
+                              context.stop);
   };
 }
 
@@ -137,7 +142,8 @@ Ask AddressesMover::ask_host(const Context& context, const AddressSet& set, cons
 Ask AddressesMover::ask_witness(const Context& context, const AddressSet& set) {
   if (set.verifier.empty()) return ask_host(context, set, set.other(context.host).host);
   return [&context, &set](std::string_view verb, const Json& args) {
-    return context.peers.call(set.verifier, "addresses", verb, args, context.task, context.deadline.sooner(kPeerPatience), context.stop);
+    return context.peers.call(set.verifier, "addresses", verb, args, context.task,
+                              context.deadline.sooner(kPeerPatience), context.stop);
   };
 }
 
@@ -150,14 +156,16 @@ Result<Json> AddressesMover::who(const Context& context, const Json& args) {
     const auto address = parse_ip(text);
     if (!address) return corrupt(fmt::format("'{}' is not a numeric address", printable(text)));
     const std::string dev = get_string_or(args, "dev", device_for(*address, entries, links));
-    if (dev.empty()) return refused(fmt::format("{} has no device in the subnet of {}", context.host, text), "name another verifier");
+    if (dev.empty())
+      return refused(fmt::format("{} has no device in the subnet of {}", context.host, text), "name another verifier");
     by_device[dev].push_back(*address);
   }
   Json answers = Json::object();
   for (const auto& [dev, addresses] : by_device) {
     Wire wire = TRY(Wire::open(dev));
     std::map<std::string, std::set<std::string>> heard;
-    for (const Claim& claim : TRY(wire.ask(addresses, Asking{}, context.stop))) heard[to_string(claim.address)].insert(to_string(claim.mac));
+    for (const Claim& claim : TRY(wire.ask(addresses, Asking{}, context.stop)))
+      heard[to_string(claim.address)].insert(to_string(claim.mac));
     for (const auto& [address, macs] : heard) answers[address] = macs;
   }
   return Json{{"answers", answers}};
@@ -166,8 +174,15 @@ Result<Json> AddressesMover::who(const Context& context, const Json& args) {
 Handover AddressesMover::handover(const Context& context, const AddressSet& set, bool back) {
   const std::string& giver = back ? set.to.host : set.from.host;
   const std::string& taker = back ? set.from.host : set.to.host;
-  return {set, giver, taker, ask_host(context, set, giver), ask_host(context, set, taker), ask_witness(context, set),
-          options_.checkpoint, context.deadline, context.stop};
+  return {set,
+          giver,
+          taker,
+          ask_host(context, set, giver),
+          ask_host(context, set, taker),
+          ask_witness(context, set),
+          options_.checkpoint,
+          context.deadline,
+          context.stop};
 }
 
 Result<Json> AddressesMover::apply(const Context& context, const Json& desired) {
@@ -233,11 +248,14 @@ Result<Json> AddressesMover::observe(const Context& context, const Json& desired
   }
   const bool persisted = TRY(get_strings(here, "persisted")).size() == set.addresses.size();
   const bool reached = ours.holding == Holding::owner && on_new == set.addresses.size() && persisted;
-  std::string why = reached ? "" : fmt::format("{} of {} addresses are on {} alone", on_new, set.addresses.size(), set.to.host);
-  if (!there) why += fmt::format("{}{} cannot be asked: {}", why.empty() ? "" : "; ", set.from.host, there.error().text());
+  std::string why =
+      reached ? "" : fmt::format("{} of {} addresses are on {} alone", on_new, set.addresses.size(), set.to.host);
+  if (!there)
+    why += fmt::format("{}{} cannot be asked: {}", why.empty() ? "" : "; ", set.from.host, there.error().text());
   {
     const std::lock_guard guard(mutex_);
-    if (const auto note = notes_.find(set.id); note != notes_.end() && !note->second.empty()) why += (why.empty() ? "" : "; ") + note->second;
+    if (const auto note = notes_.find(set.id); note != notes_.end() && !note->second.empty())
+      why += (why.empty() ? "" : "; ") + note->second;
   }
   Json result = observation(reached, why);
   result["owner"] = owners;
@@ -270,10 +288,15 @@ Result<> AddressesMover::start(const Context& base) {
   for (const auto& entry : std::filesystem::directory_iterator(base.state, error)) {
     const bool stage = entry.path().extension() == ".stage";
     if (entry.path().extension() != ".title" && !stage) continue;
-    if (stage && std::filesystem::exists(std::filesystem::path(entry.path()).replace_extension(".title"), error)) continue;
+    if (stage && std::filesystem::exists(std::filesystem::path(entry.path()).replace_extension(".title"), error))
+      continue;
     const auto done = recover_set(base, entry.path());
-    // One set's trouble must not keep the agent from serving the others: it is shown by observe.
-    if (!done) log_warn("addresses", "{}: {}", entry.path().string(), done.error().text());
+    if (done) continue;
+    // One set's trouble must not keep the agent from serving the others: observe shows it. At boot it may be
+    // over soon (the device comes up, another host gives the address up).
+    log_warn("addresses", "{}: {}", entry.path().string(), done.error().text());
+    keeper_.add(kRecoverAgain, kRecoverAgain,
+                [this, base, file = entry.path()] { return recover_set(base, file).has_value(); });
   }
   return {};
 }
@@ -305,7 +328,10 @@ void AddressesMover::follow_up(const AddressSet& set, const Task& task, std::str
 void AddressesMover::announce_again(const AddressSet& set, std::uint64_t turn) {
   for (const Millis after : kAnnounceAgain) {
     keeper_.add(after, Millis{0}, [this, set, turn] {
-      const Context base = [&] { const std::lock_guard guard(mutex_); return *base_; }();
+      const Context base = [&] {
+        const std::lock_guard guard(mutex_);
+        return *base_;
+      }();
       const auto lock = lock_set(set, Deadline::in(Millis{200}));
       if (lock) (void)local(base, set).announce_again(turn);  // the next round says it again
       return true;
@@ -313,19 +339,26 @@ void AddressesMover::announce_again(const AddressSet& set, std::uint64_t turn) {
   }
 }
 
-// The dead-man's act of the side that gave (P8 within P2): from `yielding` it goes back alone; from `yielded` only
-// after the other side has durably stood down. True: nothing is left to be done.
+// The dead-man's act of the side that gave (P8 within P2): from `yielding` it goes back alone; from `yielded`
+// only after the other side has durably stood down. True: nothing is left to be done.
 bool AddressesMover::end_lease(const AddressSet& set, const Task& task, std::uint64_t turn) {
-  Context base = [&] { const std::lock_guard guard(mutex_); return *base_; }();
+  Context base = [&] {
+    const std::lock_guard guard(mutex_);
+    return *base_;
+  }();
   base.task = task;
   base.deadline = Deadline::in(kPeerPatience * 2);
   LocalSide side = local(base, set);
+  // The host that runs handovers keeps them out for the whole act; the other must not, for it is asked by one.
+  Result<Lock> lock{Lock()};
+  if (base.host == set.to.host) lock = lock_set(set, Deadline::in(kLeaseLock));
+  if (!lock) return false;
   const auto mine = side.title();
   if (!mine) return false;
   base.task.epoch = mine->epoch;
   if (mine->turn != turn || (mine->holding != Holding::yielding && mine->holding != Holding::yielded)) return true;
   if (mine->holding == Holding::yielding) {
-    const auto lock = lock_set(set, base.deadline);
+    if (!lock->owns_lock()) lock = lock_set(set, base.deadline);
     return lock && side.keep(turn, base.task).has_value();
   }
   const Ask other = ask_host(base, set, set.other(base.host).host);
@@ -334,10 +367,12 @@ bool AddressesMover::end_lease(const AddressSet& set, const Task& task, std::uin
   if (title->holding == Holding::owner && title->turn >= turn) return true;
   const std::uint64_t next = std::max(turn, title->turn) + 1;
   if (!other("renounce", {{"turn", next}})) return false;
-  const auto lock = lock_set(set, base.deadline);
-  const auto taken = lock ? act(base, set, "take", {{"turn", next}, {"force", true}}) : Result<Json>(std::unexpected(lock.error()));
+  if (!lock->owns_lock()) lock = lock_set(set, base.deadline);
+  const auto taken =
+      lock ? act(base, set, "take", {{"turn", next}, {"force", true}}) : Result<Json>(std::unexpected(lock.error()));
   if (!taken) return false;
-  log_warn("addresses", "{} of move {} were with nobody: {} has them back", some_of(set.addresses), task.move, base.host);
+  log_warn("addresses", "{} of move {} were with nobody: {} has them back", some_of(set.addresses), task.move,
+           base.host);
   return side.persist().has_value();
 }
 

@@ -1,6 +1,6 @@
-// The mover `addresses`: moves addresses of one layer-2 segment from old to new so that at no instant both answer for
-// them. docs/formats/desired.md has the desired states; docs/decisions/0006-address-titles.md has what holds at each
-// failure.
+// The mover `addresses`: moves addresses of one layer-2 segment from old to new so that at no instant both
+// answer for them. docs/formats/desired.md has the desired states; docs/decisions/0006-address-titles.md has
+// what holds at each failure.
 #pragma once
 
 #include <filesystem>
@@ -21,7 +21,8 @@ struct AddressesOptions {
   std::function<void(std::string_view)> checkpoint = [](std::string_view) {};
 };
 
-// Works in the network namespace of the calling thread; background work in that of the thread that called start().
+// Works in the network namespace of the calling thread; background work in that of the thread that called
+// start().
 std::unique_ptr<Mover> make_addresses_mover(AddressesOptions options = {});
 
 }  // namespace midstream

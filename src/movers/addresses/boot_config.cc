@@ -16,7 +16,8 @@ namespace fs = std::filesystem;
 
 std::optional<std::string> value_of(std::string_view text, std::string_view key) {
   for (const std::string& line : split(text, '\n'))
-    if (line.starts_with(key) && line.size() > key.size() && line[key.size()] == '=') return line.substr(key.size() + 1);
+    if (line.starts_with(key) && line.size() > key.size() && line[key.size()] == '=')
+      return line.substr(key.size() + 1);
   return std::nullopt;
 }
 
@@ -29,11 +30,14 @@ std::vector<fs::path> plain_files(const fs::path& directory) {
   return files;
 }
 
-BootConfig foreign(std::string name) { return {NetworkManager::foreign, std::move(name), {}, {}}; }
+BootConfig foreign(std::string name) {
+  return {NetworkManager::foreign, std::move(name), {}, {}};
+}
 
 Result<BootConfig> networkd_config(const fs::path& root, const std::string& file) {
   if (file.empty()) return foreign("systemd-networkd without a .network file");
-  if (!file.starts_with("/etc/systemd/network/")) return foreign(fmt::format("systemd-networkd with {} (netplan?)", file));
+  if (!file.starts_with("/etc/systemd/network/"))
+    return foreign(fmt::format("systemd-networkd with {} (netplan?)", file));
   BootConfig config{NetworkManager::networkd, "systemd-networkd", root / file.substr(1), {}};
   config.files = plain_files(config.main.string() + ".d");
   config.files.insert(config.files.begin(), config.main);
@@ -66,7 +70,8 @@ Result<BootConfig> find_boot_config(const fs::path& root, const std::string& dev
     for (const std::string& line : split(read_if_there(file).value_or(""), '\n')) {
       std::vector<std::string> words = split(trim(line), ' ');
       std::erase(words, "");
-      if (words.size() >= 2 && words[0] == "iface" && words[1].substr(0, words[1].find(':')) == dev) return config;
+      if (words.size() >= 2 && words[0] == "iface" && words[1].substr(0, words[1].find(':')) == dev)
+        return config;
     }
   return foreign(fmt::format("nobody that is known (no stanza for {} in /etc/network)", dev));
 }
@@ -98,10 +103,12 @@ Result<Unpersisting> plan_unpersist(const BootConfig& config, const std::string&
   Unpersisting plan;
   for (const fs::path& file : config.files) {
     const std::string before = TRY(read_file(file));
-    const ConfigEdit edit = config.manager == NetworkManager::networkd ? edit_networkd(before, addresses)
-                                                                       : edit_interfaces(before, dev, addresses);
+    const ConfigEdit edit = config.manager == NetworkManager::networkd
+                                ? edit_networkd(before, addresses)
+                                : edit_interfaces(before, dev, addresses);
     plan.found.insert(edit.found.begin(), edit.found.end());
-    for (const std::string& line : edit.unclear) plan.unclear.push_back(fmt::format("{}: {}", file.string(), line));
+    for (const std::string& line : edit.unclear)
+      plan.unclear.push_back(fmt::format("{}: {}", file.string(), line));
     if (edit.text == before) continue;
     const bool ours = file.filename().string().starts_with("midstream-") && is_blank_config(edit.text);
     plan.changes.push_back({file, true, before, ours ? "" : edit.text, ours});
@@ -109,15 +116,18 @@ Result<Unpersisting> plan_unpersist(const BootConfig& config, const std::string&
   return plan;
 }
 
-Result<> persist_addresses(const BootConfig& config, const std::string& dev, const std::vector<Prefixed>& addresses,
-                           const std::string& id, const std::string& comment) {
+Result<> persist_addresses(const BootConfig& config, const std::string& dev,
+                           const std::vector<Prefixed>& addresses, const std::string& id,
+                           const std::string& comment) {
   if (config.manager == NetworkManager::foreign)
-    return refused(fmt::format("{} is configured at boot by {}, which midstream does not edit", dev, config.name),
-                   "let ifupdown or systemd-networkd configure it");
+    return refused(
+        fmt::format("{} is configured at boot by {}, which midstream does not edit", dev, config.name),
+        "let ifupdown or systemd-networkd configure it");
   if (config.manager == NetworkManager::networkd) {
     const fs::path directory = config.main.string() + ".d";
     CHECK_OK(make_directories(directory, 0755));
-    return write_file_durably(directory / ("midstream-" + id + ".conf"), networkd_addresses(addresses, comment), 0644);
+    return write_file_durably(directory / ("midstream-" + id + ".conf"),
+                              networkd_addresses(addresses, comment), 0644);
   }
   const std::string stanzas = interfaces_stanzas(dev, addresses, comment);
   const std::string main = TRY(read_file(config.main));
@@ -134,8 +144,10 @@ Result<> apply_changes(const std::vector<FileChange>& changes) {
     const auto now = read_if_there(change.path);
     if (change.removed ? !now : now == change.after) continue;
     if (now != change.before)
-      return refused(fmt::format("{} was changed by somebody else meanwhile", change.path.string()), "try again");
-    CHECK_OK(change.removed ? remove_file_durably(change.path) : write_file_durably(change.path, change.after, 0644));
+      return refused(fmt::format("{} was changed by somebody else meanwhile", change.path.string()),
+                     "try again");
+    CHECK_OK(change.removed ? remove_file_durably(change.path)
+                            : write_file_durably(change.path, change.after, 0644));
   }
   return {};
 }

@@ -21,8 +21,10 @@ struct BootConfig {
   std::vector<std::filesystem::path> files;  // all that may configure the device, `main` among them
 };
 
-// Who configures `dev`. `foreign` with a name where that is somebody whose files midstream does not edit, or nobody.
-Result<BootConfig> find_boot_config(const std::filesystem::path& root, const std::string& dev, unsigned index);
+// Who configures `dev`. `foreign` with a name where that is somebody whose files midstream does not edit, or
+// nobody.
+Result<BootConfig> find_boot_config(const std::filesystem::path& root, const std::string& dev,
+                                    unsigned index);
 
 // One file's replacement; kept on disk before the file is touched, so that it can be put back byte for byte.
 struct FileChange {
@@ -46,12 +48,14 @@ Result<Unpersisting> plan_unpersist(const BootConfig& config, const std::string&
                                     const std::set<IpAddress>& addresses);
 
 // Writes `addresses` where the manager will find them at boot. `id` is a plain name.
-Result<> persist_addresses(const BootConfig& config, const std::string& dev, const std::vector<Prefixed>& addresses,
-                           const std::string& id, const std::string& comment);
+Result<> persist_addresses(const BootConfig& config, const std::string& dev,
+                           const std::vector<Prefixed>& addresses, const std::string& id,
+                           const std::string& comment);
 
 // Durable. Refused if a file is neither as it was before nor as it is after.
 Result<> apply_changes(const std::vector<FileChange>& changes);
-// The same backwards. Returns whether every file could be put back; one that somebody else has edited is left alone.
+// The same backwards. Returns whether every file could be put back; one that somebody else has edited is left
+// alone.
 Result<bool> revert_changes(const std::vector<FileChange>& changes);
 
 }  // namespace midstream

@@ -11,7 +11,9 @@ constexpr std::size_t kIpv6 = 40;
 constexpr char kSolicitation = static_cast<char>(135);
 constexpr char kAdvertisement = static_cast<char>(136);
 
-std::string_view view(const Mac& mac) { return {reinterpret_cast<const char*>(mac.data()), mac.size()}; }
+std::string_view view(const Mac& mac) {
+  return {reinterpret_cast<const char*>(mac.data()), mac.size()};
+}
 
 Mac mac_at(std::string_view frame, std::size_t at) {
   Mac mac;
@@ -75,7 +77,8 @@ Mac multicast_mac(const IpAddress& group) {
 }
 
 std::optional<Claim> arp_claim(std::string_view frame) {
-  if (frame.size() < kEthernet + kArp || frame.substr(kEthernet, 6) != std::string_view("\0\x01\x08\0\x06\x04", 6))
+  if (frame.size() < kEthernet + kArp ||
+      frame.substr(kEthernet, 6) != std::string_view("\0\x01\x08\0\x06\x04", 6))
     return std::nullopt;
   Claim claim{*ip_from_bytes(frame.substr(kEthernet + 14, 4)), mac_at(frame, kEthernet + 8)};
   if (claim.address == IpAddress{}) return std::nullopt;  // a probe
@@ -84,7 +87,8 @@ std::optional<Claim> arp_claim(std::string_view frame) {
 
 std::optional<Claim> neighbour_claim(std::string_view frame) {
   const std::size_t icmp = kEthernet + kIpv6;
-  if (frame.size() < icmp + 24 || frame[kEthernet + 6] != 0x3a || frame[kEthernet + 7] != static_cast<char>(255))
+  if (frame.size() < icmp + 24 || frame[kEthernet + 6] != 0x3a ||
+      frame[kEthernet + 7] != static_cast<char>(255))
     return std::nullopt;
   Claim claim{*ip_from_bytes(frame.substr(icmp + 8, 16)), mac_at(frame, 6)};
   if (frame[icmp] == kSolicitation) claim.address = *ip_from_bytes(frame.substr(kEthernet + 8, 16));

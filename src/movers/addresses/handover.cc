@@ -23,12 +23,17 @@ Result<Standing> standing(const Ask& ask, const std::string& host) {
   return Standing{TRY(title_from_json(TRY(get_object(*status, "title")))), TRY(get_string(*status, "mac"))};
 }
 
-Json at_turn(std::uint64_t turn) { return {{"turn", turn}}; }
+Json at_turn(std::uint64_t turn) {
+  return {{"turn", turn}};
+}
 
 // Whether the effect cannot have happened, or the other side said itself that it failed.
-bool certain(const Error& error) { return error.kind != ErrorKind::unknown && error.kind != ErrorKind::retry; }
+bool certain(const Error& error) {
+  return error.kind != ErrorKind::unknown && error.kind != ErrorKind::retry;
+}
 
-// The giver has yielded at `turn` and the taker did not take: the taker stands down durably, then the giver takes back.
+// The giver has yielded at `turn` and the taker did not take: the taker stands down durably, then the giver
+// takes back.
 Error give_back(const Handover& h, std::uint64_t turn, Error cause) {
   const auto stood_down = h.taker("renounce", at_turn(turn + 1));
   auto back = stood_down ? h.giver("take", {{"turn", turn + 1}, {"force", true}}) : stood_down;
@@ -37,7 +42,8 @@ Error give_back(const Handover& h, std::uint64_t turn, Error cause) {
     cause.what += fmt::format("; {} has the addresses back", h.giver_host);
   } else {
     cause.kind = ErrorKind::retry;
-    cause.what += fmt::format("; and {} could not take them back: {}: nobody owns them", h.giver_host, back.error().text());
+    cause.what += fmt::format("; and {} could not take them back: {}: nobody owns them", h.giver_host,
+                              back.error().text());
   }
   return cause;
 }
@@ -49,8 +55,9 @@ Result<> nobody_else(const Handover& h, const std::string& giver_mac) {
   for (const auto& [address, macs] : answers.items())
     for (const Json& mac : macs)
       if (mac != giver_mac)
-        return refused(fmt::format("{} is answered by {}, which is not {}", address, mac.dump(), h.giver_host),
-                       "find the host with that hardware address and take the address from it");
+        return refused(
+            fmt::format("{} is answered by {}, which is not {}", address, mac.dump(), h.giver_host),
+            "find the host with that hardware address and take the address from it");
   return {};
 }
 
@@ -67,12 +74,14 @@ Result<> verify(const Handover& h, const std::string& taker_mac) {
       if (macs.empty()) silent = to_string(address);
       for (const Json& mac : macs)
         if (mac != taker_mac)
-          return refused(fmt::format("{} is answered by {} beside {}, seen from a third host", to_string(address), mac.dump(), h.taker_host),
+          return refused(fmt::format("{} is answered by {} beside {}, seen from a third host",
+                                     to_string(address), mac.dump(), h.taker_host),
                          "find the host with that hardware address, or undo this step");
     }
     if (silent.empty()) return {};
   } while (!until.expired() && pause_for(kVerifyPause, h.stop));
-  return retry(fmt::format("{} owns the addresses, but {} is not answered, seen from a third host", h.taker_host, silent));
+  return retry(fmt::format("{} owns the addresses, but {} is not answered, seen from a third host",
+                           h.taker_host, silent));
 }
 
 Result<> complete(const Handover& h, const std::string& taker_mac) {
@@ -83,13 +92,15 @@ Result<> complete(const Handover& h, const std::string& taker_mac) {
   return {};
 }
 
-Json figures(const Handover& h, const Json& taken, std::chrono::nanoseconds from, std::chrono::nanoseconds until) {
+Json figures(const Handover& h, const Json& taken, std::chrono::nanoseconds from,
+             std::chrono::nanoseconds until) {
   const double whole = std::chrono::duration<double, std::milli>(until - from).count();
   Json list = Json::array();
   const Json since = taken.value("since_announced_ms", Json::array());
   for (std::size_t i = 0; i < since.size() && i < h.set.addresses.size(); ++i) {
     const double blackout = since[i].is_number() ? whole - since[i].get<double>() : whole;
-    list.push_back({{"address", to_string(h.set.addresses[i])}, {"blackout_ms", static_cast<int>(blackout + 0.999)}});
+    list.push_back(
+        {{"address", to_string(h.set.addresses[i])}, {"blackout_ms", static_cast<int>(blackout + 0.999)}});
   }
   return list;
 }
@@ -109,7 +120,8 @@ std::unexpected<Error> keep_for(const Handover& h, std::uint64_t turn, Error cau
 
 Result<Yielded> obtain_from_owner(const Handover& h, const std::string& giver_mac, std::uint64_t turn) {
   CHECK_OK(nobody_else(h, giver_mac));
-  if (auto prepared = h.giver("prepare", at_turn(turn)); !prepared) return keep_for(h, turn, prepared.error());
+  if (auto prepared = h.giver("prepare", at_turn(turn)); !prepared)
+    return keep_for(h, turn, prepared.error());
   h.checkpoint("own: prepared");
   const auto asked = boot_now();
   const auto released = h.giver("release", at_turn(turn));
@@ -119,7 +131,8 @@ Result<Yielded> obtain_from_owner(const Handover& h, const std::string& giver_ma
 
 Result<Yielded> obtain(const Handover& h, const Standing& giver, const Standing& taker) {
   if (giver.title.holding == Holding::standby && giver.title.turn == 0)
-    return refused(fmt::format("{} does not have the addresses", h.giver_host), "correct `addresses` in the manifest");
+    return refused(fmt::format("{} does not have the addresses", h.giver_host),
+                   "correct `addresses` in the manifest");
   CHECK_OK(h.taker("ready", Json::object()));
   if (giver.title.holding == Holding::yielding)  // a handover that broke off
     CHECK_OK(h.giver("keep", at_turn(giver.title.turn)));

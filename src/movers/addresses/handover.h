@@ -1,5 +1,5 @@
-// The order of a handover: which side does what when, and what is done where a side fails. Runs on one of the two
-// hosts and speaks to both through the verbs of LocalSide, so that both directions are the same code.
+// The order of a handover: which side does what when, and what is done where a side fails. Runs on one of the
+// two hosts and speaks to both through the verbs of LocalSide, so that both directions are the same code.
 #pragma once
 
 #include <functional>
@@ -29,11 +29,13 @@ struct Handover {
 };
 
 // Makes the taker the owner. Where the taker owns already, completes what is missing. Returns
-//   addresses: [{"address", "blackout_ms"}]  an upper bound: from asking for the deletion to the announcement, on the
-//                                            clock of the host that this runs on; only where it happened in this call
+//   addresses: [{"address", "blackout_ms"}]  an upper bound: from asking for the deletion to the
+//   announcement, on the
+//                                            clock of the host that this runs on; only where it happened in
+//                                            this call
 //   flows_cut                                established connections that ended at the addresses
-// Refused with the addresses back at the giver where somebody else answers for one. Retry, with nothing changed or
-// with the addresses held by nobody, where the giver cannot be asked: never both.
+// Refused with the addresses back at the giver where somebody else answers for one. Retry, with nothing
+// changed or with the addresses held by nobody, where the giver cannot be asked: never both.
 Result<Json> hand_over(const Handover& handover);
 
 }  // namespace midstream

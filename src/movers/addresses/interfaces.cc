@@ -63,17 +63,21 @@ std::optional<IpAddress> one_of(std::string_view word, const std::set<IpAddress>
 }
 
 bool starts_stanza(const Words& words) {
-  static const std::set<std::string, std::less<>> kKeywords{"iface", "mapping", "auto", "source", "source-directory",
-                                                            "rename", "no-auto-down", "no-scripts", "template"};
+  static const std::set<std::string, std::less<>> kKeywords{"iface",        "mapping",          "auto",
+                                                            "source",       "source-directory", "rename",
+                                                            "no-auto-down", "no-scripts",       "template"};
   return !words.empty() && (kKeywords.contains(words[0]) || words[0].starts_with("allow-"));
 }
 
 bool is_hook(const std::string& word) {
-  static const std::set<std::string, std::less<>> kHooks{"pre-up", "up", "post-up", "down", "pre-down", "post-down"};
+  static const std::set<std::string, std::less<>> kHooks{"pre-up", "up",       "post-up",
+                                                         "down",   "pre-down", "post-down"};
   return kHooks.contains(word);
 }
 
-bool abbreviates(std::string_view word, std::string_view full) { return !word.empty() && full.starts_with(word); }
+bool abbreviates(std::string_view word, std::string_view full) {
+  return !word.empty() && full.starts_with(word);
+}
 
 enum class Hook { other, ours, unclear };
 
@@ -82,7 +86,8 @@ std::size_t behind_ip_address(const Words& words, std::size_t& begin) {
   for (std::size_t i = 1; i < words.size(); ++i) {
     if (words[i].substr(words[i].rfind('/') + 1) != "ip") continue;
     std::size_t at = i + 1;
-    while (at < words.size() && words[at].starts_with('-')) at += words[at] == "-family" || words[at] == "-f" ? 2 : 1;
+    while (at < words.size() && words[at].starts_with('-'))
+      at += words[at] == "-family" || words[at] == "-f" ? 2 : 1;
     if (at >= words.size() || !abbreviates(words[at], "address")) continue;
     begin = i;
     return at + 1;
@@ -90,8 +95,10 @@ std::size_t behind_ip_address(const Words& words, std::size_t& begin) {
   return 0;
 }
 
-// What a hook line is to us: a plain `ip addr add|del ADDRESS ... dev DEV`, something compound with one, or neither.
-Hook classify(const Words& words, std::string_view dev, const std::set<IpAddress>& addresses, IpAddress& which) {
+// What a hook line is to us: a plain `ip addr add|del ADDRESS ... dev DEV`, something compound with one, or
+// neither.
+Hook classify(const Words& words, std::string_view dev, const std::set<IpAddress>& addresses,
+              IpAddress& which) {
   std::optional<IpAddress> named;
   for (const std::string& word : words)
     if (const auto hit = one_of(word, addresses)) named = hit;
@@ -104,7 +111,8 @@ Hook classify(const Words& words, std::string_view dev, const std::set<IpAddress
   for (std::string_view end : {"true", ":"})  // "|| true"
     if (rest.size() > 2 && rest.back() == end && rest[rest.size() - 2] == "||") rest.resize(rest.size() - 2);
   for (const std::string& word : rest)
-    if (word.find_first_of(";&|`(){}<>") != std::string::npos && !word.starts_with("${")) return Hook::unclear;
+    if (word.find_first_of(";&|`(){}<>") != std::string::npos && !word.starts_with("${"))
+      return Hook::unclear;
   const auto device = std::ranges::find(rest, "dev");
   if (device == rest.end() || device + 1 == rest.end()) return Hook::unclear;
   const std::string on = device[1];
@@ -134,9 +142,9 @@ std::vector<Stanza> stanzas_of(const std::vector<Line>& lines, std::string_view 
 }
 
 bool belongs_to_address(const std::string& word) {
-  static const std::set<std::string, std::less<>> kOptions{"address", "netmask", "broadcast", "network", "gateway",
-                                                           "pointopoint", "scope", "metric", "preferred-lifetime",
-                                                           "dad-attempts", "dad-interval", "media"};
+  static const std::set<std::string, std::less<>> kOptions{
+      "address", "netmask", "broadcast",          "network",      "gateway",      "pointopoint",
+      "scope",   "metric",  "preferred-lifetime", "dad-attempts", "dad-interval", "media"};
   return kOptions.contains(word);
 }
 
@@ -170,32 +178,39 @@ std::optional<IpAddress> static_address(const std::vector<Line>& lines, const St
   const Words& head = lines[stanza.begin].words;
   if (head.size() < 4 || head[3] != "static") return std::nullopt;
   for (std::size_t i = stanza.begin + 1; i < stanza.end; ++i)
-    if (lines[i].words.size() >= 2 && lines[i].words[0] == "address") return one_of(lines[i].words[1], addresses);
+    if (lines[i].words.size() >= 2 && lines[i].words[0] == "address")
+      return one_of(lines[i].words[1], addresses);
   return std::nullopt;
 }
 
 void drop_static(std::vector<Line>& lines, const Stanza& stanza, bool others_left) {
   bool holds_more = false;
   for (std::size_t i = stanza.begin + 1; i < stanza.end; ++i)
-    if (!lines[i].gone && !lines[i].words.empty() && !belongs_to_address(lines[i].words[0])) holds_more = true;
+    if (!lines[i].gone && !lines[i].words.empty() && !belongs_to_address(lines[i].words[0]))
+      holds_more = true;
   const bool alias = stanza.name.find(':') != std::string::npos;
   const bool becomes_manual = holds_more || (!alias && !others_left && named_at_boot(lines, stanza.name));
   for (std::size_t i = stanza.begin; i < stanza.end; ++i)
-    if (!becomes_manual || (!lines[i].words.empty() && belongs_to_address(lines[i].words[0]))) lines[i].gone = true;
-  if (becomes_manual) make_manual(lines[stanza.begin]);
-  else if (!others_left) forget_name(lines, stanza.name);
+    if (!becomes_manual || (!lines[i].words.empty() && belongs_to_address(lines[i].words[0])))
+      lines[i].gone = true;
+  if (becomes_manual)
+    make_manual(lines[stanza.begin]);
+  else if (!others_left)
+    forget_name(lines, stanza.name);
 }
 
 }  // namespace
 
-ConfigEdit edit_interfaces(std::string_view text, std::string_view dev, const std::set<IpAddress>& addresses) {
+ConfigEdit edit_interfaces(std::string_view text, std::string_view dev,
+                           const std::set<IpAddress>& addresses) {
   ConfigEdit edit;
   std::vector<Line> lines = lines_of(text, true);
   const std::vector<Stanza> stanzas = stanzas_of(lines, dev);
   // Hooks may stand in any interface's stanza.
   for (std::size_t i = 0; i < lines.size(); ++i) {
     if (lines[i].words.empty() || !is_hook(lines[i].words[0])) continue;
-    const bool in_ours = std::ranges::any_of(stanzas, [&](const Stanza& s) { return s.begin < i && i < s.end; });
+    const bool in_ours =
+        std::ranges::any_of(stanzas, [&](const Stanza& s) { return s.begin < i && i < s.end; });
     IpAddress which;
     const Hook hook = classify(lines[i].words, dev, addresses, which);
     const bool by_variable = lines[i].raw.find("IFACE") != std::string::npos;
@@ -232,11 +247,12 @@ bool sources_interfaces_d(std::string_view text) {
   return false;
 }
 
-std::string interfaces_stanzas(std::string_view dev, const std::vector<Prefixed>& addresses, std::string_view comment) {
+std::string interfaces_stanzas(std::string_view dev, const std::vector<Prefixed>& addresses,
+                               std::string_view comment) {
   std::string text = fmt::format("# {}\n", comment);
   for (const Prefixed& one : addresses)
-    text += fmt::format("iface {} {} static\n\taddress {}/{}\n", dev, one.address.v6 ? "inet6" : "inet",
-                        to_string(one.address), one.prefix);
+    text += fmt::format("iface {} {} static\n\taddress {}/{}\n{}", dev, one.address.v6 ? "inet6" : "inet",
+                        to_string(one.address), one.prefix, one.address.v6 ? "\tdad-attempts 0\n" : "");
   return text;
 }
 
@@ -270,7 +286,8 @@ ConfigEdit edit_networkd(std::string_view text, const std::set<IpAddress>& addre
 
 std::string networkd_addresses(const std::vector<Prefixed>& addresses, std::string_view comment) {
   std::string text = fmt::format("# {}\n[Network]\n", comment);
-  for (const Prefixed& one : addresses) text += fmt::format("Address={}/{}\n", to_string(one.address), one.prefix);
+  for (const Prefixed& one : addresses)
+    text += fmt::format("Address={}/{}\n", to_string(one.address), one.prefix);
   return text;
 }
 

@@ -12,7 +12,8 @@ std::optional<IpAddress> parse_ip(std::string_view text) {
   IpAddress address;
   const std::string copy(text);
   address.v6 = copy.find(':') != std::string::npos;
-  if (inet_pton(address.v6 ? AF_INET6 : AF_INET, copy.c_str(), address.bytes.data()) != 1) return std::nullopt;
+  if (inet_pton(address.v6 ? AF_INET6 : AF_INET, copy.c_str(), address.bytes.data()) != 1)
+    return std::nullopt;
   return address;
 }
 
@@ -49,14 +50,16 @@ IpAddress broadcast_of(const IpAddress& address, int prefix) {
 }
 
 std::string to_string(const Mac& mac) {
-  return fmt::format("{:02x}:{:02x}:{:02x}:{:02x}:{:02x}:{:02x}", mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]);
+  return fmt::format("{:02x}:{:02x}:{:02x}:{:02x}:{:02x}:{:02x}", mac[0], mac[1], mac[2], mac[3], mac[4],
+                     mac[5]);
 }
 
 std::optional<Mac> parse_mac(std::string_view text) {
   const std::string copy(text);
   unsigned b[6] = {};
   int used = 0;
-  if (std::sscanf(copy.c_str(), "%2x:%2x:%2x:%2x:%2x:%2x%n", b, b + 1, b + 2, b + 3, b + 4, b + 5, &used) != 6 ||
+  if (std::sscanf(copy.c_str(), "%2x:%2x:%2x:%2x:%2x:%2x%n", b, b + 1, b + 2, b + 3, b + 4, b + 5, &used) !=
+          6 ||
       static_cast<std::size_t>(used) != copy.size())
     return std::nullopt;
   Mac mac;

@@ -38,7 +38,8 @@ void Keeper::loop(const std::stop_token& own, const std::stop_token& stop) {
     lock.unlock();
     const bool done = job.run();
     lock.lock();
-    if (!done && job.again > Millis{0}) jobs_.push_back({boot_now() + job.again, job.again, std::move(job.run)});
+    if (!done && job.again > Millis{0})
+      jobs_.push_back({boot_now() + job.again, job.again, std::move(job.run)});
   }
 }
 

@@ -13,8 +13,8 @@
 
 namespace midstream {
 
-// Thread-safe. Jobs are done one after the other, in the namespaces of the thread that called start(); jobs that are
-// added before that are done after it.
+// Thread-safe. Jobs are done one after the other, in the namespaces of the thread that called start(); jobs
+// that are added before that are done after it.
 class Keeper {
  public:
   Keeper() = default;

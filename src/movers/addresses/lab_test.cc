@@ -4,7 +4,8 @@
 //   new eth0 --- p-new -+- br0      a namespace each; the witness listens on the bridge's ports
 //   third eth0 - p-third+
 //
-// A crash is an exception thrown at a named point: what is on disk and in the kernel stays as it was at that instant.
+// A crash is an exception thrown at a named point: what is on disk and in the kernel stays as it was at that
+// instant.
 #include <gtest/gtest.h>
 
 #include <arpa/inet.h>
@@ -97,7 +98,8 @@ class Witness {
       fd_ = Fd(::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, htons(ETH_P_ALL)));
       const int room = 64 << 20;
       ::setsockopt(fd_.get(), SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof room);
-      for (const char* port : {"p-old", "p-new", "p-third"}) ports_[static_cast<int>(::if_nametoindex(port))] = port;
+      for (const char* port : {"p-old", "p-new", "p-third"})
+        ports_[static_cast<int>(::if_nametoindex(port))] = port;
       return true;
     });
     for (const std::string& one : moving()) addresses_.push_back(*parse_ip(one));
@@ -148,7 +150,8 @@ class Witness {
     while (!stop.stop_requested()) {
       sockaddr_ll from{};
       socklen_t size = sizeof from;
-      const ssize_t got = ::recvfrom(fd_.get(), buffer.data(), buffer.size(), 0, reinterpret_cast<sockaddr*>(&from), &size);
+      const ssize_t got =
+          ::recvfrom(fd_.get(), buffer.data(), buffer.size(), 0, reinterpret_cast<sockaddr*>(&from), &size);
       if (got < 0) {
         pollfd ready{fd_.get(), POLLIN, 0};
         ::poll(&ready, 1, 20);
@@ -194,7 +197,8 @@ struct Node {
         dead = true;
         throw Crash{};
       }
-      if (const auto found = at.find(std::string(where)); found != at.end()) act = std::exchange(found->second, nullptr);
+      if (const auto found = at.find(std::string(where)); found != at.end())
+        act = std::exchange(found->second, nullptr);
     }
     if (act) act();
   }
@@ -232,7 +236,8 @@ class Bench : public ::testing::Test, public Peers {
     node.state = directory_ / node.name / "state";
     fs::create_directories(node.root / "etc/network/interfaces.d");
     fs::create_directories(node.state);
-    ip_command(bridge_, fmt::format("link add p-{} type veth peer name eth0 netns /proc/{}/fd/{}", node.name, ::getpid(), node.space.get()));
+    ip_command(bridge_, fmt::format("link add p-{} type veth peer name eth0 netns /proc/{}/fd/{}", node.name,
+                                    ::getpid(), node.space.get()));
     ip_command(bridge_, fmt::format("link set p-{} master br0 up", node.name));
     ip_command(node.space, "link set lo up");
     ip_command(node.space, "link set eth0 up");
@@ -240,12 +245,14 @@ class Bench : public ::testing::Test, public Peers {
 
   virtual void configure() {
     std::string file = "auto lo eth0\niface lo inet loopback\nsource /etc/network/interfaces.d/*\n\n";
-    write(new_.root / "etc/network/interfaces", file + "iface eth0 inet static\n  address 198.51.100.10/28\n  gateway 198.51.100.1\n");
+    write(new_.root / "etc/network/interfaces",
+          file + "iface eth0 inet static\n  address 198.51.100.10/28\n  gateway 198.51.100.1\n");
     file += "iface eth0 inet static\n  address 192.0.2.10/26\n  gateway 192.0.2.1\n";
     for (const std::string& address : moving()) {
       const bool v6 = address.contains(':');
       if (address != "192.0.2.10" && !v6) file += fmt::format("  up ip addr add {}/26 dev $IFACE\n", address);
-      ip_command(old_.space, fmt::format("addr add {}/{} dev eth0{}", address, v6 ? 64 : 26, v6 ? " nodad" : ""));
+      ip_command(old_.space,
+                 fmt::format("addr add {}/{} dev eth0{}", address, v6 ? 64 : 26, v6 ? " nodad" : ""));
     }
     file += "  # the house's own\n\niface eth0 inet6 static\n  address 2001:db8:26::10/64\n";
     write(old_.root / "etc/network/interfaces", file);
@@ -257,11 +264,15 @@ class Bench : public ::testing::Test, public Peers {
     ip_command(new_.space, "addr add 2001:db8:28::10/64 dev eth0 nodad");
     ip_command(new_.space, "route add default via 198.51.100.1");
     ip_command(new_.space, "route add default via 2001:db8:28::1");
-    for (const char* address : {"192.0.2.1/26", "198.51.100.1/28"}) ip_command(third_.space, fmt::format("addr add {} dev eth0", address));
-    for (const char* address : {"2001:db8:26::1/64", "2001:db8:28::1/64"}) ip_command(third_.space, fmt::format("addr add {} dev eth0 nodad", address));
+    for (const char* address : {"192.0.2.1/26", "198.51.100.1/28"})
+      ip_command(third_.space, fmt::format("addr add {} dev eth0", address));
+    for (const char* address : {"2001:db8:26::1/64", "2001:db8:28::1/64"})
+      ip_command(third_.space, fmt::format("addr add {} dev eth0 nodad", address));
   }
 
-  static void write(const fs::path& file, const std::string& text) { ASSERT_TRUE(write_file_durably(file, text, 0644)); }
+  static void write(const fs::path& file, const std::string& text) {
+    ASSERT_TRUE(write_file_durably(file, text, 0644));
+  }
 
   // A new agent over what the old one left.
   void restart(Node& node) {
@@ -269,18 +280,21 @@ class Bench : public ::testing::Test, public Peers {
     node.mover.reset();
     node.stop = std::stop_source();
     node.dead = false;
-    AddressesOptions options{.root = node.root, .lease = lease_, .checkpoint = [&node](std::string_view where) { node.point(where); }};
+    AddressesOptions options{.root = node.root,
+                             .lease = lease_,
+                             .checkpoint = [&node](std::string_view where) { node.point(where); }};
     node.mover = make_addresses_mover(options);
     const auto started = within(node.space, [&] { return node.mover->start(context(node, 1)); });
     EXPECT_TRUE(started);
   }
 
   Context context(Node& node, std::uint64_t epoch) {
-    return {{"autumn", "addresses", epoch}, node.name, node.state, *this, Deadline::in(Millis{20'000}), node.stop.get_token()};
+    return {{"autumn", "addresses", epoch}, node.name, node.state, *this, Deadline::in(Millis{20'000}),
+            node.stop.get_token()};
   }
 
-  Result<Json> call(const std::string& host, std::string_view mover, std::string_view verb, const Json& args, const Task& task,
-                    Deadline, const std::stop_token&) override {
+  Result<Json> call(const std::string& host, std::string_view mover, std::string_view verb, const Json& args,
+                    const Task& task, Deadline, const std::stop_token&) override {
     Node& node = host == "old" ? old_ : host == "new" ? new_ : third_;
     if (mover != "addresses" || node.dead || node.cut) return retry("no link to " + host);
     try {
@@ -292,13 +306,21 @@ class Bench : public ::testing::Test, public Peers {
       return failure(ErrorKind::unknown, host + " went away");
     }
   }
-  Result<std::unique_ptr<Stream>> open(const std::string&, std::string_view, const Json&, const Task&, Deadline, const std::stop_token&) override {
+  Result<std::unique_ptr<Stream>> open(const std::string&, std::string_view, const Json&, const Task&,
+                                       Deadline, const std::stop_token&) override {
     return refused("no streams here");
   }
 
   Json desired(const std::string& kind) {
-    return {{"kind", kind}, {"addresses", moving()}, {"prefix4", 26}, {"prefix6", 64}, {"from", {{"host", "old"}, {"dev", "eth0"}}},
-            {"to", {{"host", "new"}, {"dev", "eth0"}}}, {"verifier", "third"}, {"gateway4", "192.0.2.1"}, {"gateway6", "2001:db8:26::1"}};
+    return {{"kind", kind},
+            {"addresses", moving()},
+            {"prefix4", 26},
+            {"prefix6", 64},
+            {"from", {{"host", "old"}, {"dev", "eth0"}}},
+            {"to", {{"host", "new"}, {"dev", "eth0"}}},
+            {"verifier", "third"},
+            {"gateway4", "192.0.2.1"},
+            {"gateway6", "2001:db8:26::1"}};
   }
   enum class Verb { apply, undo, observe, check };
   Result<Json> ask(Verb verb, const std::string& kind, std::uint64_t epoch = 1) {
@@ -323,12 +345,15 @@ class Bench : public ::testing::Test, public Peers {
       const unsigned index = netlink->link(dev)->index;
       const auto entries = netlink->addresses().value();
       for (const AddressEntry& entry : entries)
-        if (entry.index == index && std::ranges::count(moving(), to_string(entry.ip)) > 0) found.insert(to_string(entry.ip));
+        if (entry.index == index && std::ranges::count(moving(), to_string(entry.ip)) > 0)
+          found.insert(to_string(entry.ip));
       return found;
     });
   }
   std::string routes(Node& node) {
-    return within(node.space, [&] { return run_child({"ip", "route"}, "", Deadline::in(Millis{10'000}))->out; });
+    return within(node.space, [&] {
+      return run_child({"ip", "route"}, "", Deadline::in(Millis{10'000}))->out;
+    });
   }
   std::string sysctl(Node& node, const std::string& name) {
     return within(node.space, [&] { return read_sysctl(name).value_or("?"); });
@@ -433,7 +458,8 @@ TEST_F(Bench, TenTimesToAndFro) {
   ASSERT_TRUE(ask(Verb::apply, "stage"));
   auto probing = prober();
   const auto reaches = [&](const std::string& address) {
-    return within(third_.space, [&] { return connect_tcp(address, port, Deadline::in(Millis{300})).has_value(); });
+    return within(third_.space,
+                  [&] { return connect_tcp(address, port, Deadline::in(Millis{300})).has_value(); });
   };
   for (int i = 0; i < kV4; ++i) EXPECT_TRUE(reaches(moving()[static_cast<std::size_t>(i)])) << i;
   std::vector<double> reported;
@@ -443,7 +469,8 @@ TEST_F(Bench, TenTimesToAndFro) {
       ASSERT_TRUE(done) << round << ": " << done.error().text();
       ASSERT_EQ((*done)["addresses"].size(), moving().size());
       for (const Json& one : (*done)["addresses"]) reported.push_back(one["blackout_ms"].get<double>());
-      expect_owner(verb == Verb::apply ? new_ : old_, verb == Verb::apply ? old_ : new_, std::to_string(round));
+      expect_owner(verb == Verb::apply ? new_ : old_, verb == Verb::apply ? old_ : new_,
+                   std::to_string(round));
       EXPECT_TRUE(reaches("192.0.2.10"));
       EXPECT_TRUE(reaches("192.0.2.33"));
     }
@@ -454,9 +481,13 @@ TEST_F(Bench, TenTimesToAndFro) {
   std::vector<double> gaps = witness_->gaps();
   std::ranges::sort(reported);
   ASSERT_GE(gaps.size(), 20 * moving().size() - 20);
-  const auto at = [](const std::vector<double>& v, double q) { return v[static_cast<std::size_t>(q * static_cast<double>(v.size() - 1))]; };
-  std::cout << fmt::format("blackout on the wire, ms: median {:.1f} p95 {:.1f} worst {:.1f}; as the agents saw it: median {:.0f} p95 {:.0f} worst {:.0f}\n",
-                           at(gaps, 0.5), at(gaps, 0.95), gaps.back(), at(reported, 0.5), at(reported, 0.95), reported.back());
+  const auto at = [](const std::vector<double>& v, double q) {
+    return v[static_cast<std::size_t>(q * static_cast<double>(v.size() - 1))];
+  };
+  std::cout << fmt::format(
+      "blackout on the wire, ms: median {:.1f} p95 {:.1f} worst {:.1f}; as the agents saw it: median {:.0f} "
+      "p95 {:.0f} worst {:.0f}\n",
+      at(gaps, 0.5), at(gaps, 0.95), gaps.back(), at(reported, 0.5), at(reported, 0.95), reported.back());
   EXPECT_LT(at(gaps, 0.5), 250);  // loose: the build may be slow and instrumented
   EXPECT_EQ(on(new_, "lo").size(), moving().size());
   EXPECT_EQ(witness_->ports(), (std::set<std::string>{"p-old", "p-new"}));
@@ -466,10 +497,11 @@ TEST_F(Bench, CrashesAnywhereThenGoesOnOrGoesBack) {
   ASSERT_TRUE(ask(Verb::apply, "stage"));
   const auto probing = prober();
   const std::vector<std::pair<Node*, std::string>> points{
-      {&old_, "prepare: kept"}, {&old_, "prepare: yielding"}, {&old_, "prepare: unpersisted"}, {&old_, "release: deleted"},
-      {&old_, "release: yielded"}, {&new_, "own: prepared"}, {&new_, "own: yielded"}, {&new_, "take: probed"}, {&new_, "take: owner"},
-      {&new_, "take: added"}, {&new_, "take: announced"}, {&new_, "own: taken"}, {&new_, "own: verified"}, {&new_, "persist: written"},
-      {&new_, "own: persisted"}};
+      {&old_, "prepare: kept"},    {&old_, "prepare: yielding"}, {&old_, "prepare: unpersisted"},
+      {&old_, "release: deleted"}, {&old_, "release: yielded"},  {&new_, "own: prepared"},
+      {&new_, "own: yielded"},     {&new_, "take: probed"},      {&new_, "take: owner"},
+      {&new_, "take: added"},      {&new_, "take: announced"},   {&new_, "own: taken"},
+      {&new_, "own: verified"},    {&new_, "persist: written"},  {&new_, "own: persisted"}};
   for (const auto& [node, point] : points) {
     for (const bool go_on : {true, false}) {
       const std::string where = point + (go_on ? ", then on" : ", then back");
@@ -496,8 +528,9 @@ TEST_F(Bench, CrashesOnTheWayBack) {
   ASSERT_TRUE(ask(Verb::apply, "stage"));
   const auto probing = prober();
   const std::vector<std::pair<Node*, std::string>> points{
-      {&new_, "prepare: kept"}, {&new_, "prepare: unpersisted"}, {&new_, "release: deleted"}, {&new_, "release: yielded"},
-      {&old_, "take: probed"}, {&old_, "take: owner"}, {&old_, "take: added"}, {&old_, "persist: written"}, {&new_, "own: taken"}};
+      {&new_, "prepare: kept"},    {&new_, "prepare: unpersisted"}, {&new_, "release: deleted"},
+      {&new_, "release: yielded"}, {&old_, "take: probed"},         {&old_, "take: owner"},
+      {&old_, "take: added"},      {&old_, "persist: written"},     {&new_, "own: taken"}};
   for (const auto& [node, point] : points) {
     witness_->forget();
     ASSERT_TRUE(ask(Verb::apply, "own")) << point;
@@ -525,7 +558,9 @@ TEST_F(Bench, SomebodyElseHasAnAddress) {
   const auto during = ask(Verb::apply, "own");
   ASSERT_FALSE(during);
   EXPECT_EQ(during.error().kind, ErrorKind::refused) << during.error().text();
-  EXPECT_TRUE(during.error().what.contains("192.0.2.20") && during.error().what.contains("has the addresses back")) << during.error().text();
+  EXPECT_TRUE(during.error().what.contains("192.0.2.20") &&
+              during.error().what.contains("has the addresses back"))
+      << during.error().text();
   ip_command(third_.space, "addr del 192.0.2.20/32 dev eth0");
   expect_owner(old_, new_);
   EXPECT_FALSE(witness_->ports().contains("p-new"));

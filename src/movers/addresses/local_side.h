@@ -1,5 +1,5 @@
-// One host's half of a handover: what it does to its own kernel, files and title. Every act is durable before it
-// answers and harmless when repeated. The caller holds the set's lock during an act.
+// One host's half of a handover: what it does to its own kernel, files and title. Every act is durable before
+// it answers and harmless when repeated. The caller holds the set's lock during an act.
 #pragma once
 
 #include <chrono>
@@ -26,8 +26,8 @@ class LocalSide {
   const AddressSet& set() const { return set_; }
   const AddressSide& me() const { return set_.side(host_); }
 
-  // The stored title; where none is stored: owner (turn 0) on `from` while the addresses are configured there, else
-  // standby.
+  // The stored title; where none is stored: owner (turn 0) on `from` while the addresses are configured
+  // there, else standby.
   Result<Title> title();
   // What the other side and the operator need to know; `full` reads the boot configuration too.
   Result<Json> status(bool full);
@@ -67,7 +67,8 @@ class LocalSide {
   Result<> store_kept(const Kept& kept);
   Result<std::optional<Kept>> load_kept(unsigned link) const;
   Result<Kept> gather(Netlink& netlink, const Link& link, std::uint64_t turn);
-  Result<std::vector<AddressEntry>> configured(Netlink& netlink, std::optional<unsigned> on, bool others = false);
+  Result<std::vector<AddressEntry>> configured(Netlink& netlink, std::optional<unsigned> on,
+                                               bool others = false);
   Result<> delete_addresses(Netlink& netlink, const Link& link, Kept& kept);
   Result<> put_back(Netlink& netlink, const Link& link, const std::optional<Kept>& kept);
   Result<std::vector<Claim>> contested(Wire& wire, std::vector<Claim>& gateways);
@@ -80,8 +81,8 @@ class LocalSide {
   std::stop_token stop_;
 };
 
-// The arp_ignore and arp_announce that staging needs, shared by all staged sets of a host: set when the first comes,
-// put back when the last goes. Thread-safe.
+// The arp_ignore and arp_announce that staging needs, shared by all staged sets of a host: set when the first
+// comes, put back when the last goes. Thread-safe.
 Result<> hold_arp_silence(const std::filesystem::path& state, const std::string& id);
 Result<> drop_arp_silence(const std::filesystem::path& state, const std::string& id);
 

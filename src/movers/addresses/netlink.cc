@@ -60,7 +60,8 @@ std::string address_payload(const AddressEntry& entry, bool deprecated) {
     }
   } else {
     if (entry.prefix < 31) put_attribute(payload, IFA_BROADCAST, broadcast_of(entry.ip, entry.prefix).view());
-    if (!entry.label.empty()) put_attribute(payload, IFA_LABEL, std::string_view(entry.label.c_str(), entry.label.size() + 1));
+    if (!entry.label.empty())
+      put_attribute(payload, IFA_LABEL, std::string_view(entry.label.c_str(), entry.label.size() + 1));
   }
   return payload;
 }
@@ -93,8 +94,12 @@ std::string restorable(std::string_view payload) {
 
 }  // namespace
 
-bool AddressEntry::secondary() const { return !ip.v6 && (flags & IFA_F_SECONDARY) != 0; }
-bool AddressEntry::tentative() const { return (flags & IFA_F_TENTATIVE) != 0; }
+bool AddressEntry::secondary() const {
+  return !ip.v6 && (flags & IFA_F_SECONDARY) != 0;
+}
+bool AddressEntry::tentative() const {
+  return (flags & IFA_F_TENTATIVE) != 0;
+}
 
 Result<Netlink> Netlink::open() {
   Fd fd(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE));
@@ -121,11 +126,12 @@ Result<std::vector<std::string>> Netlink::dump(int type, std::string_view header
 }
 
 Result<std::vector<std::string>> Netlink::dump_once(int type, std::string_view header, bool& interrupted) {
-  const nlmsghdr head{static_cast<std::uint32_t>(NLMSG_LENGTH(header.size())), static_cast<std::uint16_t>(type),
-                      NLM_F_REQUEST | NLM_F_DUMP, 1, 0};
+  const nlmsghdr head{static_cast<std::uint32_t>(NLMSG_LENGTH(header.size())),
+                      static_cast<std::uint16_t>(type), NLM_F_REQUEST | NLM_F_DUMP, 1, 0};
   std::string request(bytes_of(head));
   request.append(header);
-  if (::send(fd_.get(), request.data(), request.size(), 0) < 0) return errno_failure("rtnetlink: dump", errno);
+  if (::send(fd_.get(), request.data(), request.size(), 0) < 0)
+    return errno_failure("rtnetlink: dump", errno);
   std::vector<std::string> payloads;
   std::vector<char> buffer(1 << 16);
   while (true) {
@@ -150,18 +156,21 @@ Result<std::vector<int>> Netlink::batch(int type, int flags, std::span<const std
   std::string request;
   std::uint32_t sequence = 0;
   for (const std::string& payload : payloads) {
-    const nlmsghdr head{static_cast<std::uint32_t>(NLMSG_LENGTH(payload.size())), static_cast<std::uint16_t>(type),
+    const nlmsghdr head{static_cast<std::uint32_t>(NLMSG_LENGTH(payload.size())),
+                        static_cast<std::uint16_t>(type),
                         static_cast<std::uint16_t>(NLM_F_REQUEST | NLM_F_ACK | flags), ++sequence, 0};
     request.append(bytes_of(head)).append(payload);
     request.resize(NLMSG_ALIGN(request.size()));
   }
   std::vector<int> codes(payloads.size(), 0);
   if (payloads.empty()) return codes;
-  if (::send(fd_.get(), request.data(), request.size(), 0) < 0) return errno_failure("rtnetlink: send", errno);
+  if (::send(fd_.get(), request.data(), request.size(), 0) < 0)
+    return errno_failure("rtnetlink: send", errno);
   std::vector<char> buffer(1 << 16);
   for (std::size_t answered = 0; answered < payloads.size();) {
     const ssize_t got = ::recv(fd_.get(), buffer.data(), buffer.size(), 0);
-    if (got < 0) return failure(ErrorKind::unknown, fmt::format("rtnetlink: no answer: {}", std::strerror(errno)));
+    if (got < 0)
+      return failure(ErrorKind::unknown, fmt::format("rtnetlink: no answer: {}", std::strerror(errno)));
     std::string_view rest(buffer.data(), static_cast<std::size_t>(got));
     while (rest.size() >= sizeof(nlmsghdr)) {
       const auto message = load<nlmsghdr>(rest);
@@ -183,8 +192,10 @@ Result<std::vector<Link>> Netlink::links() {
     const auto info = load<ifinfomsg>(payload);
     const auto attrs = attributes(payload, sizeof info);
     Link link{.index = static_cast<unsigned>(info.ifi_index), .up = (info.ifi_flags & IFF_UP) != 0};
-    if (attrs.contains(IFLA_IFNAME)) link.name = attrs.at(IFLA_IFNAME).substr(0, attrs.at(IFLA_IFNAME).find('\0'));
-    if (attrs.contains(IFLA_ADDRESS) && attrs.at(IFLA_ADDRESS).size() == 6) link.mac = load<Mac>(attrs.at(IFLA_ADDRESS));
+    if (attrs.contains(IFLA_IFNAME))
+      link.name = attrs.at(IFLA_IFNAME).substr(0, attrs.at(IFLA_IFNAME).find('\0'));
+    if (attrs.contains(IFLA_ADDRESS) && attrs.at(IFLA_ADDRESS).size() == 6)
+      link.mac = load<Mac>(attrs.at(IFLA_ADDRESS));
     links.push_back(std::move(link));
   }
   return links;
@@ -207,7 +218,8 @@ Result<std::vector<AddressEntry>> Netlink::addresses() {
     if (!ip) continue;
     AddressEntry entry{*ip, info.ifa_prefixlen, info.ifa_index, info.ifa_flags, info.ifa_scope, {}};
     if (attrs.contains(IFA_FLAGS)) entry.flags = load<std::uint32_t>(attrs.at(IFA_FLAGS));
-    if (attrs.contains(IFA_LABEL)) entry.label = attrs.at(IFA_LABEL).substr(0, attrs.at(IFA_LABEL).find('\0'));
+    if (attrs.contains(IFA_LABEL))
+      entry.label = attrs.at(IFA_LABEL).substr(0, attrs.at(IFA_LABEL).find('\0'));
     entries.push_back(std::move(entry));
   }
   return entries;
@@ -218,7 +230,8 @@ Result<> Netlink::add(std::span<const AddressEntry> entries, bool deprecated) {
   for (const AddressEntry& entry : entries) payloads.push_back(address_payload(entry, deprecated));
   const std::vector<int> codes = TRY(batch(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, payloads));
   for (std::size_t i = 0; i < codes.size(); ++i)
-    if (codes[i] != 0 && codes[i] != EEXIST) return errno_failure("adding " + to_string(entries[i].ip), codes[i]);
+    if (codes[i] != 0 && codes[i] != EEXIST)
+      return errno_failure("adding " + to_string(entries[i].ip), codes[i]);
   return {};
 }
 
@@ -234,7 +247,8 @@ Result<> Netlink::remove(std::span<const AddressEntry> entries) {
   }
   const std::vector<int> codes = TRY(batch(RTM_DELADDR, 0, payloads));
   for (std::size_t i = 0; i < codes.size(); ++i)
-    if (codes[i] != 0 && codes[i] != EADDRNOTAVAIL) return errno_failure("deleting " + to_string(sorted[i].ip), codes[i]);
+    if (codes[i] != 0 && codes[i] != EADDRNOTAVAIL)
+      return errno_failure("deleting " + to_string(sorted[i].ip), codes[i]);
   return {};
 }
 
@@ -245,8 +259,8 @@ Result<std::vector<std::string>> Netlink::routes(unsigned link, std::span<const 
     header.rtm_family = static_cast<unsigned char>(family);
     for (const std::string& payload : TRY(dump(RTM_GETROUTE, bytes_of(header)))) {
       const auto info = load<rtmsg>(payload);
-      if (info.rtm_protocol == RTPROT_KERNEL || info.rtm_protocol == RTPROT_RA || info.rtm_table == RT_TABLE_LOCAL ||
-          (info.rtm_flags & RTM_F_CLONED) != 0)
+      if (info.rtm_protocol == RTPROT_KERNEL || info.rtm_protocol == RTPROT_RA ||
+          info.rtm_table == RT_TABLE_LOCAL || (info.rtm_flags & RTM_F_CLONED) != 0)
         continue;
       if (uses(attributes(payload, sizeof info), link, sources)) found.push_back(restorable(payload));
     }

@@ -1,5 +1,5 @@
-// rtnetlink over a raw socket (rtnetlink(7)): addresses, links and routes of the calling thread's network namespace.
-// Needs CAP_NET_ADMIN to change anything.
+// rtnetlink over a raw socket (rtnetlink(7)): addresses, links and routes of the calling thread's network
+// namespace. Needs CAP_NET_ADMIN to change anything.
 #pragma once
 
 #include <cstdint>
@@ -41,13 +41,13 @@ class Netlink {
   // In the kernel's order, which decides who is primary.
   Result<std::vector<AddressEntry>> addresses();
 
-  // All in one message batch. An address that is there already, or is gone already, is success. IPv6 addresses are
-  // added without duplicate address detection; `deprecated` ones are never chosen as a source.
+  // All in one message batch. An address that is there already, or is gone already, is success. IPv6
+  // addresses are added without duplicate address detection; `deprecated` ones are never chosen as a source.
   Result<> add(std::span<const AddressEntry> entries, bool deprecated = false);
   Result<> remove(std::span<const AddressEntry> entries);
 
-  // The routes that an administrator or daemon set (not the kernel's own, not learnt by RA) and that use the link or
-  // prefer one of the sources: as the kernel tells them, to be given back unchanged.
+  // The routes that an administrator or daemon set (not the kernel's own, not learnt by RA) and that use the
+  // link or prefer one of the sources: as the kernel tells them, to be given back unchanged.
   Result<std::vector<std::string>> routes(unsigned link, std::span<const IpAddress> sources);
   // Those that are there already are success.
   Result<> restore_routes(std::span<const std::string> routes);

@@ -43,7 +43,8 @@ bool hex(std::string_view text, T& value) {
 // The kernel prints each 32-bit word of the address in the host's order.
 bool parse_endpoint(std::string_view text, bool v6, TcpSocket& socket) {
   const std::size_t digits = v6 ? 32 : 8;
-  if (text.size() != digits + 5 || text[digits] != ':' || !hex(text.substr(digits + 1), socket.port)) return false;
+  if (text.size() != digits + 5 || text[digits] != ':' || !hex(text.substr(digits + 1), socket.port))
+    return false;
   std::string bytes;
   for (std::size_t at = 0; at < digits; at += 8) {
     std::uint32_t word = 0;
@@ -98,7 +99,8 @@ Result<std::map<IpAddress, std::set<std::uint16_t>>> listening_ports(std::span<c
     if (!socket.listening) continue;
     const bool any = socket.local == IpAddress{.v6 = socket.local.v6};
     for (const IpAddress& address : addresses) {
-      if (socket.local == address || (any && socket.local.v6 == address.v6)) ports[address].insert(socket.port);
+      if (socket.local == address || (any && socket.local.v6 == address.v6))
+        ports[address].insert(socket.port);
     }
     if (any && socket.local.v6 && v4 != addresses.end()) dual[socket.port] = false;
   }
@@ -111,9 +113,12 @@ Result<std::map<IpAddress, std::set<std::uint16_t>>> listening_ports(std::span<c
 }
 
 Result<std::int64_t> count_flows(std::span<const IpAddress> addresses) {
-  const auto ours = [&](const IpAddress& one) { return std::ranges::find(addresses, one) != addresses.end(); };
+  const auto ours = [&](const IpAddress& one) {
+    return std::ranges::find(addresses, one) != addresses.end();
+  };
   const std::vector<TcpSocket> sockets = TRY(tcp_sockets());
-  const auto ended_here = std::ranges::count_if(sockets, [&](const TcpSocket& s) { return s.established && ours(s.local); });
+  const auto ended_here =
+      std::ranges::count_if(sockets, [&](const TcpSocket& s) { return s.established && ours(s.local); });
   std::int64_t tracked = 0;
   if (const auto table = slurp("/proc/thread-self/net/nf_conntrack")) {
     for (const std::string& line : split(*table, '\n')) {
@@ -126,7 +131,9 @@ Result<std::int64_t> count_flows(std::span<const IpAddress> addresses) {
   return std::max<std::int64_t>(ended_here, tracked);
 }
 
-Result<std::string> read_sysctl(const std::string& name) { return std::string(trim(TRY(slurp("/proc/sys/" + name)))); }
+Result<std::string> read_sysctl(const std::string& name) {
+  return std::string(trim(TRY(slurp("/proc/sys/" + name))));
+}
 
 Result<> write_sysctl(const std::string& name, std::string_view value) {
   Fd fd(::open(("/proc/sys/" + name).c_str(), O_WRONLY | O_CLOEXEC));

@@ -23,12 +23,12 @@ struct TcpSocket {
 // The text of /proc/net/tcp or tcp6 (proc(5)). Lines that are not sockets are skipped. Pure.
 std::vector<TcpSocket> parse_tcp_table(std::string_view text, bool v6);
 
-// For each address the TCP ports that answer on it, wildcard listeners included. Whether a listener on [::] takes IPv4
-// too is found by connecting to it from here.
+// For each address the TCP ports that answer on it, wildcard listeners included. Whether a listener on [::]
+// takes IPv4 too is found by connecting to it from here.
 Result<std::map<IpAddress, std::set<std::uint16_t>>> listening_ports(std::span<const IpAddress> addresses);
 
-// Established TCP connections that end at one of `addresses` here, or, where connection tracking is readable and knows
-// of more, that pass through.
+// Established TCP connections that end at one of `addresses` here, or, where connection tracking is readable
+// and knows of more, that pass through.
 Result<std::int64_t> count_flows(std::span<const IpAddress> addresses);
 
 // /proc/sys/<name>, e.g. "net/ipv4/conf/all/arp_ignore". Not there: refused.

@@ -10,7 +10,9 @@
 namespace midstream {
 namespace {
 
-IpAddress ip(std::string_view text) { return *parse_ip(text); }
+IpAddress ip(std::string_view text) {
+  return *parse_ip(text);
+}
 const Mac kOwn{0x02, 0, 0, 0, 0, 0x0a};
 const Mac kOther{0x02, 0, 0, 0, 0, 0x0b};
 
@@ -54,14 +56,17 @@ TEST(Frames, Ipv6AnnouncementHasOverrideAndAValidChecksum) {
   std::string pseudo = frame.substr(22, 32) + std::string("\0\0\0\x20\0\0\0\x3a", 8) + frame.substr(54);
   std::uint32_t sum = 0;
   for (std::size_t i = 0; i < pseudo.size(); i += 2)
-    sum += static_cast<std::uint32_t>(static_cast<unsigned char>(pseudo[i]) << 8 | static_cast<unsigned char>(pseudo[i + 1]));
+    sum += static_cast<std::uint32_t>(static_cast<unsigned char>(pseudo[i]) << 8 |
+                                      static_cast<unsigned char>(pseudo[i + 1]));
   while (sum >> 16) sum = (sum & 0xffff) + (sum >> 16);
   EXPECT_EQ(sum, 0xffffu);
 }
 
 TEST(Frames, CutFramesClaimNothing) {
-  for (const auto& whole : {announcement_frames(kOwn, ip("192.0.2.10"), false)[0], announcement_frames(kOwn, ip("2001:db8::1"), false)[0]})
-    for (std::size_t size = 0; size < 42; ++size) EXPECT_FALSE(parse_claim(std::string_view(whole).substr(0, size))) << size;
+  for (const auto& whole : {announcement_frames(kOwn, ip("192.0.2.10"), false)[0],
+                            announcement_frames(kOwn, ip("2001:db8::1"), false)[0]})
+    for (std::size_t size = 0; size < 42; ++size)
+      EXPECT_FALSE(parse_claim(std::string_view(whole).substr(0, size))) << size;
 }
 
 TEST(Titles, HandoverToAndFro) {
@@ -98,13 +103,15 @@ TEST(Titles, LowerEpochIsFenced) {
   EXPECT_FALSE(title_from_json(Json{{"state", "king"}, {"turn", 1}, {"epoch", 1}}));
 }
 
-// Every order of every request, some of them repeated: two owners never, where requests follow the rule that a side is
-// told to take a turn only after the other has written it.
+// Every order of every request, some of them repeated: two owners never, where requests follow the rule that
+// a side is told to take a turn only after the other has written it.
 TEST(Titles, NeverTwoOwnersInAnyOrder) {
   std::vector<std::pair<Title, Title>> seen{{Title{Holding::owner, 0, 0}, Title{}}};
   for (std::size_t i = 0; i < seen.size(); ++i) {
     const auto [a, b] = seen[i];
-    const auto owns = [](const Title& t) { return t.holding == Holding::owner || t.holding == Holding::yielding; };
+    const auto owns = [](const Title& t) {
+      return t.holding == Holding::owner || t.holding == Holding::yielding;
+    };
     ASSERT_FALSE(owns(a) && owns(b)) << to_json(a).dump() << to_json(b).dump();
     const auto add = [&](const Title& x, const Title& y) {
       if (std::pair next{x, y}; std::ranges::find(seen, next) == seen.end()) seen.push_back(next);
@@ -114,7 +121,8 @@ TEST(Titles, NeverTwoOwnersInAnyOrder) {
         if (const auto next = verb(a, turn, 0)) add(*next, b);
         if (const auto next = verb(b, turn, 0)) add(a, *next);
       }
-      // The proof: the other side was seen at this turn, not owning. It cannot have moved on at this turn since.
+      // The proof: the other side was seen at this turn, not owning. It cannot have moved on at this turn
+      // since.
       if (!owns(b) && b.turn >= turn)
         if (const auto next = take(a, turn, 0)) add(*next, b);
       if (!owns(a) && a.turn >= turn)
@@ -150,7 +158,8 @@ iface eth0:1 inet static
 )";
 
 TEST(Interfaces, TakesOutWhatMovesAndNothingElse) {
-  const std::set<IpAddress> moving{ip("192.0.2.10"), ip("192.0.2.11"), ip("192.0.2.12"), ip("192.0.2.13"), ip("2001:db8:26::10")};
+  const std::set<IpAddress> moving{ip("192.0.2.10"), ip("192.0.2.11"), ip("192.0.2.12"), ip("192.0.2.13"),
+                                   ip("2001:db8:26::10")};
   const ConfigEdit edit = edit_interfaces(kInterfaces, "eth0", moving);
   EXPECT_EQ(edit.text, R"(# the host's own
 auto lo eth0
@@ -177,11 +186,13 @@ TEST(Interfaces, OtherDevicesAndAddressesStay) {
 }
 
 TEST(Interfaces, CompoundCommandsAreNotTouched) {
-  const std::string text = "iface eth0 inet manual\n  up ip addr add 192.0.2.10/26 dev eth0 && touch /run/up\n";
+  const std::string text =
+      "iface eth0 inet manual\n  up ip addr add 192.0.2.10/26 dev eth0 && touch /run/up\n";
   const ConfigEdit edit = edit_interfaces(text, "eth0", {ip("192.0.2.10")});
   EXPECT_EQ(edit.text, text);
   EXPECT_EQ(edit.unclear.size(), 1u);
-  const std::string route = "iface eth0 inet manual\n  up ip route add default via 192.0.2.1 src 192.0.2.10\n";
+  const std::string route =
+      "iface eth0 inet manual\n  up ip route add default via 192.0.2.1 src 192.0.2.10\n";
   EXPECT_TRUE(edit_interfaces(route, "eth0", {ip("192.0.2.10")}).unclear.empty());
 }
 
@@ -194,7 +205,9 @@ TEST(Interfaces, WrittenStanzasAreFoundAndGoWhole) {
 }
 
 TEST(Interfaces, LastLineWithoutNewlineAndContinuations) {
-  EXPECT_EQ(edit_interfaces("iface eth0 inet manual\n up ip addr add \\\n 192.0.2.10/26 dev eth0", "eth0", {ip("192.0.2.10")}).text,
+  EXPECT_EQ(edit_interfaces("iface eth0 inet manual\n up ip addr add \\\n 192.0.2.10/26 dev eth0", "eth0",
+                            {ip("192.0.2.10")})
+                .text,
             "iface eth0 inet manual\n");
   EXPECT_EQ(edit_interfaces("", "eth0", {ip("192.0.2.10")}).text, "");
 }
@@ -202,43 +215,58 @@ TEST(Interfaces, LastLineWithoutNewlineAndContinuations) {
 TEST(Interfaces, SourceLines) {
   EXPECT_TRUE(sources_interfaces_d("source /etc/network/interfaces.d/*\n"));
   EXPECT_TRUE(sources_interfaces_d("source-directory interfaces.d\n"));
-  EXPECT_FALSE(sources_interfaces_d("# source /etc/network/interfaces.d/*\nsource /etc/network/interfaces.d/*.cfg\n"));
+  EXPECT_FALSE(
+      sources_interfaces_d("# source /etc/network/interfaces.d/*\nsource /etc/network/interfaces.d/*.cfg\n"));
 }
 
 TEST(Networkd, AddressLinesAndSections) {
-  const std::string text = "[Match]\nName=eth0\n\n[Network]\nAddress=192.0.2.10/26\nAddress=192.0.2.40/26\nGateway=192.0.2.1\n\n"
-                           "[Address]\nAddress=192.0.2.11/26\nLabel=eth0:x\n\n[Route]\nDestination=0.0.0.0/0\n";
+  const std::string text =
+      "[Match]\nName=eth0\n\n[Network]\nAddress=192.0.2.10/26\nAddress=192.0.2.40/26\nGateway=192.0.2.1\n\n"
+      "[Address]\nAddress=192.0.2.11/26\nLabel=eth0:x\n\n[Route]\nDestination=0.0.0.0/0\n";
   const ConfigEdit edit = edit_networkd(text, {ip("192.0.2.10"), ip("192.0.2.11")});
-  EXPECT_EQ(edit.text, "[Match]\nName=eth0\n\n[Network]\nAddress=192.0.2.40/26\nGateway=192.0.2.1\n\n[Route]\nDestination=0.0.0.0/0\n");
+  EXPECT_EQ(edit.text,
+            "[Match]\nName=eth0\n\n[Network]\nAddress=192.0.2.40/"
+            "26\nGateway=192.0.2.1\n\n[Route]\nDestination=0.0.0.0/0\n");
   EXPECT_EQ(edit.found.size(), 2u);
 }
 
 TEST(TcpTable, Parsing) {
-  const auto v4 = parse_tcp_table("  sl  local_address rem_address   st\n"
-                                  "   0: 0A0200C0:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1\n"
-                                  "   1: 0100007F:1F90 0100007F:C000 01 0\n   2: broken 1 01\n", false);
+  const auto v4 = parse_tcp_table(
+      "  sl  local_address rem_address   st\n"
+      "   0: 0A0200C0:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1\n"
+      "   1: 0100007F:1F90 0100007F:C000 01 0\n   2: broken 1 01\n",
+      false);
   ASSERT_EQ(v4.size(), 2u);
   EXPECT_EQ(v4[0].local, ip("192.0.2.10"));
   EXPECT_EQ(v4[0].port, 80);
   EXPECT_TRUE(v4[0].listening);
   EXPECT_TRUE(v4[1].established);
-  const auto v6 = parse_tcp_table("  0: B80D0120000026000000000010000000:01BB 00000000000000000000000000000000:0000 0A 0\n"
-                                  "  1: 0000000000000000FFFF00000A0200C0:01BB 0000000000000000FFFF0000010200C0:0001 01 0\n", true);
+  const auto v6 = parse_tcp_table(
+      "  0: B80D0120000026000000000010000000:01BB 00000000000000000000000000000000:0000 0A 0\n"
+      "  1: 0000000000000000FFFF00000A0200C0:01BB 0000000000000000FFFF0000010200C0:0001 01 0\n",
+      true);
   ASSERT_EQ(v6.size(), 2u);
   EXPECT_EQ(v6[0].local, ip("2001:db8:26::10"));
   EXPECT_EQ(v6[1].local, ip("192.0.2.10"));
 }
 
 TEST(Desired, Parsing) {
-  Json desired{{"kind", "own"}, {"addresses", {"192.0.2.10", "2001:db8:26::10"}}, {"prefix4", 26}, {"prefix6", 64},
-               {"from", {{"host", "old"}, {"dev", "eth0"}}}, {"to", {{"host", "new"}, {"dev", "eth0"}}}, {"gateway4", "192.0.2.1"}};
+  Json desired{{"kind", "own"},
+               {"addresses", {"192.0.2.10", "2001:db8:26::10"}},
+               {"prefix4", 26},
+               {"prefix6", 64},
+               {"from", {{"host", "old"}, {"dev", "eth0"}}},
+               {"to", {{"host", "new"}, {"dev", "eth0"}}},
+               {"gateway4", "192.0.2.1"}};
   const auto set = parse_address_set(desired);
   ASSERT_TRUE(set);
   EXPECT_EQ(set->prefix(set->addresses[1]), 64);
   desired["kind"] = "stage";
   EXPECT_EQ(parse_address_set(desired)->id, set->id);
-  for (const auto& [key, bad] : std::map<std::string, Json>{{"addresses", {"192.0.2.10", "192.0.2.10"}}, {"prefix4", 33},
-                                                            {"gateway4", "gw"}, {"from", {{"host", "old"}, {"dev", "a/b"}}}}) {
+  for (const auto& [key, bad] : std::map<std::string, Json>{{"addresses", {"192.0.2.10", "192.0.2.10"}},
+                                                            {"prefix4", 33},
+                                                            {"gateway4", "gw"},
+                                                            {"from", {{"host", "old"}, {"dev", "a/b"}}}}) {
     Json broken = desired;
     broken[key] = bad;
     EXPECT_FALSE(parse_address_set(broken)) << key;

@@ -1,7 +1,8 @@
-// Staging: the addresses on `lo`, so that services bind to them and can be tried from here, while nobody on the wire
-// is answered. Tried on Linux 6.1 and 6.18: an IPv6 address on lo is never answered for on another device; an IPv4 one
-// is, unless arp_ignore >= 1 (3 is silent too, because of the scope), and without arp_announce = 2 it shows up as the
-// sender of ARP requests when a service that is bound to it talks to a neighbour.
+// Staging: the addresses on `lo`, so that services bind to them and can be tried from here, while nobody on
+// the wire is answered. Tried on Linux 6.1 and 6.18: an IPv6 address on lo is never answered for on another
+// device; an IPv4 one is, unless arp_ignore >= 1 (3 is silent too, because of the scope), and without
+// arp_announce = 2 it shows up as the sender of ARP requests when a service that is bound to it talks to a
+// neighbour.
 #include <fmt/format.h>
 #include <linux/rtnetlink.h>
 
@@ -33,7 +34,12 @@ std::mutex& silence_mutex() {
 std::vector<AddressEntry> staged_entries(const AddressSet& set, unsigned lo) {
   std::vector<AddressEntry> entries;
   for (const IpAddress& address : set.addresses)
-    entries.push_back({address, address.v6 ? 128 : 32, lo, 0, static_cast<std::uint8_t>(address.v6 ? RT_SCOPE_UNIVERSE : RT_SCOPE_HOST), {}});
+    entries.push_back({address,
+                       address.v6 ? 128 : 32,
+                       lo,
+                       0,
+                       static_cast<std::uint8_t>(address.v6 ? RT_SCOPE_UNIVERSE : RT_SCOPE_HOST),
+                       {}});
   return entries;
 }
 
@@ -52,7 +58,8 @@ Result<> hold_arp_silence(const std::filesystem::path& state, const std::string&
   Json& sets = record["sets"];
   if (std::find(sets.begin(), sets.end(), Json(id)) == sets.end()) sets.push_back(id);
   CHECK_OK(write_file_durably(state / "silence", record.dump()));
-  for (const char* name : {kIgnore, kAnnounce}) CHECK_OK(write_sysctl(name, TRY(get_string(record["during"], name))));
+  for (const char* name : {kIgnore, kAnnounce})
+    CHECK_OK(write_sysctl(name, TRY(get_string(record["during"], name))));
   return {};
 }
 

@@ -15,14 +15,17 @@ constexpr std::array<std::pair<Holding, std::string_view>, 4> kNames{{{Holding::
                                                                       {Holding::yielded, "yielded"}}};
 
 std::unexpected<Error> past(const Title& now, std::string_view act, std::uint64_t turn) {
-  return failure(ErrorKind::fenced, fmt::format("title of the addresses: cannot {} at turn {}: this host is {} at turn {}",
-                                                act, turn, to_string(now.holding), now.turn));
+  return failure(ErrorKind::fenced,
+                 fmt::format("title of the addresses: cannot {} at turn {}: this host is {} at turn {}", act,
+                             turn, to_string(now.holding), now.turn));
 }
 
 Result<> admit(const Title& now, std::uint64_t epoch) {
   if (epoch >= now.epoch) return {};
-  return failure(ErrorKind::fenced, fmt::format("title of the addresses: epoch {} has acted, a request of epoch {} comes "
-                                                "too late", now.epoch, epoch));
+  return failure(ErrorKind::fenced,
+                 fmt::format("title of the addresses: epoch {} has acted, a request of epoch {} comes "
+                             "too late",
+                             now.epoch, epoch));
 }
 
 // What repeats an act that has been done only lifts the epoch.
@@ -31,7 +34,9 @@ Title seen(Title now, std::uint64_t epoch) {
   return now;
 }
 
-bool is(const Title& now, Holding holding, std::uint64_t turn) { return now.holding == holding && now.turn == turn; }
+bool is(const Title& now, Holding holding, std::uint64_t turn) {
+  return now.holding == holding && now.turn == turn;
+}
 
 }  // namespace
 
@@ -59,7 +64,8 @@ Result<Title> begin_yield(const Title& now, std::uint64_t turn, std::uint64_t ep
   if (is(now, Holding::yielding, turn) || is(now, Holding::yielded, turn)) return seen(now, epoch);
   if (turn <= now.turn) return past(now, "yield", turn);
   if (now.holding != Holding::owner)
-    return refused(fmt::format("this host does not own the addresses, it is {} at turn {}", to_string(now.holding), now.turn));
+    return refused(fmt::format("this host does not own the addresses, it is {} at turn {}",
+                               to_string(now.holding), now.turn));
   return Title{Holding::yielding, turn, epoch};
 }
 

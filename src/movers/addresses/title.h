@@ -1,10 +1,10 @@
-// Who owns a set of addresses, as each of the two hosts has it on disk. Pure; the mover stores what comes out before
-// it acts on it.
+// Who owns a set of addresses, as each of the two hosts has it on disk. Pure; the mover stores what comes out
+// before it acts on it.
 //
-// A title has a state and a turn. The turn grows by one with each handover and never falls. A host may become owner
-// at a turn only after the other host has durably written that turn, not being owner; from then on that one can
-// become owner only at a higher turn, which needs our word in the same way. So there are never two owners, whatever
-// is delayed, repeated or lost, and the rule needs no clock.
+// A title has a state and a turn. The turn grows by one with each handover and never falls. A host may become
+// owner at a turn only after the other host has durably written that turn, not being owner; from then on that
+// one can become owner only at a higher turn, which needs our word in the same way. So there are never two
+// owners, whatever is delayed, repeated or lost, and the rule needs no clock.
 #pragma once
 
 #include <cstdint>
@@ -35,12 +35,13 @@ struct Title {
 Json to_json(const Title& title);
 Result<Title> title_from_json(const Json& value);
 
-// Each returns the title to be stored, equal to `now` where the act is done already (a repeated request). Fenced:
-// the epoch is older than one that acted before, or the turn is past. Refused: not possible in this state.
+// Each returns the title to be stored, equal to `now` where the act is done already (a repeated request).
+// Fenced: the epoch is older than one that acted before, or the turn is past. Refused: not possible in this
+// state.
 Result<Title> begin_yield(const Title& now, std::uint64_t turn, std::uint64_t epoch);   // owner -> yielding
 Result<Title> finish_yield(const Title& now, std::uint64_t turn, std::uint64_t epoch);  // yielding -> yielded
 Result<Title> keep(const Title& now, std::uint64_t turn, std::uint64_t epoch);          // yielding -> owner
-Result<Title> take(const Title& now, std::uint64_t turn, std::uint64_t epoch);          // standby, yielded -> owner
+Result<Title> take(const Title& now, std::uint64_t turn, std::uint64_t epoch);  // standby, yielded -> owner
 // Not owner, and no longer able to become it at `turn` or below.
 Result<Title> renounce(const Title& now, std::uint64_t turn, std::uint64_t epoch);
 

@@ -86,24 +86,27 @@ void Wire::hear(Millis span, std::span<const IpAddress> addresses, std::vector<C
   }
 }
 
-Result<std::vector<Claim>> Wire::ask(std::span<const IpAddress> addresses, Asking asking, const std::stop_token& stop) {
+Result<std::vector<Claim>> Wire::ask(std::span<const IpAddress> addresses, Asking asking,
+                                     const std::stop_token& stop) {
   std::vector<Claim> claims;
   for (int round = 0; round < asking.rounds; ++round) {
     for (const IpAddress& address : addresses) CHECK_OK(send(probe_frame(mac_, address)));
     hear(round + 1 < asking.rounds ? asking.gap : asking.tail, addresses, claims, stop);
   }
-  if (stop.stop_requested()) return failure(ErrorKind::cancelled, "asked to stop while probing for the addresses");
+  if (stop.stop_requested())
+    return failure(ErrorKind::cancelled, "asked to stop while probing for the addresses");
   std::ranges::sort(claims);
   claims.erase(std::ranges::unique(claims).begin(), claims.end());
   return claims;
 }
 
-Result<std::vector<std::chrono::nanoseconds>> Wire::announce(std::span<const IpAddress> addresses, bool router,
-                                                             std::span<const Claim> neighbours,
+Result<std::vector<std::chrono::nanoseconds>> Wire::announce(std::span<const IpAddress> addresses,
+                                                             bool router, std::span<const Claim> neighbours,
                                                              const std::stop_token& stop) {
   std::vector<std::chrono::nanoseconds> said;
   for (const IpAddress& address : addresses) {
-    if (!said.empty() && !pause_for(kPace, stop)) return failure(ErrorKind::cancelled, "asked to stop while announcing");
+    if (!said.empty() && !pause_for(kPace, stop))
+      return failure(ErrorKind::cancelled, "asked to stop while announcing");
     for (const std::string& frame : announcement_frames(mac_, address, router)) CHECK_OK(send(frame));
     said.push_back(boot_now());
     for (const Claim& neighbour : neighbours)

@@ -1,4 +1,5 @@
-// One device's link layer: asks and announces who has an address, through a packet socket (packet(7), CAP_NET_RAW).
+// One device's link layer: asks and announces who has an address, through a packet socket (packet(7),
+// CAP_NET_RAW).
 #pragma once
 
 #include <chrono>
@@ -29,17 +30,20 @@ class Wire {
 
   const Mac& mac() const { return mac_; }
   // Probes for all `addresses` and returns what others claimed about them meanwhile, each claim once, sorted.
-  Result<std::vector<Claim>> ask(std::span<const IpAddress> addresses, Asking asking, const std::stop_token& stop);
+  Result<std::vector<Claim>> ask(std::span<const IpAddress> addresses, Asking asking,
+                                 const std::stop_token& stop);
 
-  // Announces `addresses` as ours, one each millisecond, to everybody and to each of `neighbours` in person. Returns
-  // when (boot_now) each was said.
+  // Announces `addresses` as ours, one each millisecond, to everybody and to each of `neighbours` in person.
+  // Returns when (boot_now) each was said.
   Result<std::vector<std::chrono::nanoseconds>> announce(std::span<const IpAddress> addresses, bool router,
-                                                         std::span<const Claim> neighbours, const std::stop_token& stop);
+                                                         std::span<const Claim> neighbours,
+                                                         const std::stop_token& stop);
 
  private:
   Wire(Fd fd, Mac mac) : fd_(std::move(fd)), mac_(mac) {}
   Result<> send(std::string_view frame);
-  void hear(Millis span, std::span<const IpAddress> addresses, std::vector<Claim>& claims, const std::stop_token& stop);
+  void hear(Millis span, std::span<const IpAddress> addresses, std::vector<Claim>& claims,
+            const std::stop_token& stop);
   Fd fd_;
   Mac mac_;
 };
