@@ -219,7 +219,12 @@ Result<Json> give(const Work& work, const std::string& database, const Json& arg
   auto session = TRY(work.session(database));
   const auto span = std::min<std::int64_t>(get_int_or(args, "deadline_ms", 1000), work.options.lease.count() / 2);
   CHECK_OK(write_lease(work, database));
-  auto done = close_and_yield(work, *session, database, witnesses, work.context.deadline.sooner(Millis(span)));
+  // Nothing inside may wait longer than the switch may take: the database is shut meanwhile.
+  const auto& outer = work.context;
+  const Context bounded{outer.task, outer.host, outer.state, outer.peers, outer.deadline.sooner(Millis(span)),
+                        outer.stop};
+  const Work inside{bounded, work.options, work.plan, work.on_old, work.pool, work.titles, false};
+  auto done = close_and_yield(inside, *session, database, witnesses, bounded.deadline);
   if (done) {
     CHECK_OK(clear_lease(work, database));
     return done;
@@ -231,7 +236,7 @@ Result<Json> give(const Work& work, const std::string& database, const Json& arg
   const auto title = TRY(read_title(work, database));
   if (title.state == "yielded") return Json{{"turn", title.turn}};
   auto error = done.error();
-  if (error.kind == ErrorKind::unknown || error.kind == ErrorKind::cancelled) error.kind = ErrorKind::retry;
+  if (error.kind == ErrorKind::unknown) error.kind = ErrorKind::retry;
   error.what = fmt::format("{} stays on {}: {}", database, work.context.host, error.what);
   return std::unexpected(std::move(error));
 }
