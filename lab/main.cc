@@ -1,6 +1,7 @@
 // midstream-lab: the lab on the command line, and the processes that it is made of.
 #include <fmt/format.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -222,4 +223,7 @@ int run(int argc, char** argv) {
 }  // namespace
 }  // namespace midstream::lab
 
-int main(int argc, char** argv) { return midstream::lab::run(argc, argv); }
+int main(int argc, char** argv) {
+  ::umask(022);  // whatever the caller's: the hosts' files are read by daemons that are not root
+  return midstream::lab::run(argc, argv);
+}

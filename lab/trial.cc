@@ -76,7 +76,15 @@ Result<> Trial::start_witness() {
   const auto file = lab_.directory() / "witness.log";
   std::error_code ignored;
   fs::remove(file, ignored);
-  witness_ = TRY(lab_.spawn("fabric", {(spec_.programs / "lab-witness").string(), "--out", file.string(), "--iface", "br-pub"}));
+  std::vector<std::string> argv{(spec_.programs / "lab-witness").string(), "--out", file.string(), "--iface", "br-pub", "--from", "192.0.2.62"};
+  // Asked for all along: an owner that nobody talks to would stay unseen.
+  for (const auto& address : old_addresses()) argv.insert(argv.end(), {"--ask", address});
+  witness_ = TRY(lab_.spawn("fabric", argv));
+  const auto deadline = Deadline::in(Millis(10'000));
+  while (!fs::exists(file) || fs::file_size(file) == 0) {
+    if (deadline.expired()) return refused("the witness does not write", "see what lab-witness says");
+    pause_for(Millis(20), {});
+  }
   return {};
 }
 
@@ -135,7 +143,7 @@ Result<Json> Trial::judge(const std::string& final_side, int handovers) {
   std::vector<std::string> argv{(spec_.programs / "lab-check").string(), "judge", "--ledger", (lab_.shared() / "ledger").string(), "--witness",
                                 (lab_.directory() / "witness.log").string(), "--final", final_side, "--handovers", std::to_string(handovers)};
   for (const auto& [side, host] : {std::pair<std::string, std::string>{"old", s.old_host}, {"new", s.new_host}}) {
-    const auto database = collect(host, {"runuser", "-u", "postgres", "--", tool, "collect-db", "--conninfo", conninfo}, side + "-db.json");
+    const auto database = collect(host, {"setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", tool, "collect-db", "--conninfo", conninfo}, side + "-db.json");
     // A database that the rollback has removed again holds nothing.
     if (database) {
       argv.insert(argv.end(), {"--" + side + "-db", *database});

@@ -30,8 +30,8 @@ int not_there_yet(const std::string& command) {
 }
 
 int main_with(int argc, char** argv) {
-  ::umask(077);
   if (argc > 1 && std::string_view(argv[1]) == "lab") return run_lab({argv + 2, argv + argc});
+  ::umask(077);
   CLI::App app{"midstream moves a live production environment from old hosts to new ones while its users keep working"};
   app.require_subcommand(1);
   app.set_version_flag("--version", "midstream 0.1.0");

@@ -97,7 +97,7 @@ Result<std::unique_ptr<Agent>> Agent::open(AgentConfig config, std::vector<std::
   auto saved = TRY(load_saved(config.state / "agent.json"));
   std::unique_ptr<Agent> agent(
       new Agent(std::move(config), std::move(movers), std::move(lock), std::move(identity), std::move(saved)));
-  agent->peers_.set(TRY(peers_from_json(agent->saved_.value("peers", Json::object()))));
+  agent->peers_.set(TRY(peers_from_json(agent->saved_.value("peers", Json::object()))), agent->commands_.epoch());
   CHECK_OK(agent->bind());
   CHECK_OK(agent->start_movers());
   return agent;
@@ -205,7 +205,7 @@ Result<Json> Agent::adopt(const Json& request) {
     }
     return persist(adopted);
   }));
-  peers_.set(std::move(peers));
+  peers_.set(std::move(peers), epoch);
   log_info("agent", "epoch {} adopted", epoch);
   return Json{{"epoch", epoch}};
 }

@@ -15,7 +15,8 @@
 namespace midstream {
 
 namespace {
-constexpr Millis kPeriod{500};  // of status, facts and meter
+constexpr Millis kPeriod{500};   // of status, facts and meter
+constexpr Millis kGrace{10'000};  // beyond a call's own deadline, for its answer to arrive
 }
 
 // One host's link and the thread that keeps it.
@@ -110,6 +111,7 @@ Result<Ending> Controller::loop(const std::stop_token& stop) {
       read_meter();
       read_facts();
       CHECK_OK(dispatch(facts_));
+      CHECK_OK(drop_overdue());
       write_status();
     }
   }
@@ -144,6 +146,7 @@ Result<> Controller::send_call(const Call& call) {
   const auto found = std::ranges::find_if(hosts_, [&](const auto& host) { return host->target.host == call.host; });
   const auto answered = [this, call](const Result<Json>& result) {
     post([this, call, result]() -> Result<> {
+      overdue_.reset();
       if (call.verb == Call::Verb::observe) return dispatch(Observed{call.step, call.epoch, result});
       const auto direction = call.verb == Call::Verb::apply ? Direction::forward : Direction::back;
       return dispatch(Outcome{call.step, direction, call.epoch, result});
@@ -153,7 +156,25 @@ Result<> Controller::send_call(const Call& call) {
     answered(failure(ErrorKind::unknown, fmt::format("no link to the agent on {}", call.host)));
     return {};
   }
+  overdue_ = Overdue{call.host, boot_now() + Millis(call.deadline_ms) + kGrace};
   (*found)->link->request(message, answered);
+  return {};
+}
+
+Result<> Controller::drop_overdue() {
+  if (!overdue_ || boot_now() < overdue_->at) return {};
+  const auto host = std::exchange(overdue_, std::nullopt)->host;
+  for (auto& one : hosts_) {
+    if (one->target.host != host || !one->link) continue;
+    one->link.reset();
+    {
+      std::lock_guard lock(one->mutex);
+      one->lost = true;
+      one->changed.notify_all();
+    }
+    if (options_.tell) options_.tell(fmt::format("          {:<8} the agent on {} does not answer in time; its link is made anew", "move", host));
+    return dispatch(LinkLost{host});
+  }
   return {};
 }
 

@@ -65,6 +65,7 @@ class Controller {
   Result<> adoption_ended(const std::string& host, std::uint64_t epoch, const Result<Json>& result);
   Result<> link_up(Host& host, std::shared_ptr<AgentLink> link);
   Result<> link_lost(Host& host);
+  Result<> drop_overdue();
   void keep_link(Host& host, const std::stop_token& stop);
   Result<Json> answer_operator(const Json& request);
   Result<> do_operator(const std::string& verb);
@@ -83,6 +84,12 @@ class Controller {
   std::vector<std::unique_ptr<Host>> hosts_;
   std::map<std::string, std::uint64_t> to_adopt_;  // host -> epoch
   bool meter_asked_ = false;
+  // The engine waits for one answer at a time; one that is overdue ends its link, and the engine observes anew.
+  struct Overdue {
+    std::string host;
+    std::chrono::nanoseconds at;
+  };
+  std::optional<Overdue> overdue_;
 
   std::mutex mutex_;
   std::condition_variable_any posted_;

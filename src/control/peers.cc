@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "sys/net.h"
 
 namespace midstream {
@@ -31,7 +33,8 @@ Result<std::map<std::string, PeerAddress>> peers_from_json(const Json& value) {
   return peers;
 }
 
-void TlsPeers::set(std::map<std::string, PeerAddress> peers) {
+void TlsPeers::set(std::map<std::string, PeerAddress> peers, std::uint64_t epoch) {
+  epoch_ = epoch;
   std::lock_guard lock(mutex_);
   peers_ = std::move(peers);
   idle_.clear();
@@ -80,8 +83,11 @@ void TlsPeers::keep_idle(const std::string& host, std::unique_ptr<Stream> stream
 
 Result<Json> TlsPeers::call(const std::string& host, std::string_view mover, std::string_view verb, const Json& args,
                             const Task& task, Deadline deadline, const std::stop_token& stop) {
+  // An epoch older than ours can only be that of work which goes on in the background from one controller to the
+  // next: adopting ours ended every command before it.
+  const auto epoch = std::max(task.epoch, epoch_.load());
   const Json request{{"type", "call"}, {"mover", mover}, {"verb", verb}, {"args", args}, {"move", task.move},
-                     {"step", task.step}, {"epoch", task.epoch}, {"deadline_ms", deadline.remaining().count()}};
+                     {"step", task.step}, {"epoch", epoch}, {"deadline_ms", deadline.remaining().count()}};
   auto stream = take_idle(host);
   if (!stream || !write_message(*stream, request, deadline, stop)) {
     stream = TRY(connect(host, deadline, stop));

@@ -1,6 +1,7 @@
 // The agents' side of the data link: TLS between the hosts of one move, each end pinned by fingerprint.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -26,7 +27,8 @@ class TlsPeers final : public Peers {
  public:
   TlsPeers(std::string host, const TlsIdentity& identity) : host_(std::move(host)), identity_(identity) {}
 
-  void set(std::map<std::string, PeerAddress> peers);
+  // `epoch` is the adopted one.
+  void set(std::map<std::string, PeerAddress> peers, std::uint64_t epoch);
   // The host with this fingerprint; "" if there is none.
   std::string host_of(std::string_view fingerprint) const;
 
@@ -46,6 +48,7 @@ class TlsPeers final : public Peers {
 
   std::string host_;
   const TlsIdentity& identity_;
+  std::atomic<std::uint64_t> epoch_ = 0;
   mutable std::mutex mutex_;
   std::map<std::string, PeerAddress> peers_;
   std::map<std::string, std::vector<Idle>> idle_;

@@ -99,9 +99,14 @@ class Builder {
     const auto found = facts_.ttl_ms.find(name_key(name));
     return found == facts_.ttl_ms.end() ? name.ttl.count() : found->second;
   }
+  // The clock of a name's old record starts when all servers agree on the new one, and is waited for later: the
+  // clocks of all names run side by side.
+  void add_clock(const std::string& phase, const ServiceSpec& service, const std::string& id, const NameSpec& name,
+                 const std::string& value, std::int64_t ttl_ms) {
+    add(phase, service.name, id + "-clock", name.via, "names", with(name_base(name), "expired", {{"value", value}, {"ttl", ttl_ms}}));
+  }
   void add_expired(const std::string& phase, const ServiceSpec& service, const std::string& id, const NameSpec& name,
                    const std::string& value, std::int64_t ttl_ms) {
-    add(phase, service.name, id + "-clock", name.via, "names", with(name_base(name), "expired", {{"value", value}, {"ttl", ttl_ms}}));
     add_wait(phase, service.name, id + "-expired", name.via, "names", with(name_base(name), "expired", {{"value", value}, {"ttl", ttl_ms}}),
              Span(ttl_ms * 2 + 60'000));
   }
@@ -116,7 +121,10 @@ class Builder {
       for (const auto& name : service.names) {
         add("prepare", service.name, name_id(name) + "-ttl-low", name.via, "names",
             ttl_desired(name, name.ttl.count(), ttl_today(name), name.old_value));
+        add_clock("prepare", service, name_id(name) + "-ttl-low", name, name.old_value, ttl_today(name));
       }
+    }
+    for (const auto& service : manifest_.services) {
       if (!service.postgres) continue;
       const auto& spec = *service.postgres;
       add("prepare", service.name, "source", spec.old_side.host, "postgres", with(with_port(postgres_base(spec), spec.old_side), "source"));
@@ -172,13 +180,13 @@ class Builder {
   }
 
   void shift() {
+    const auto first = plan_.steps.size();
+    for (const auto& service : manifest_.services) both_ways(service);
+    repoint_names();
     for (const auto& service : manifest_.services) {
-      const auto first = plan_.steps.size();
-      both_ways(service);
-      repoint_names(service);
       if (service.traffic && !service.traffic->steps.empty()) shift_traffic(service);
-      for (auto i = first; i < plan_.steps.size(); ++i) plan_.steps[i].in_window = plan_.steps[i].kind == StepKind::effect;
     }
+    for (auto i = first; i < plan_.steps.size(); ++i) plan_.steps[i].in_window = plan_.steps[i].kind == StepKind::effect;
   }
 
   // From the first request that new serves until finish, uploads may land on either side.
@@ -190,13 +198,16 @@ class Builder {
     }
   }
 
-  void repoint_names(const ServiceSpec& service) {
-    for (const auto& name : service.names) {
-      add("shift", service.name, name_id(name) + "-repoint", name.via, "names",
-          with(name_base(name), "repoint", {{"from", name.old_value}, {"to", name.new_value}, {"ttl", name.ttl.count()}}));
+  void repoint_names() {
+    for (const auto& service : manifest_.services) {
+      for (const auto& name : service.names) {
+        add("shift", service.name, name_id(name) + "-repoint", name.via, "names",
+            with(name_base(name), "repoint", {{"from", name.old_value}, {"to", name.new_value}, {"ttl", name.ttl.count()}}));
+        add_clock("shift", service, name_id(name) + "-repoint", name, name.new_value, name.ttl.count());
+      }
     }
-    for (const auto& name : service.names) {
-      add_expired("shift", service, name_id(name) + "-repoint", name, name.new_value, name.ttl.count());
+    for (const auto& service : manifest_.services) {
+      for (const auto& name : service.names) add_expired("shift", service, name_id(name) + "-repoint", name, name.new_value, name.ttl.count());
     }
   }
 
@@ -263,32 +274,39 @@ class Builder {
     });
   }
 
-  void home() {
+  template <class Body>
+  void each_name(Body body) {
     for (const auto& service : manifest_.services) {
-      for (const auto& name : service.names) {
-        if (!moves_home(name)) continue;
-        auto& step = add("home", service.name, name_id(name) + "-home", name.via, "names",
-                         with(name_base(name), "repoint", {{"from", name.new_value}, {"to", name.old_value}, {"ttl", name.ttl.count()}}));
-        step.in_window = true;
-      }
-      for (const auto& name : service.names) {
-        if (!moves_home(name)) continue;
-        add_expired("home", service, name_id(name) + "-home", name, name.old_value, name.ttl.count());
-      }
-      for (const auto& name : service.names) {
-        add("home", service.name, name_id(name) + "-ttl-back", name.via, "names",
-            ttl_desired(name, ttl_today(name), name.ttl.count(), moves_home(name) ? name.old_value : name.new_value));
-      }
+      for (const auto& name : service.names) body(service, name);
     }
+  }
+
+  void home() {
+    each_name([&](const ServiceSpec& service, const NameSpec& name) {
+      if (!moves_home(name)) return;
+      add("home", service.name, name_id(name) + "-home", name.via, "names",
+          with(name_base(name), "repoint", {{"from", name.new_value}, {"to", name.old_value}, {"ttl", name.ttl.count()}}))
+          .in_window = true;
+      add_clock("home", service, name_id(name) + "-home", name, name.old_value, name.ttl.count());
+    });
+    each_name([&](const ServiceSpec& service, const NameSpec& name) {
+      if (moves_home(name)) add_expired("home", service, name_id(name) + "-home", name, name.old_value, name.ttl.count());
+    });
+    each_name([&](const ServiceSpec& service, const NameSpec& name) {
+      add("home", service.name, name_id(name) + "-ttl-back", name.via, "names",
+          ttl_desired(name, ttl_today(name), name.ttl.count(), moves_home(name) ? name.old_value : name.new_value));
+    });
   }
 
   void finish() {
     for (const auto& service : manifest_.services) {
       for (std::size_t i = 0; i < service.files.size(); ++i) {
-        for (const auto& host : {manifest_.new_host, manifest_.old_host}) {
-          const auto& other = host == manifest_.new_host ? manifest_.old_host : manifest_.new_host;
-          add("finish", service.name, fmt::format("files-{}-end-{}", i, host), host, "files",
-              with(files_base(service, i), "end", {{"to", other}})).irreversible = true;
+        for (const auto* kind : {"end", "forget"}) {
+          for (const auto& host : {manifest_.new_host, manifest_.old_host}) {
+            const auto& other = host == manifest_.new_host ? manifest_.old_host : manifest_.new_host;
+            add("finish", service.name, fmt::format("files-{}-{}-{}", i, kind, host), host, "files",
+                with(files_base(service, i), kind, {{"to", other}})).irreversible = true;
+          }
         }
       }
       if (service.postgres) {

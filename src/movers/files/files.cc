@@ -51,6 +51,9 @@ class FilesMover final : public Mover {
   Result<Json> barrier(const Context& context, const Json& desired);
   Result<Json> verify(const Context& context, const Json& desired);
   Result<Json> unfollow(const Context& context, const FollowSpec& spec);
+  Result<> stop_follow(const Context& context, const std::string& id, bool complete);
+  Result<Json> end(const Context& context, const FollowSpec& spec);
+  Result<Json> clean_up(const Context& context, const FollowSpec& spec);
   Result<> forget(const Context& context, const std::string& id);
   Result<std::vector<std::string>> still_different(const Context& context, const FollowSpec& spec, const Root& root,
                                                    std::vector<std::string> candidates);
@@ -258,12 +261,20 @@ Result<Json> FilesMover::apply(const Context& context, const Json& desired) {
   if (kind == "follow") return follow(context, desired);
   if (kind == "barrier") return barrier(context, desired);
   if (kind == "verify") return verify(context, desired);
+  if (kind == "end") return end(context, TRY(follow_spec(desired)));
+  if (kind == "forget") return clean_up(context, TRY(follow_spec(desired)));
   return refused(fmt::format("files knows no '{}'", printable(kind)));
 }
 
 Result<Json> FilesMover::observe(const Context& context, const Json& desired) {
   const auto kind = TRY(get_string(desired, "kind"));
   if (kind == "barrier") return observation(false, "a barrier is an act");
+  if (kind == "end" || kind == "forget") {
+    const auto left = state_of(context, TRY(get_string(desired, "id"))) / (kind == "end" ? "follow.json" : "");
+    std::error_code ignored;
+    const bool gone = !std::filesystem::exists(left, ignored);
+    return observation(gone, gone ? "" : "the tree is still followed or remembered");
+  }
   if (kind == "verify") {
     auto verdict = verify(context, desired);
     if (!verdict && verdict.error().kind != ErrorKind::refused) return verdict;
@@ -315,31 +326,56 @@ Result<> FilesMover::forget(const Context& context, const std::string& id) {
   return failed ? Result<>(refused(fmt::format("cannot remove {}: {}", state.string(), failed.message()))) : Result<>();
 }
 
-Result<Json> FilesMover::unfollow(const Context& context, const FollowSpec& spec) {
+// Ends the follow from this host. `complete`: first everything that is pending here arrives on the other side; where
+// that cannot be had the follow goes on and the error says why.
+Result<> FilesMover::stop_follow(const Context& context, const std::string& id, bool complete) {
   std::shared_ptr<Outgoing> running;
   {
     const std::lock_guard lock(mutex_);
-    if (const auto it = follows_.find(spec.id); it != follows_.end()) {
-      running = it->second;
-      follows_.erase(it);
-    }
+    if (const auto it = follows_.find(id); it != follows_.end()) running = it->second;
+  }
+  if (running && complete) {
+    auto drained = running->barrier(context.deadline, context.stop);
+    if (!drained) return with_context(std::move(drained).error(), fmt::format("the tree {} is not complete on the other side yet", id));
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    follows_.erase(id);
   }
   if (running) running->request_stop();
   running.reset();
-  CHECK_OK(remove_file_durably(state_of(context, spec.id) / "follow.json"));
+  return remove_file_durably(state_of(context, id) / "follow.json");
+}
+
+Result<Json> FilesMover::unfollow(const Context& context, const FollowSpec& spec) {
+  // What users wrote here while both sides served must be there before nobody carries it over any more.
+  CHECK_OK(stop_follow(context, spec.id, !spec.first));
   if (!spec.first) return Json::object();
   auto removed = TRY(context.peers.call(spec.to, "files", "remove", {{"id", spec.id}, {"path", spec.path}}, context.task,
                                         context.deadline, context.stop));
   end_served(spec.id);
-  std::error_code ignored;
   if (auto root = Root::open(spec.path)) CHECK_OK(root->remove_hidden());
   CHECK_OK(forget(context, spec.id));
   return removed;
 }
 
+Result<Json> FilesMover::end(const Context& context, const FollowSpec& spec) {
+  CHECK_OK(stop_follow(context, spec.id, true));
+  return Json::object();
+}
+
+// After both sides have ended: nothing of ours stays in the tree or beside it.
+Result<Json> FilesMover::clean_up(const Context& context, const FollowSpec& spec) {
+  end_served(spec.id);
+  if (auto root = Root::open(spec.path)) CHECK_OK(root->remove_hidden());
+  CHECK_OK(forget(context, spec.id));
+  return Json::object();
+}
+
 Result<Json> FilesMover::undo(const Context& context, const Json& desired) {
   const auto kind = TRY(get_string(desired, "kind"));
   if (kind == "barrier" || kind == "verify") return Json::object();
+  if (kind == "end" || kind == "forget") return refused("the end of following is irreversible");
   if (kind != "follow") return refused(fmt::format("files knows no '{}'", printable(kind)));
   return unfollow(context, TRY(follow_spec(desired)));
 }
@@ -376,6 +412,8 @@ std::string FilesMover::describe(const Json& desired) const {
   if (kind == "follow") return fmt::format("copies {} to {} and carries every change over", path, to);
   if (kind == "barrier") return fmt::format("makes {} complete on {}", path, to);
   if (kind == "verify") return fmt::format("compares {} with {}", path, to);
+  if (kind == "end") return fmt::format("makes {} complete on {} and follows it no more", path, to);
+  if (kind == "forget") return fmt::format("forgets what was noted of {}", path);
   return fmt::format("files: {}", kind);
 }
 
