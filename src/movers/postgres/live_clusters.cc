@@ -88,19 +88,19 @@ bool Server::start() {
         "port = {}\nunix_socket_directories = '{}'\nlisten_addresses = '127.0.0.1'\nwal_level = logical\n"
         "track_commit_timestamp = on\nlog_statement = all\nlog_min_duration_statement = 0\n"
         "log_connections = on\nwal_retrieve_retry_interval = 100ms\nmax_prepared_transactions = 4\n"
-        "shared_buffers = 32MB\nmax_wal_size = 256MB\nlogging_collector = off\n",
-        port_, directory_.native());
+        "shared_buffers = 32MB\nmax_wal_size = 256MB\nlogging_collector = on\nlog_directory = '{}'\nlog_filename = "
+        "log\n",
+        port_, directory_.native(), directory_.native());
     if (!as || !write_file_durably(data / "postgresql.conf", conf)) return false;
   }
-  return as_server({std::string(kPrograms) + "pg_ctl", "-D", data, "-l", directory_ / "log", "-w", "start"});
-}
-
-void Server::stop(const char* mode) {
-  as_server({std::string(kPrograms) + "pg_ctl", "-D", directory_ / "data", "-m", mode, "-w", "stop"});
-}
-
-Server::~Server() {
-  if (std::filesystem::exists(directory_ / "data" / "postmaster.pid")) stop("immediate");
+  // It dies with this process, however that ends.
+  auto child = Child::start({"setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", "--pdeathsig=KILL",
+                             std::string(kPrograms) + "postgres", "-D", data});
+  if (!child) return false;
+  running_.emplace(std::move(*child));
+  for (const auto deadline = Deadline::in(Millis(20'000)); !deadline.expired(); pause_for(Millis(20), {}))
+    if (sql("postgres", "SELECT 1") == "1") return true;
+  return false;
 }
 
 std::string Server::sql(const std::string& database, const std::string& text, bool through) {

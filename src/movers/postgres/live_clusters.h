@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <thread>
@@ -14,6 +15,7 @@
 
 #include "movers/postgres/libpq.h"
 #include "movers/postgres/postgres.h"
+#include "sys/child.h"
 
 namespace midstream::postgres::test {
 
@@ -26,9 +28,7 @@ struct Crash {
 class Server {
  public:
   Server(std::filesystem::path directory, std::uint16_t port);
-  ~Server();
   bool start();
-  void stop(const char* mode);
 
   // The first value, "ERROR ..." on failure. As the move's own role where `through` a fence.
   std::string sql(const std::string& database, const std::string& text, bool through = false);
@@ -40,6 +40,7 @@ class Server {
  private:
   std::filesystem::path directory_;  // sockets here, data in data/
   std::uint16_t port_;
+  std::optional<Child> running_;  // ended with us
 };
 
 // One side: its mover, its state directory, and the way to ask it.

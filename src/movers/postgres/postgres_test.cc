@@ -123,6 +123,7 @@ TEST_F(Live, WholeMoveThereAndBackAndThere) {
   // Every secret of the move, and every role's verifier, is in no log.
   for (auto* server : {&world.old_server(), &world.new_server()}) {
     const auto log = server->log();
+    ASSERT_NE(log.find("INSERT INTO public.orders"), std::string::npos) << "statements are logged";
     EXPECT_EQ(log.find("SCRAM-SHA-256$"), std::string::npos);
     for (const char* host : {"alpha", "beta"}) {
       const auto path = server->directory().parent_path() / (std::string("state-") + host) / "autumn-1.json";

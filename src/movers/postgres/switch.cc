@@ -133,9 +133,12 @@ class Switch {
       if ((from_old ? both.new_side : both.old_side).state != "owner") return given;
       given = Json::object();
     }
+    const auto given_at = boot_now();
     work_.at("switch.given");
     const auto taken = TRY(side(!from_old, "take", {{"turn", get_int_or(*given, "turn", 0)}}));
-    const auto total = std::chrono::duration_cast<Millis>(boot_now() - start).count();
+    // From the commit that shut the giver to the one that opened the taker, as seen from here.
+    const auto since = [](auto from, auto to) { return std::chrono::duration_cast<Millis>(to - from).count(); };
+    const auto total = since(given_at, boot_now()) + get_int_or(*given, "give_ms", since(start, given_at));
     work_.at("switch.taken");
     const auto after = TRY(side(from_old, "after_give"));
     auto figures = *given;
