@@ -160,7 +160,8 @@ Result<Json> Trial::judge(const std::string& final_side, int handovers) {
   const auto judged = TRY(run_child(argv, "", Deadline::in(Millis(120'000))));
   if (judged.out.empty()) return refused("the checker could not judge: " + judged.err);
   auto checker = TRY(parse_json(judged.out));
-  checker["clients"] = parse_json(summary).value_or(Json::object());
+  const auto figures = parse_json(summary).value_or(Json::object());
+  checker["clients"] = figures.value("services", figures);
   return checker;
 }
 

@@ -306,12 +306,16 @@ class Judge {
   }
 
   // Two answers to one question are two owners, even if it was asked once only: a host that takes an address
-  // over does not answer what was asked before.
+  // over does not answer what was asked before. It may tell routers by itself, with a reply that nobody asked for:
+  // that follows its announcement, and is none of the answers.
   void judge_answers(const Testimony& testimony) {
     std::map<std::pair<std::string, std::string>, std::vector<const TimedClaim*>>
         answers;  // (address, asker)
+    std::map<std::pair<std::string, std::string>, std::int64_t> announced;  // (address, claimant) -> when last
     std::size_t next = 0;
     for (const auto& claim : testimony.claims) {
+      const bool told_all = claim.claim.how == "arp-announce" || (claim.claim.how == "nd-advert" && claim.claim.to.empty());
+      if (told_all) announced[{claim.claim.address, claim.claim.mac}] = claim.at_ns;
       for (; next < testimony.questions.size() && testimony.questions[next].at_ns <= claim.at_ns; ++next) {
         const auto& question = testimony.questions[next].question;
         answers[{question.address, question.mac}].clear();
@@ -320,6 +324,8 @@ class Judge {
       auto& given = answers[{claim.claim.address, claim.claim.to}];
       for (const auto* before : given) {
         if (before->claim.mac == claim.claim.mac) continue;
+        const auto told = announced.find({claim.claim.address, claim.claim.mac});
+        if (told != announced.end() && told->second > before->at_ns) break;
         if (!counted(claim.claim.address, before->at_ns)) {
           two_owners(claim.claim.address, claim.claim.mac, claim.at_ns - before->at_ns);
         }
