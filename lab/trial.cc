@@ -132,17 +132,34 @@ Result<std::string> Trial::collect(const std::string& host, const std::vector<st
   return path.string();
 }
 
+// The checker asks nobody's leave: a fenced side is read by a server of its own on the same data, with its own
+// pg_hba.conf and no replication, after the host's server was stopped in order.
+Result<> Trial::open_for_reading(const std::string& host) {
+  const auto script = fmt::format(
+      "set -e; touch /etc/service/postgresql/down; bin=/usr/lib/postgresql/15/bin; data=/var/lib/postgresql/15/main\n"
+      "n=0; while [ -e $data/postmaster.pid ]; do n=$((n+1)); [ $n -lt 600 ] || exit 9; sleep 0.05; done\n"
+      "rm -rf /tmp/checker; mkdir -m 700 /tmp/checker; echo 'local all all trust' >/tmp/checker/hba; chown -R postgres: /tmp/checker\n"
+      "setpriv --reuid=postgres --regid=postgres --init-groups $bin/pg_ctl -s -w -t 60 -D $data -l /tmp/checker/log -o \"-c "
+      "config_file=/etc/postgresql/15/main/postgresql.conf -c hba_file=/tmp/checker/hba -c unix_socket_directories=/tmp/checker "
+      "-c listen_addresses= -c max_logical_replication_workers=0\" start\n"
+      "psql -h /tmp/checker -U postgres -XAtqc \"UPDATE pg_database SET datallowconn = true WHERE datname = '{}'\" postgres",
+      lab_.scenario().database);
+  TRY(lab_.must(host, {"sh", "-c", script}, "", Millis(90'000)));
+  return {};
+}
+
 Result<Json> Trial::judge(const std::string& final_side, int handovers) {
   const auto& s = lab_.scenario();
   std::ofstream(lab_.shared() / "stop").put('\n');
   const auto summary = TRY(read_to_end(clients_->out(), Deadline::in(Millis(60'000))));
   ::kill(witness_->pid(), SIGTERM);
   TRY(read_to_end(witness_->out(), Deadline::in(Millis(10'000))));
-  const auto conninfo = fmt::format("host=/var/run/postgresql dbname={} user=postgres", s.database);
+  const auto conninfo = fmt::format("host=/tmp/checker dbname={} user=postgres", s.database);
   const auto tool = std::string("/opt/midstream/bin/lab-check");
   std::vector<std::string> argv{(spec_.programs / "lab-check").string(), "judge", "--ledger", (lab_.shared() / "ledger").string(), "--witness",
                                 (lab_.directory() / "witness.log").string(), "--final", final_side, "--handovers", std::to_string(handovers)};
   for (const auto& [side, host] : {std::pair<std::string, std::string>{"old", s.old_host}, {"new", s.new_host}}) {
+    CHECK_OK(open_for_reading(host));
     const auto database = collect(host, {"setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", tool, "collect-db", "--conninfo", conninfo}, side + "-db.json");
     // A database that the rollback has removed again holds nothing.
     if (database) {

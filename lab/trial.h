@@ -62,6 +62,7 @@ class Trial {
   Result<> start_witness();
   Result<> start_clients();
   Result<> await_clients(Deadline deadline);
+  Result<> open_for_reading(const std::string& host);
   Result<std::string> collect(const std::string& host, const std::vector<std::string>& argv, const std::string& name);
 
   TrialSpec spec_;
