@@ -1,5 +1,7 @@
 #include "lab/trials.h"
 
+#include "lab/bad_input.h"
+
 #include <fmt/format.h>
 #include <signal.h>
 
@@ -144,6 +146,12 @@ class Runner {
     return trial.end();
   }
 
+  Result<> bad_input() {
+    auto lab = TRY(Lab::up({spec_.scenario, spec_.fast, spec_.directory, spec_.programs, spec_.tell}, Deadline::in(Millis(120'000))));
+    CHECK_OK(try_bad_input(lab, [this](std::string_view line) { spec_.tell(line); }));
+    return lab.down();
+  }
+
   // After a whole move, every secret of the run is looked for wherever it must not be.
   Result<> secrets() {
     auto trial = TRY(begin());
@@ -222,6 +230,7 @@ const std::vector<std::pair<std::string, Body>>& trials() {
       {"rollback-switch", [](Runner& r) { return r.roll_back("switch"); }},
       {"rollback-addresses", [](Runner& r) { return r.roll_back("addresses"); }},
       {"to-and-fro", [](Runner& r) { return r.to_and_fro(); }},
+      {"bad-input", [](Runner& r) { return r.bad_input(); }},
       {"secrets", [](Runner& r) { return r.secrets(); }},
   };
   return all;

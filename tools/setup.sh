@@ -32,11 +32,19 @@ install_packages() {
   [ $code = 0 ] || { tail -n 15 $log >&2; fail "the packages could not be installed (whole log: $log)"; }
 }
 
+configure() {
+  local log=build/$1.log
+  mkdir -p build
+  cmake --preset "$1" >$log 2>&1 || { tail -n 30 $log >&2; fail "cmake failed (whole log: $log)"; }
+}
+
 # build_preset NAME [target...]
 build_preset() {
   local preset=$1 log=build/$1.log
   shift
-  mkdir -p build
-  cmake --preset "$preset" >$log 2>&1 || { tail -n 30 $log >&2; fail "cmake failed (whole log: $log)"; }
+  configure "$preset"
   cmake --build --preset "$preset" ${1:+--target "$@"} >>$log 2>&1 || { grep -A8 -m5 -E 'error|FAILED' $log >&2; fail "the build failed (whole log: $log)"; }
 }
+
+# The programs of the tests with one label; a test is named after its program, checks on the source have none.
+test_programs() { ctest --preset "$1" -N -L "$2" | sed -n 's/^ *Test *#[0-9]*: //p' | grep -v -E '^(source|trial|demo)_' || true; }

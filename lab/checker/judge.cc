@@ -241,6 +241,7 @@ class Judge {
   void judge_writers() {
     const auto& o = evidence_.old_database;
     const auto& n = evidence_.new_database;
+    if (o && !n && terms_.final_side == Side::old_host && o->commit_timestamps) return judge_writers_after_way_back(*o);
     if (!o || !n) return doubt("without both databases' collections it is not known who wrote when");
     if (!o->commit_timestamps || !n->commit_timestamps) {
       return doubt("track_commit_timestamp is off: it is not known who wrote when");
@@ -258,6 +259,19 @@ class Judge {
       if (commit.origin == 0 && !seen.contains(commit)) acts.push_back(Act{commit.at_us, 1});
     }
     if (acts.empty()) doubt("no commit of local origin was found in either database");
+    judge_turns(std::move(acts));
+  }
+
+  // The way back has removed new's database. What clients wrote there has come to old through replication, and with
+  // it PostgreSQL keeps the time at which it was committed on new, not when it arrived.
+  void judge_writers_after_way_back(const DatabaseCollection& old_database) {
+    std::vector<Act> acts;
+    for (const auto& commit : old_database.commits) acts.push_back(Act{commit.at_us, commit.origin == 0 ? 0 : 1});
+    if (acts.empty()) doubt("no commit was found in old's database");
+    judge_turns(std::move(acts));
+  }
+
+  void judge_turns(std::vector<Act> acts) {
     std::stable_sort(acts.begin(), acts.end(), [](const auto& a, const auto& b) { return a.at < b.at; });
     for (const auto& overlap : find_overlaps(acts, terms_.handovers, 0)) {
       const auto ms = std::max<std::int64_t>(1, (overlap.to - overlap.from + 999) / 1000);
