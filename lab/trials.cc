@@ -203,12 +203,12 @@ class Runner {
           {"sh", "-c",
            "cat >/tmp/patterns; { grep -rlF -f /tmp/patterns /var/log /var/lib/postgresql/15/main/log /root/.local 2>/dev/null; "
            "for f in /proc/[0-9]*/cmdline; do tr '\\0' ' ' <$f 2>/dev/null | grep -qF -f /tmp/patterns && echo $f; done; "
-           "find /var/lib/midstream -type f ! -name 'key.pem' ! -name '*pgpass*' ! -name '*.pass' -exec grep -lF -f /tmp/patterns {} + 2>/dev/null; "
+           "find /var/lib/midstream -type f ! -name 'key.pem' ! -path '*/postgres/*.json' ! -name '*pgpass*' ! -name '*.pass' -exec grep -lF -f /tmp/patterns {} + 2>/dev/null; "
+           "find /var/lib/midstream -type f -perm /077 ! -name midstream-agent -print; "
            "/opt/midstream/bin/midstream report --json /root/move.yaml 2>/dev/null | grep -qF -f /tmp/patterns && echo report; }; rm -f /tmp/patterns; true"},
           patterns, Deadline::in(Millis(60'000))));
       for (const auto& hit : split(trim(hits.out), '\n')) {
-        // The search's own words are no leak.
-        if (!hit.empty()) return refused(fmt::format("a secret stands in {} on {}", hit, host));
+        if (!hit.empty()) return refused(fmt::format("a secret stands in {} on {}, or others may read it", hit, host));
       }
     }
     return say(fmt::format("{} secrets were looked for in logs, process lists, journal, state and report of 5 hosts: none found", secrets.size()));

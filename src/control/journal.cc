@@ -5,6 +5,7 @@
 #include <sqlite3.h>
 #include <sys/file.h>
 
+#include "sys/clock.h"
 #include "sys/file.h"
 
 namespace midstream {
@@ -48,7 +49,13 @@ Result<Journal> Journal::open(const std::filesystem::path& directory) {
   CHECK_OK(make_directories(directory));
   Fd lock(::open((directory / "lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (!lock) return errno_failure(fmt::format("cannot open the lock in {}", directory.string()), errno);
-  if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
+  // A controller that was just killed holds its lock until the kernel has ended it.
+  const auto patience = Deadline::in(Millis(2'000));
+  while (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (!patience.expired()) {
+      pause_for(Millis(20), {});
+      continue;
+    }
     return refused("another controller of this move is running", "use its `status`, `pause` or `rollback`, or end it first");
   }
   auto journal = TRY(open_with(directory, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, std::move(lock)));
