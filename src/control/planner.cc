@@ -260,12 +260,27 @@ class Builder {
       desired["from"] = {{"host", subnet.from.host}, {"dev", subnet.from.dev}};
       desired["to"] = {{"host", subnet.to.host}, {"dev", subnet.to.dev}};
     }
+    desired["fixed"] = fixed_addresses();
     const auto host = manifest_.subnets[0].to.host;
     add("addresses", "", "stage", host, "addresses", with(desired, "stage")).in_window = true;
     auto& own = add("addresses", "", "own", host, "addresses", with(desired, "own"));
     own.in_window = true;
     own.needs = {"stage"};
     return {};
+  }
+
+  // Addresses that midstream's own paths use: none of them may move.
+  Json fixed_addresses() const {
+    Json fixed = Json::array();
+    const auto add_numeric = [&](const std::string& address) {
+      const bool numeric = address.find(':') != std::string::npos || address.find_first_not_of("0123456789.") == std::string::npos;
+      if (numeric && !address.empty() && std::ranges::find(fixed, Json(address)) == fixed.end()) fixed.push_back(address);
+    };
+    for (const auto& host : manifest_.hosts) add_numeric(host.data);
+    for (const auto& service : manifest_.services) {
+      for (const auto& name : service.names) add_numeric(name.server);
+    }
+    return fixed;
   }
 
   bool moves_home(const NameSpec& name) const {
