@@ -25,7 +25,9 @@ class ProbeMover final : public Mover {
     const auto config = TRY(config_for(context, desired));
     const auto path = context.state / "config.json";
     const auto text = to_json(config).dump(2);
-    if (const auto before = read_file(path); before && *before == text) return Json::object();
+    // The note of what was installed comes last: without it the service is installed, again if need be.
+    const auto note = context.state / "installed.json";
+    if (const auto before = read_file(note); before && *before == text) return Json::object();
     CHECK_OK(write_file_durably(path, text, 0600));
     std::error_code failed;
     const auto self = fs::read_symlink("/proc/self/exe", failed);
@@ -34,6 +36,7 @@ class ProbeMover final : public Mover {
     auto program = self.string();
     if (program.ends_with(" (deleted)")) program.resize(program.size() - 10);
     CHECK_OK(install_service(service(context), {program, "probe", "--config", path.string()}));
+    CHECK_OK(write_file_durably(note, text, 0600));
     return Json{{"services", config.services.size()}, {"addresses", config.addresses.size()}};
   }
 
@@ -49,6 +52,7 @@ class ProbeMover final : public Mover {
   }
 
   Result<Json> undo(const Context& context, const Json&) override {
+    CHECK_OK(remove_file_durably(context.state / "installed.json"));
     CHECK_OK(remove_service(service(context)));
     CHECK_OK(remove_file_durably(context.state / "config.json"));
     return Json::object();

@@ -93,6 +93,7 @@ Agent::~Agent() {
 Result<std::unique_ptr<Agent>> Agent::open(AgentConfig config, std::vector<std::unique_ptr<Mover>> movers) {
   CHECK_OK(make_directories(config.state));
   auto lock = TRY(take_lock(config.state / "lock"));
+  CHECK_OK(write_file_durably(config.state / "pid", std::to_string(::getpid()), 0600));
   auto identity = TRY(load_or_make_identity(config.state, config.host));
   auto saved = TRY(load_saved(config.state / "agent.json"));
   std::unique_ptr<Agent> agent(
@@ -197,11 +198,21 @@ Result<Json> Agent::answer(const Json& request) {
 Result<Json> Agent::adopt(const Json& request) {
   const auto epoch = static_cast<std::uint64_t>(TRY(get_int(request, "epoch")));
   const auto listed = TRY(get_object(request, "peers"));
+  const auto journal = get_string_or(request, "journal", "");
+  {
+    std::lock_guard lock(saved_mutex_);
+    const auto ours = get_string_or(saved_, "journal", "");
+    if (!ours.empty() && ours != journal) {
+      return failure(ErrorKind::fenced, "this move was begun by a controller with another journal",
+                     "use the journal that the move began with; `run --adopt` is not there yet");
+    }
+  }
   auto peers = TRY(peers_from_json(listed));
   CHECK_OK(commands_.adopt(epoch, Deadline::in(Millis(get_int_or(request, "deadline_ms", 30'000))), [&](std::uint64_t adopted) {
     {
       std::lock_guard lock(saved_mutex_);
       saved_["peers"] = listed;
+      saved_["journal"] = journal;
     }
     return persist(adopted);
   }));

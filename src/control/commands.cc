@@ -33,6 +33,9 @@ Result<> Commands::adopt(std::uint64_t epoch, Deadline deadline, const std::func
   if (!idle_.wait_for(lock, deadline.remaining(), [&] { return running_ == 0; })) {
     return retry("a command of an earlier controller has not ended yet");
   }
+  // While we waited, another adoption may have gone through.
+  if (epoch < epoch_) return failure(ErrorKind::fenced, fmt::format("epoch {} is over, {} is in force here", epoch, epoch_));
+  if (epoch == epoch_ && !closed_) return {};
   if (epoch > epoch_) CHECK_OK(persist(epoch));
   epoch_ = epoch;
   stop_ = std::stop_source();

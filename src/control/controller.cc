@@ -1,10 +1,12 @@
 #include "control/controller.h"
 
 #include <fmt/format.h>
+#include <sys/random.h>
 
 #include <algorithm>
 #include <future>
 
+#include "base/text.h"
 #include "control/check.h"
 #include "control/control_socket.h"
 #include "control/story.h"
@@ -17,18 +19,25 @@ namespace midstream {
 namespace {
 constexpr Millis kPeriod{500};   // of status, facts and meter
 constexpr Millis kGrace{10'000};  // beyond a call's own deadline, for its answer to arrive
+
+// Tells this journal from any other of a move of the same name.
+Result<std::string> random_id() {
+  unsigned char bytes[16];
+  if (::getrandom(bytes, sizeof bytes, 0) != sizeof bytes) return errno_failure("no random bytes", errno);
+  return to_hex({reinterpret_cast<char*>(bytes), sizeof bytes});
+}
 }
 
 // One host's link and the thread that keeps it.
 struct Controller::Host {
   SshTarget target;
-  std::shared_ptr<AgentLink> link;  // the controller thread's; null while down
   Json hello;                       // the agent's own words; empty until it was reached once
   std::mutex mutex;
   std::condition_variable_any changed;
   bool lost = false;
   std::string trouble;              // why it cannot be reached, guarded by mutex
   std::jthread keeper;
+  std::shared_ptr<AgentLink> link;  // the controller thread's; null while down. Last: its end still tells `changed`
 };
 
 Result<std::unique_ptr<Controller>> Controller::open(ControllerOptions options) {
@@ -38,6 +47,7 @@ Result<std::unique_ptr<Controller>> Controller::open(ControllerOptions options) 
   for (const auto& record : records) {
     CHECK_OK(controller->engine_.fold(record));
     if (get_string_or(record, "type", "") == "plan") controller->manifest_recorded_ = record.value("manifest", Json()).dump();
+    if (get_string_or(record, "type", "") == "plan") controller->journal_id_ = get_string_or(record, "journal", "");
   }
   if (auto saved = read_file(controller->options_.directory / "meter.json")) {
     controller->meter_ = parse_json(*saved).value_or(Json::object());
@@ -49,12 +59,18 @@ Controller::Controller(ControllerOptions options, Journal journal) : options_(st
 
 Controller::~Controller() {
   for (auto& host : hosts_) host->keeper.request_stop();
+  for (auto& host : hosts_) {
+    if (host->keeper.joinable()) host->keeper.join();
+  }
+  work_.clear();  // may hold links, whose end speaks to their hosts
   hosts_.clear();
 }
 
 Result<> Controller::begin(const Plan& plan) {
   auto record = Engine::plan_record(wall_now_ms(), plan);
   record["manifest"] = to_json(options_.manifest);
+  journal_id_ = TRY(random_id());
+  record["journal"] = journal_id_;
   CHECK_OK(journal_.append({record}));
   manifest_recorded_ = record["manifest"].dump();
   return engine_.fold(record);
@@ -82,6 +98,8 @@ Result<Ending> Controller::drive(Goal goal, const std::string& until, const std:
   CHECK_OK(dispatch(Started{}));
   CHECK_OK(dispatch(Asked{goal, until}));
   auto ending = loop(stop);
+  socket.reset();
+  ended_ = true;
   last_meter(Deadline::in(Millis(3'000)));
   write_status();
   return ending;
@@ -110,7 +128,8 @@ Result<Ending> Controller::loop(const std::stop_token& stop) {
       next_period = boot_now() + kPeriod;
       read_meter();
       read_facts();
-      CHECK_OK(dispatch(facts_));
+      // Before the probe has answered this process, what is used of a budget is unknown, not nothing.
+      if (meter_read_ || !probing()) CHECK_OK(dispatch(facts_));
       CHECK_OK(drop_overdue());
       write_status();
     }
@@ -120,8 +139,12 @@ Result<Ending> Controller::loop(const std::stop_token& stop) {
 // Records are on disk before any command of theirs is sent. A journal that cannot be written ends the controller:
 // nothing was sent, and the next start observes.
 Result<> Controller::dispatch(const Event& event) {
+  if (ended_) return {};
   auto effects = engine_.handle(wall_now_ms(), event);
-  CHECK_OK(journal_.append(effects.records));
+  if (auto kept = journal_.append(effects.records); !kept) {
+    ended_ = true;  // memory is ahead of the journal now: nothing more is decided on it
+    return kept;
+  }
   wake_at_ = effects.wake_at;
   for (const auto& record : effects.records) {
     const auto line = story_line(engine_.state(), record);
@@ -192,7 +215,7 @@ Result<> Controller::send_adoptions() {
     if (wanted == to_adopt_.end() || !host->link) continue;
     const auto epoch = wanted->second;
     to_adopt_.erase(wanted);
-    host->link->request({{"type", "adopt"}, {"epoch", epoch}, {"peers", listed}, {"deadline_ms", 30'000}},
+    host->link->request({{"type", "adopt"}, {"epoch", epoch}, {"journal", journal_id_}, {"peers", listed}, {"deadline_ms", 30'000}},
                         [this, name = host->target.host, epoch](const Result<Json>& result) {
                           post([this, name, epoch, result] { return adoption_ended(name, epoch, result); });
                         });
@@ -296,7 +319,10 @@ void Controller::read_meter() {
                             post([this, result]() -> Result<> {
                               meter_asked_ = false;
                               // An unanswered question leaves the last figures standing; the meter itself counts a gap as unknown.
-                              if (result && result->contains("services")) meter_ = *result;
+                              if (result && result->contains("services")) {
+                                meter_ = *result;
+                                meter_read_ = true;
+                              }
                               return {};
                             });
                           });
@@ -320,6 +346,11 @@ void Controller::last_meter(Deadline deadline) {
   if (auto saved = write_file_durably(options_.directory / "meter.json", meter_.dump()); !saved) {
     log_warn("controller", "the meter's figures could not be kept: {}", saved.error().text());
   }
+}
+
+bool Controller::probing() const {
+  const int index = engine_.state().plan.find("probe");
+  return index >= 0 && engine_.state().steps[index].progress == Progress::done;
 }
 
 void Controller::read_facts() {
@@ -346,7 +377,7 @@ void Controller::write_status() {
   }
   status["unreachable"] = std::move(trouble);
   // For readers without a controller; nothing depends on it.
-  if (auto saved = write_file_durably(options_.directory / "status.json", status.dump()); !saved) {
+  if (auto saved = write_file_durably(options_.directory / "status.json", status.dump(-1, ' ', false, Json::error_handler_t::replace)); !saved) {
     log_warn("controller", "{}", saved.error().text());
   }
 }

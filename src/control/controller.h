@@ -70,6 +70,7 @@ class Controller {
   Result<Json> answer_operator(const Json& request);
   Result<> do_operator(const std::string& verb);
   void read_meter();
+  bool probing() const;
   void read_facts();
   void last_meter(Deadline deadline);
   void write_status();
@@ -78,12 +79,15 @@ class Controller {
   Journal journal_;
   Engine engine_;
   std::string manifest_recorded_;
+  std::string journal_id_;
   Json meter_ = Json::object();
   Facts facts_;
   std::optional<std::int64_t> wake_at_;
   std::vector<std::unique_ptr<Host>> hosts_;
   std::map<std::string, std::uint64_t> to_adopt_;  // host -> epoch
   bool meter_asked_ = false;
+  bool meter_read_ = false;  // by this process
+  bool ended_ = false;       // nothing is decided any more
   // The engine waits for one answer at a time; one that is overdue ends its link, and the engine observes anew.
   struct Overdue {
     std::string host;

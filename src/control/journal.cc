@@ -93,7 +93,7 @@ Result<> Journal::append(const std::vector<Json>& records) {
   CHECK_OK(execute("BEGIN IMMEDIATE"));
   const auto insert = TRY(prepare(db_.get(), "INSERT INTO record (body) VALUES (?)"));
   for (const auto& record : records) {
-    const auto body = record.dump();
+    const auto body = record.dump(-1, ' ', false, Json::error_handler_t::replace);
     sqlite3_reset(insert.get());
     sqlite3_bind_text(insert.get(), 1, body.c_str(), static_cast<int>(body.size()), SQLITE_TRANSIENT);
     if (sqlite3_step(insert.get()) != SQLITE_DONE) {

@@ -34,10 +34,10 @@ constexpr Millis kForever{365ll * 86'400'000};
 Result<std::string> run_ssh(const SshTarget& target, const std::vector<std::string>& remote, std::string_view input, Deadline deadline) {
   const auto exit = TRY(run_child(ssh_command(target, remote), input, deadline));
   if (exit.code == 255) {
-    return retry(fmt::format("cannot reach host {} by ssh ({}): {}", target.host, target.destination, trim(exit.err)),
+    return retry(fmt::format("cannot reach host {} by ssh ({}): {}", target.host, target.destination, printable(trim(exit.err))),
                  "check the address, the key and known_hosts: `ssh " + target.destination + "` must work without a prompt");
   }
-  if (exit.code != 0) return refused(fmt::format("on {}: {}", target.host, trim(exit.err.empty() ? exit.out : exit.err)));
+  if (exit.code != 0) return refused(fmt::format("on {}: {}", target.host, printable(trim(exit.err.empty() ? exit.out : exit.err))));
   return exit.out;
 }
 

@@ -99,7 +99,7 @@ Result<Oneshot> Oneshot::open(const SshTarget& target, const std::string& move, 
   const auto exit = TRY(run_child(ssh_command(target, {upload}), binary, deadline));
   const auto directory = std::string(trim(exit.out));
   if (exit.code != 0) {
-    return retry(fmt::format("cannot reach host {} by ssh ({}): {}", target.host, target.destination, trim(exit.err)),
+    return retry(fmt::format("cannot reach host {} by ssh ({}): {}", target.host, target.destination, printable(trim(exit.err))),
                  "check the address, the key and known_hosts: `ssh " + target.destination + "` must work without a prompt");
   }
   if (!directory.starts_with("/run/midstream-check.") || directory.find_first_of(" ;&|$`'\"\n") != std::string::npos) {

@@ -193,7 +193,8 @@ class Builder {
   void both_ways(const ServiceSpec& service) {
     for (std::size_t i = 0; i < service.files.size(); ++i) {
       const auto desired = with(files_base(service, i), "follow", {{"to", manifest_.old_host}, {"first", false}, {"until", "caught-up"}});
-      add("shift", service.name, fmt::format("files-{}-back", i), manifest_.new_host, "files", desired);
+      // Its undo waits for what is still being written on new.
+      add("shift", service.name, fmt::format("files-{}-back", i), manifest_.new_host, "files", desired).attempts = 30;
       add_wait("shift", service.name, fmt::format("files-{}-back-caught-up", i), manifest_.new_host, "files", desired, Span(600'000));
     }
   }

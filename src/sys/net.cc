@@ -137,7 +137,13 @@ Result<Fd> accept_one(int listener, const std::stop_token& stop) {
       tune(fd.get());
       return fd;
     }
-    if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) return errno_failure("accept failed", errno);
+    const int why = errno;
+    // Out of descriptors or memory for the moment: a listener that gave up here would be deaf for good.
+    if (why == EMFILE || why == ENFILE || why == ENOBUFS || why == ENOMEM) {
+      pause_for(Millis(50), stop);
+      continue;
+    }
+    if (why != EAGAIN && why != EINTR && why != ECONNABORTED) return errno_failure("accept failed", why);
   }
 }
 

@@ -51,7 +51,8 @@ class FilesMover final : public Mover {
   Result<Json> barrier(const Context& context, const Json& desired);
   Result<Json> verify(const Context& context, const Json& desired);
   Result<Json> unfollow(const Context& context, const FollowSpec& spec);
-  Result<> stop_follow(const Context& context, const std::string& id, bool complete);
+  enum class Ending { at_once, complete, complete_and_closed };
+  Result<> stop_follow(const Context& context, const std::string& id, Ending ending);
   Result<Json> end(const Context& context, const FollowSpec& spec);
   Result<Json> clean_up(const Context& context, const FollowSpec& spec);
   Result<> forget(const Context& context, const std::string& id);
@@ -326,17 +327,25 @@ Result<> FilesMover::forget(const Context& context, const std::string& id) {
   return failed ? Result<>(refused(fmt::format("cannot remove {}: {}", state.string(), failed.message()))) : Result<>();
 }
 
-// Ends the follow from this host. `complete`: first everything that is pending here arrives on the other side; where
-// that cannot be had the follow goes on and the error says why.
-Result<> FilesMover::stop_follow(const Context& context, const std::string& id, bool complete) {
+// Ends the follow from this host. `complete`: first everything that is pending here arrives on the other side, and with
+// `closed` nobody here is writing a file of the tree any more; where that cannot be had the follow goes on and the
+// error says why.
+Result<> FilesMover::stop_follow(const Context& context, const std::string& id, Ending ending) {
   std::shared_ptr<Outgoing> running;
   {
     const std::lock_guard lock(mutex_);
     if (const auto it = follows_.find(id); it != follows_.end()) running = it->second;
   }
-  if (running && complete) {
+  if (running && ending != Ending::at_once) {
     auto drained = running->barrier(context.deadline, context.stop);
     if (!drained) return with_context(std::move(drained).error(), fmt::format("the tree {} is not complete on the other side yet", id));
+    const auto writers = drained->value("writers", Json::array());
+    if (ending == Ending::complete_and_closed && !writers.empty()) {
+      const auto& first = writers[0];
+      return retry(fmt::format("{} files of the tree {} are still being written on {}, one by {} (pid {})", writers.size(), id, context.host,
+                               get_string_or(first, "command", "?"), get_int_or(first, "pid", 0)),
+                   "wait for the writer, or end it");
+    }
   }
   {
     const std::lock_guard lock(mutex_);
@@ -349,7 +358,7 @@ Result<> FilesMover::stop_follow(const Context& context, const std::string& id, 
 
 Result<Json> FilesMover::unfollow(const Context& context, const FollowSpec& spec) {
   // What users wrote here while both sides served must be there before nobody carries it over any more.
-  CHECK_OK(stop_follow(context, spec.id, !spec.first));
+  CHECK_OK(stop_follow(context, spec.id, spec.first ? Ending::at_once : Ending::complete_and_closed));
   if (!spec.first) return Json::object();
   auto removed = TRY(context.peers.call(spec.to, "files", "remove", {{"id", spec.id}, {"path", spec.path}}, context.task,
                                         context.deadline, context.stop));
@@ -360,7 +369,7 @@ Result<Json> FilesMover::unfollow(const Context& context, const FollowSpec& spec
 }
 
 Result<Json> FilesMover::end(const Context& context, const FollowSpec& spec) {
-  CHECK_OK(stop_follow(context, spec.id, true));
+  CHECK_OK(stop_follow(context, spec.id, Ending::complete));
   return Json::object();
 }
 

@@ -260,9 +260,10 @@ Result<> Outgoing::turn(const std::stop_token& stop, bool& idle) {
   if (scout_->sending_large()) CHECK_OK(scout_->large_step());
   idle = marks.empty() && !scout_->scanning() && !scout_->sending_large();
   if (!marks.empty() || !scout_->scanning()) CHECK_OK(outbox_.flush());
-  tree_->dirty.done();
+  // What the marks have turned into is told before the marks are: a barrier between the two would pass too early.
   scanning_ = scout_->scanning() || rescan_;
   large_ = scout_->sending_large();
+  tree_->dirty.done();
   scans_done_ = scout_->scans_done();
   note_copied();
   if (!marks.empty() || idle) {

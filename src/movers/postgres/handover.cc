@@ -120,6 +120,12 @@ Result<Json> close_and_yield(const Work& work, Session& session, const std::stri
   work.at("give.barrier");
   // Whoever slipped in between the list and the limit was denied by the triggers; nobody may be left now.
   const auto late = TRY(end_sessions(work, session, deadline));
+  // A transaction prepared before the fence outlives its session and would stay behind.
+  const auto prepared = TRY(session.run("SELECT gid FROM pg_prepared_xacts WHERE database = $1 LIMIT 1", {database}, deadline,
+                                        work.context.stop));
+  if (prepared.size() > 0)
+    return retry(fmt::format("{} has a prepared transaction ({})", database, printable(prepared.text(0, 0))),
+                 "COMMIT PREPARED or ROLLBACK PREPARED it");
   if (deadline.expired()) return retry(fmt::format("{} missed the switch's deadline before it was yielded", database));
   const auto turn = TRY(yield(work, session, database));
   work.at("give.yielded");

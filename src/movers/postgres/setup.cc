@@ -201,7 +201,10 @@ Result<Json> apply_source(const Work& work) {
   CHECK_OK(set_access(work, "", false));
   for (const auto& database : work.plan.databases) {
     CHECK_OK(let_in(work, database));
-    CHECK_OK(make_title(work, database, "owner", -1));
+    auto session = TRY(work.session(database));
+    const auto limit = TRY(session->run("SELECT datconnlimit FROM pg_database WHERE datname = current_database()", {},
+                                        work.context.deadline, work.context.stop));
+    CHECK_OK(make_title(work, database, "owner", static_cast<int>(limit.number(0, 0))));
     work.at("source.title");
     CHECK_OK(make_triggers(work, database));
     CHECK_OK(make_publication(work, database));

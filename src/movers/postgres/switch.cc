@@ -40,6 +40,12 @@ const std::map<std::string_view, Handler>& handlers() {
          const auto arrival = TRY(look_at_subscription(w, d));
          return Json{{"present", arrival.present}, {"enabled", arrival.enabled}, {"running", arrival.running}};
        }},
+      {"checkpoint",
+       [](const Work& w, const std::string& d, const Json&) -> Result<Json> {
+         auto session = TRY(w.session(d));
+         TRY(session->run("CHECKPOINT", {}, w.context.deadline, w.context.stop));
+         return Json::object();
+       }},
       {"make_slot",
        [](const Work& w, const std::string& d, const Json&) -> Result<Json> {
          CHECK_OK(make_slot(w, d, w.outgoing(d), true));
@@ -140,6 +146,9 @@ class Switch {
     const auto since = [](auto from, auto to) { return std::chrono::duration_cast<Millis>(to - from).count(); };
     const auto total = since(given_at, boot_now()) + get_int_or(*given, "give_ms", since(start, given_at));
     work_.at("switch.taken");
+    // An advanced slot is only marked dirty: a crash of its server before the next checkpoint would move it back, and
+    // what came from the giver would be sent back to it. No user waits any more.
+    CHECK_OK(side(!from_old, "checkpoint"));
     const auto after = TRY(side(from_old, "after_give"));
     auto figures = *given;
     figures.update(taken);
@@ -194,9 +203,14 @@ Result<Json> run_switch(const Work& work, bool to_new) {
     const auto& giver = to_new ? both.old_side : both.new_side;
     if (taker.state == "owner") {
       // Done before, perhaps all but the last part.
-      if (giver.state == "yielded") CHECK_OK(one.side(to_new, "after_give"));
+      if (giver.state == "yielded") {
+        CHECK_OK(one.side(!to_new, "checkpoint"));
+        CHECK_OK(one.side(to_new, "after_give"));
+      }
       continue;
     }
+    // Half of a switch the other way: its last part makes this side fit to take the database back.
+    if (giver.state == "owner" && taker.state == "yielded") CHECK_OK(one.side(!to_new, "after_give"));
     if (giver.state != "owner")
       return refused(fmt::format("{} has no owner that could give it away (old '{}', new '{}')", database,
                                  both.old_side.state, both.new_side.state),
@@ -235,6 +249,24 @@ Result<Json> observe_switch(const Work& work) {
   return out;
 }
 
+namespace {
+
+// Backends that a killed agent of ours has left: what they were told to commit must not come after we looked.
+Result<> end_our_own(const Work& work, const std::string& database) {
+  auto session = TRY(work.session(database));
+  const auto deadline = work.context.deadline.sooner(Millis(5000));
+  while (true) {
+    const auto left = TRY(session->run(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND usename = current_user AND "
+        "application_name = 'midstream' AND pid <> pg_backend_pid()",
+        {}, deadline, work.context.stop));
+    if (left.size() == 0) return {};
+    CHECK_OK(wait_a_bit(Millis(5), deadline, work.context.stop, "backends of an agent that was killed to end"));
+  }
+}
+
+}  // namespace
+
 Result<bool> keep(const Work& work, bool all_leases) {
   const std::lock_guard lock(work.titles);
   bool did = false;
@@ -244,6 +276,7 @@ Result<bool> keep(const Work& work, bool all_leases) {
     const bool ended =
         held && (all_leases || TRY(lease_expired(work.context, work.plan.move, work.plan.number(database))));
     if (ended) {
+      CHECK_OK(end_our_own(work, database));
       did = TRY(reopen(work, database)) || did;
       CHECK_OK(clear_lease(work, database));
     }
