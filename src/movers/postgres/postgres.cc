@@ -13,6 +13,7 @@
 #include "movers/postgres/switch.h"
 #include "movers/postgres/title.h"
 #include "movers/postgres/verify.h"
+#include "sys/file.h"
 #include "sys/log.h"
 
 namespace midstream {
@@ -71,8 +72,7 @@ class PostgresMover : public Mover {
     const auto work = TRY(make_work(context, options_, pool_, titles_, desired));
     CHECK_OK(right_side(work));
     const auto& kind = work.plan.kind;
-    if (kind == "source") return apply_source(work);
-    if (kind == "target") return apply_target(work);
+    if (kind == "source" || kind == "target") return apply_setup(work);
     if (kind == "follow") return apply_follow(work);
     if (kind == "verify") return run_verify(work);
     if (kind == "switch") return run_switch(work, true);
@@ -83,6 +83,7 @@ class PostgresMover : public Mover {
     const auto work = TRY(make_work(context, options_, pool_, titles_, desired));
     CHECK_OK(right_side(work));
     const auto& kind = work.plan.kind;
+    if (kind == "source" || kind == "target") CHECK_OK(remove_file_durably(setup_note(work)));
     if (kind == "source") return undo_source(work);
     if (kind == "target") return undo_target(work);
     if (kind == "follow") return undo_follow(work);
@@ -118,7 +119,24 @@ class PostgresMover : public Mover {
     return refused(fmt::format("'{}' does not run on host {}", work.plan.kind, work.context.host));
   }
 
+  // Setting a side up is many small effects; a note on disk says that the last of them was made. Without it apply is
+  // called again, which completes what is there.
+  static std::filesystem::path setup_note(const Work& work) {
+    return work.context.state / fmt::format("{}.{}-done", work.plan.move, work.plan.kind);
+  }
+
+  static Result<Json> apply_setup(const Work& work) {
+    CHECK_OK(remove_file_durably(setup_note(work)));
+    auto figures = TRY(work.plan.kind == "source" ? apply_source(work) : apply_target(work));
+    CHECK_OK(write_file_durably(setup_note(work), ""));
+    return figures;
+  }
+
   static Result<Json> observe_setup(const Work& work) {
+    std::error_code ignored;
+    if (!std::filesystem::exists(setup_note(work), ignored)) {
+      return observation(false, fmt::format("{} is not set up to its end on {}", work.plan.kind, work.context.host));
+    }
     for (const auto& database : work.plan.databases) {
       const auto title = TRY(read_title(work, database));
       if (title.state.empty())
