@@ -121,8 +121,8 @@ Result<Json> close_and_yield(const Work& work, Session& session, const std::stri
   // Whoever slipped in between the list and the limit was denied by the triggers; nobody may be left now.
   const auto late = TRY(end_sessions(work, session, deadline));
   // A transaction prepared before the fence outlives its session and would stay behind.
-  const auto prepared = TRY(session.run("SELECT gid FROM pg_prepared_xacts WHERE database = $1 LIMIT 1", {database}, deadline,
-                                        work.context.stop));
+  const auto prepared = TRY(session.run("SELECT gid FROM pg_prepared_xacts WHERE database = $1 LIMIT 1", {database},
+                                        deadline, work.context.stop));
   if (prepared.size() > 0)
     return retry(fmt::format("{} has a prepared transaction ({})", database, printable(prepared.text(0, 0))),
                  "COMMIT PREPARED or ROLLBACK PREPARED it");
@@ -268,7 +268,6 @@ Result<Json> take(const Work& work, const std::string& database, const Json& arg
   CHECK_OK(disable_subscription(work, *session, database));
   work.at("take.stream-off");
   CHECK_OK(make_slot(work, database, work.outgoing(database), false));
-  CHECK_OK(advance_slot(work, *session, work.outgoing(database)));
   work.at("take.slot");
   const auto sql = fmt::format(
       "BEGIN; SET LOCAL synchronous_commit = 'on'; SET LOCAL midstream.allow = 'on'; SET LOCAL "
@@ -279,7 +278,8 @@ Result<Json> take(const Work& work, const std::string& database, const Json& arg
       "setval((s->>0)::regclass, "
       "(s->>1)::bigint, (s->>2)::boolean); END LOOP; PERFORM midstream.take_extras(h.extras); UPDATE "
       "midstream.owner SET state "
-      "= 'owner', turn = h.turn, since = now() WHERE state IN ('standby', 'yielded') AND turn < h.turn; IF "
+      "= 'owner', turn = h.turn, began = pg_current_wal_insert_lsn(), since = now() WHERE state IN ('standby', "
+      "'yielded') AND turn < h.turn; IF "
       "NOT FOUND THEN "
       "RAISE EXCEPTION 'midstream: already taken' USING ERRCODE = 'MS003'; END IF; END $body$; {} COMMIT",
       adopt_sql(work), lift_sql(work.plan, database));
@@ -294,12 +294,13 @@ Result<Json> take(const Work& work, const std::string& database, const Json& arg
   return Json{{"took_ms", ms_since(start)}, {"arrived_ms", arrived_ms}};
 }
 
-Result<Json> after_give(const Work& work, const std::string& database) {
+Result<Json> after_give(const Work& work, const std::string& database, const Json& args) {
   const auto title = TRY(read_title(work, database));
   if (title.state != "yielded")
     return refused(fmt::format("{} is '{}' on {}, it has not yielded", database, title.state, work.context.host));
+  const auto began = TRY(get_string(args, "began"));
   CHECK_OK(make_subscription(work, database, false));
-  CHECK_OK(enable_subscription(work, database));
+  CHECK_OK(enable_subscription(work, database, began));
   work.at("after.reverse");
   CHECK_OK(drop_slot(work, work.outgoing(database)));
   CHECK_OK(set_access(work, database, true));

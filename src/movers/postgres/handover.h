@@ -29,9 +29,8 @@ Result<Json> give(const Work& work, const std::string& database, const Json& arg
 Result<Json> take(const Work& work, const std::string& database, const Json& args);
 
 // On the giver, after take: the stream the other way runs, the old slot is gone, the fence is hard.
-// Idempotent.
-// {"proof"}.
-Result<Json> after_give(const Work& work, const std::string& database);
+// Idempotent. args: "began" (of the taker's title). {"proof"}.
+Result<Json> after_give(const Work& work, const std::string& database, const Json& args);
 
 // The lease of a database that is being closed, on disk: when the agent shall open it again by itself.
 Result<> write_lease(const Work& work, const std::string& database);

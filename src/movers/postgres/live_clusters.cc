@@ -6,8 +6,10 @@
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 
 #include <algorithm>
+#include <csignal>
 
 #include "movers/postgres/access.h"
 #include "movers/postgres/as_user.h"
@@ -103,6 +105,14 @@ bool Server::start() {
   return false;
 }
 
+void Server::crash() {
+  if (!running_) return;
+  ::kill(running_->pid(), SIGQUIT);  // "immediate": every process of the server ends where it stands
+  siginfo_t how{};
+  ::waitid(P_PID, static_cast<id_t>(running_->pid()), &how, WEXITED | WNOWAIT);
+  running_.reset();
+}
+
 std::string Server::sql(const std::string& database, const std::string& text, bool through) {
   Session::Target target;
   target.host = directory_;
@@ -120,6 +130,10 @@ std::string Server::sql(const std::string& database, const std::string& text, bo
 }
 
 std::string Server::read(const std::string& name) const { return read_file(directory_ / "data" / name).value_or("?"); }
+void Server::write(const std::string& name, const std::string& text) {
+  const auto as = AsUser::enter("postgres");
+  (void)write_file_durably(directory_ / "data" / name, text);
+}
 std::string Server::log() const { return read_file(directory_ / "log", 1u << 30).value_or("?"); }
 
 Result<Json> Joined::call(const std::string& host, std::string_view, std::string_view verb, const Json& args,
@@ -180,6 +194,7 @@ void World::restart_agents(bool with_keepers, Millis lease) {
     side->mover.reset();
     side->options.lease = lease;
     side->options.checkpoint = [this](std::string_view point) {
+      if (auto act = acts_.extract(std::string(point)); !act.empty()) act.mapped()();
       if (point != crash_point_) return;
       crash_point_.clear();
       throw Crash{std::string(point)};
@@ -224,10 +239,8 @@ void World::drop_shop() {
     }
     server->sql("postgres", "DROP DATABASE IF EXISTS shop WITH (FORCE)");
     // After a test that failed half-way the next one shall not fail as well.
-    for (const char* name : {"pg_hba.conf", "pg_ident.conf"}) {
-      const auto as = AsUser::enter("postgres");
-      (void)write_file_durably(server->directory() / "data" / name, with_block(server->read(name), "autumn-1", ""));
-    }
+    for (const char* name : {"pg_hba.conf", "pg_ident.conf"})
+      server->write(name, with_block(server->read(name), "autumn-1", ""));
     server->sql("postgres", "SELECT pg_reload_conf()");
     for (const char* role :
          {"client", "root_too", "shop_owner", "\"midstream_repl_autumn-1\"", "\"midstream_probe_autumn-1\"",

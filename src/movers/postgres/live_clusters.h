@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -29,10 +30,13 @@ class Server {
  public:
   Server(std::filesystem::path directory, std::uint16_t port);
   bool start();
+  // The server is gone at once, as after a power cut: no checkpoint, nothing said to anybody. start() recovers it.
+  void crash();
 
   // The first value, "ERROR ..." on failure. As the move's own role where `through` a fence.
   std::string sql(const std::string& database, const std::string& text, bool through = false);
   std::string read(const std::string& name) const;  // a file in the data directory
+  void write(const std::string& name, const std::string& text);  // as the server's user
   std::string log() const;
   std::uint16_t port() const { return port_; }
   const std::filesystem::path& directory() const { return directory_; }
@@ -83,6 +87,9 @@ class World {
   bool wait_reached(const std::string& kind, Millis within);  // with the last `why` in `why`
   std::string why;
   void crash_at(const std::string& point) { crash_point_ = point; }  // "" for never
+  // Once, when that point is reached; ahead of the crash there, if there is one.
+  void once_at(const std::string& point, std::function<void()> act) { acts_[point] = std::move(act); }
+  void forget_acts() { acts_.clear(); }
   std::uint64_t epoch = 1;
 
  private:
@@ -97,6 +104,7 @@ class World {
   Side new_side_;
   Joined joined_;
   std::string crash_point_;
+  std::map<std::string, std::function<void()>> acts_;
 };
 
 // A client that places orders all along at whichever side lets it in, and keeps a ledger.

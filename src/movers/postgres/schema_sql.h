@@ -13,6 +13,7 @@ CREATE TABLE IF NOT EXISTS midstream.owner (
   state text NOT NULL CHECK (state IN ('owner', 'closing', 'yielded', 'standby')),
   turn bigint NOT NULL DEFAULT 0,
   connection_limit int NOT NULL DEFAULT -1,
+  began pg_lsn,
   since timestamptz NOT NULL DEFAULT now());
 GRANT SELECT ON midstream.owner TO PUBLIC;
 CREATE TABLE IF NOT EXISTS midstream.handover (

@@ -115,12 +115,6 @@ Result<> make_slot(const Work& work, const std::string& database, const std::str
   return std::unexpected(std::move(error));
 }
 
-Result<> advance_slot(const Work& work, Session& session, const std::string& name) {
-  CHECK_OK(session.run("SELECT pg_replication_slot_advance($1, pg_current_wal_flush_lsn())", {name},
-                       work.context.deadline, work.context.stop));
-  return {};
-}
-
 Result<std::string> write_pass_file(const Work& work, const std::string& password) {
   const auto directory = TRY(pass_directory(work));
   const auto as = TRY(AsUser::enter(work.options.os_user));
@@ -159,11 +153,24 @@ Result<> make_subscription(const Work& work, const std::string& database, bool c
   return {};
 }
 
-Result<> enable_subscription(const Work& work, const std::string& database) {
-  const auto name = ident(work.incoming(database));
-  CHECK_OK(work.run(database, fmt::format("BEGIN; SET LOCAL midstream.allow = 'on'; ALTER SUBSCRIPTION {0} SET "
-                                          "(synchronous_commit = on); ALTER SUBSCRIPTION {0} ENABLE; COMMIT",
-                                          name)));
+Result<> enable_subscription(const Work& work, const std::string& database, const std::string& from) {
+  const auto name = work.incoming(database);
+  // The worker asks for what follows its origin's position, and the server sends from there or from the slot's
+  // position, whichever is later. The origin's is durable with this commit; an advanced slot's is not before the next
+  // checkpoint of its server.
+  const auto begin =
+      from.empty()
+          ? ""
+          : fmt::format(
+                "DO $body$ DECLARE origin text; BEGIN SELECT 'pg_' || s.oid INTO origin FROM pg_subscription s JOIN "
+                "pg_database d ON d.oid = s.subdbid WHERE subname = {0} AND datname = current_database() AND NOT "
+                "subenabled; IF origin IS NOT NULL AND coalesce(pg_replication_origin_progress(origin, false), '0/0') "
+                "< {1}::pg_lsn THEN PERFORM pg_replication_origin_advance(origin, {1}::pg_lsn); END IF; END $body$; ",
+                quote(name), quote(from));
+  CHECK_OK(work.run(
+      database, fmt::format("BEGIN; SET LOCAL synchronous_commit = 'on'; SET LOCAL midstream.allow = 'on'; {1}ALTER "
+                            "SUBSCRIPTION {0} SET (synchronous_commit = on); ALTER SUBSCRIPTION {0} ENABLE; COMMIT",
+                            ident(name), begin)));
   return {};
 }
 

@@ -20,8 +20,6 @@ Result<std::vector<std::string>> tables_without_identity(const Work& work, Sessi
 // copy).
 Result<> make_slot(const Work& work, const std::string& database, const std::string& name, bool fresh);
 Result<> drop_slot(const Work& work, const std::string& name);
-// Moves it past everything in the log: what came in by the other stream shall not be sent back.
-Result<> advance_slot(const Work& work, Session& session, const std::string& name);
 
 // The file with the replication password, readable by the server alone, and the line that points to it.
 Result<std::string> write_pass_file(const Work& work, const std::string& password);
@@ -29,8 +27,9 @@ Result<> remove_pass_file(const Work& work);
 
 // The subscription to the other side's stream, where it is missing: with the copy (and enabled), or without.
 Result<> make_subscription(const Work& work, const std::string& database, bool copy);
-// Enabled with synchronous_commit=on, or off; when off, returns only once its worker is gone.
-Result<> enable_subscription(const Work& work, const std::string& database);
+// Enabled with synchronous_commit=on, or off; when off, returns only once its worker is gone. One that was off begins
+// at `from` (a position in the other side's log) where it is not further already; "" for where it stands.
+Result<> enable_subscription(const Work& work, const std::string& database, const std::string& from = "");
 Result<> disable_subscription(const Work& work, Session& session, const std::string& database);
 // Without touching the other side's slot.
 Result<> drop_subscription(const Work& work, const std::string& database);

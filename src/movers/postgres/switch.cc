@@ -28,7 +28,7 @@ const std::map<std::string_view, Handler>& handlers() {
       {"prepare_give", [](const Work& w, const std::string& d, const Json& a) { return prepare_give(w, d, a); }},
       {"give", [](const Work& w, const std::string& d, const Json& a) { return give(w, d, a); }},
       {"take", [](const Work& w, const std::string& d, const Json& a) { return take(w, d, a); }},
-      {"after_give", [](const Work& w, const std::string& d, const Json&) { return after_give(w, d); }},
+      {"after_give", [](const Work& w, const std::string& d, const Json& a) { return after_give(w, d, a); }},
       {"reopen",
        [](const Work& w, const std::string& d, const Json&) -> Result<Json> {
          const bool opened = TRY(reopen(w, d));
@@ -39,12 +39,6 @@ const std::map<std::string_view, Handler>& handlers() {
        [](const Work& w, const std::string& d, const Json&) -> Result<Json> {
          const auto arrival = TRY(look_at_subscription(w, d));
          return Json{{"present", arrival.present}, {"enabled", arrival.enabled}, {"running", arrival.running}};
-       }},
-      {"checkpoint",
-       [](const Work& w, const std::string& d, const Json&) -> Result<Json> {
-         auto session = TRY(w.session(d));
-         TRY(session->run("CHECKPOINT", {}, w.context.deadline, w.context.stop));
-         return Json::object();
        }},
       {"make_slot",
        [](const Work& w, const std::string& d, const Json&) -> Result<Json> {
@@ -126,6 +120,12 @@ class Switch {
     return failure(ErrorKind::unknown, fmt::format("the titles of {} do not come to rest", database_));
   }
 
+  // The last part of a hand-over, no user waits any more: the stream back begins where the taker's ownership did.
+  Result<Json> after_give(bool from_old) const {
+    const auto taker = title_from_json(TRY(side(!from_old, "title")));
+    return side(from_old, "after_give", {{"began", taker.began}});
+  }
+
   Result<Json> hand_over(bool from_old) const {
     const auto ready = TRY(side(!from_old, "prepare_take"));
     const auto lag = TRY(side(from_old, "prepare_give", {{"fingerprint", ready.value("fingerprint", "")}}));
@@ -146,10 +146,7 @@ class Switch {
     const auto since = [](auto from, auto to) { return std::chrono::duration_cast<Millis>(to - from).count(); };
     const auto total = since(given_at, boot_now()) + get_int_or(*given, "give_ms", since(start, given_at));
     work_.at("switch.taken");
-    // An advanced slot is only marked dirty: a crash of its server before the next checkpoint would move it back, and
-    // what came from the giver would be sent back to it. No user waits any more.
-    CHECK_OK(side(!from_old, "checkpoint"));
-    const auto after = TRY(side(from_old, "after_give"));
+    const auto after = TRY(after_give(from_old));
     auto figures = *given;
     figures.update(taken);
     figures["total_ms"] = total;
@@ -203,14 +200,11 @@ Result<Json> run_switch(const Work& work, bool to_new) {
     const auto& giver = to_new ? both.old_side : both.new_side;
     if (taker.state == "owner") {
       // Done before, perhaps all but the last part.
-      if (giver.state == "yielded") {
-        CHECK_OK(one.side(!to_new, "checkpoint"));
-        CHECK_OK(one.side(to_new, "after_give"));
-      }
+      if (giver.state == "yielded") CHECK_OK(one.after_give(to_new));
       continue;
     }
     // Half of a switch the other way: its last part makes this side fit to take the database back.
-    if (giver.state == "owner" && taker.state == "yielded") CHECK_OK(one.side(!to_new, "after_give"));
+    if (giver.state == "owner" && taker.state == "yielded") CHECK_OK(one.after_give(!to_new));
     if (giver.state != "owner")
       return refused(fmt::format("{} has no owner that could give it away (old '{}', new '{}')", database,
                                  both.old_side.state, both.new_side.state),
@@ -256,10 +250,11 @@ Result<> end_our_own(const Work& work, const std::string& database) {
   auto session = TRY(work.session(database));
   const auto deadline = work.context.deadline.sooner(Millis(5000));
   while (true) {
-    const auto left = TRY(session->run(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND usename = current_user AND "
-        "application_name = 'midstream' AND pid <> pg_backend_pid()",
-        {}, deadline, work.context.stop));
+    const auto left =
+        TRY(session->run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
+                         "AND usename = current_user AND "
+                         "application_name = 'midstream' AND pid <> pg_backend_pid()",
+                         {}, deadline, work.context.stop));
     if (left.size() == 0) return {};
     CHECK_OK(wait_a_bit(Millis(5), deadline, work.context.stop, "backends of an agent that was killed to end"));
   }

@@ -101,23 +101,27 @@ Result<Title> read_title(const Work& work, const std::string& database) {
   if (known.size() == 0) return Title{};
   auto session = TRY(work.session(database));
   auto rows = session->query(
-      "SELECT epoch, state, turn, coalesce((SELECT max(turn) FROM midstream.handover), 0) FROM "
+      "SELECT epoch, state, turn, coalesce((SELECT max(turn) FROM midstream.handover), 0), began FROM "
       "midstream.owner",
       {}, work.context.deadline, work.context.stop);
   if (!rows && (rows.error().sqlstate == "42P01" || rows.error().sqlstate == "3F000")) return Title{};
   if (!rows) return std::unexpected(to_error(rows.error(), fmt::format("cannot read the title of {}", database)));
   if (rows->size() == 0) return Title{};
-  return Title{static_cast<std::uint64_t>(rows->number(0, 0)), rows->text(0, 1), rows->number(0, 2),
-               rows->number(0, 3)};
+  return Title{static_cast<std::uint64_t>(rows->number(0, 0)), rows->text(0, 1), rows->number(0, 2), rows->number(0, 3),
+               rows->text(0, 4)};
 }
 
 Json to_json(const Title& title) {
-  return {{"epoch", title.epoch}, {"state", title.state}, {"turn", title.turn}, {"arrived", title.arrived}};
+  return {{"epoch", title.epoch},
+          {"state", title.state},
+          {"turn", title.turn},
+          {"arrived", title.arrived},
+          {"began", title.began}};
 }
 
 Title title_from_json(const Json& value) {
   return Title{static_cast<std::uint64_t>(get_int_or(value, "epoch", 0)), get_string_or(value, "state", ""),
-               get_int_or(value, "turn", 0), get_int_or(value, "arrived", 0)};
+               get_int_or(value, "turn", 0), get_int_or(value, "arrived", 0), get_string_or(value, "began", "")};
 }
 
 Result<std::string> fingerprint(const Work& work, const std::string& database) {

@@ -15,6 +15,9 @@ struct Title {
   std::string state;         // "" where there is no title
   std::int64_t turn = 0;     // hand-overs that this side has taken part in
   std::int64_t arrived = 0;  // the newest hand-over whose row is here; above `turn`: given to this side, not taken yet
+  // Where in this side's log its last ownership began: everything before it came by the stream from the other side. ""
+  // where it never took over.
+  std::string began;
 };
 
 // Makes schema, functions and the title (in `state`) where they are missing. `connection_limit`: what the
