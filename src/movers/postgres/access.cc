@@ -4,6 +4,7 @@
 #include <pwd.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <optional>
@@ -32,6 +33,17 @@ Result<std::string> owner_of(const std::filesystem::path& path) {
 }
 
 }  // namespace
+
+Block find_block(std::string_view text, std::string_view move) {
+  const auto begin = text.find(head(move));
+  if (begin == std::string_view::npos) return {};
+  const auto inside = begin + head(move).size();
+  const auto end = text.find(tail(move), inside);
+  if (end == std::string_view::npos) return {};
+  const auto lines = [](std::string_view part) { return static_cast<int>(std::ranges::count(part, '\n')); };
+  return {std::string(text.substr(inside, end - inside)), 1 + lines(text.substr(0, begin)),
+          1 + lines(text.substr(0, end))};
+}
 
 std::string with_block(std::string_view text, std::string_view move, std::string_view lines) {
   std::string rest(text);

@@ -16,6 +16,15 @@ namespace midstream::postgres {
 // for byte.
 std::string with_block(std::string_view text, std::string_view move, std::string_view lines);
 
+// The move's block as it stands in `text`: its lines without the marks, and the numbers of the first and the last line
+// with the marks (1 is the first line of `text`; 0 and 0 where there is no block).
+struct Block {
+  std::string lines;
+  int first = 0;
+  int last = 0;
+};
+Block find_block(std::string_view text, std::string_view move);
+
 // The block for pg_hba.conf: our own way in, the replication role from `peer_address`, and the refusals. A
 // role that is a member of a database's fence role is refused there: granting and revoking that membership is
 // how a fence for superusers is set and lifted inside one transaction. For databases in `hard` everybody else

@@ -24,6 +24,15 @@ TEST(Access, BlockComesAndGoesWithoutATrace) {
   }
 }
 
+TEST(Access, BlockIsFoundWithItsLines) {
+  const auto text = "# first\n" + with_block("host all all all trust\n", "autumn", "a\nb\n");
+  const auto block = find_block(text, "autumn");
+  EXPECT_EQ(block.lines, "a\nb\n");
+  EXPECT_EQ(block.first, 2);
+  EXPECT_EQ(block.last, 5);
+  EXPECT_EQ(find_block(text, "winter").last, 0);
+}
+
 TEST(Access, BlocksOfTwoMovesStandBesideEachOther) {
   const auto one = with_block("x\n", "autumn", "a\n");
   const auto two = with_block(one, "winter", "b\n");

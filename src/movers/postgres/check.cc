@@ -8,6 +8,7 @@
 #include "base/text.h"
 #include "movers/postgres/catalog.h"
 #include "movers/postgres/schema_sql.h"
+#include "movers/postgres/setup.h"
 #include "movers/postgres/stream.h"
 
 namespace midstream::postgres {
@@ -162,6 +163,9 @@ Result<Json> run_check(const Work& work) {
                              mine ? "" : "let OS user postgres in by peer authentication over the unix socket"));
   if (!mine) return findings;
   check_cluster(*mine, work.mine().host, findings);
+  const auto access = access_is_readable(work);
+  findings.push_back(finding(fmt::format("the access files on {} can be read", work.mine().host), access.has_value(),
+                             access ? "" : access.error().what, access ? "" : access.error().todo));
   if (kind == "source") {
     for (const auto& [name, facts] : mine->at("databases").items()) check_database(facts, name, findings);
     for (const auto& database : work.plan.databases)

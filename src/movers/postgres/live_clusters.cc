@@ -232,6 +232,9 @@ void World::drop_shop() {
         "%I SET "
         "(slot_name = NONE)', s); EXECUTE format('DROP SUBSCRIPTION %I', s); END LOOP; END $$";
     if (server->sql("shop", drop).starts_with("ERROR")) server->sql("shop", drop, true);
+  }
+  // Only now does nobody come back to a slot.
+  for (auto* server : {old_.get(), new_.get()}) {
     server->sql("postgres", "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots");
     for (int i = 0; i < 50 && server->sql("postgres", "SELECT count(*) FROM pg_replication_slots") != "0"; ++i) {
       server->sql("postgres", "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE NOT active");

@@ -35,7 +35,7 @@ class Server {
 
   // The first value, "ERROR ..." on failure. As the move's own role where `through` a fence.
   std::string sql(const std::string& database, const std::string& text, bool through = false);
-  std::string read(const std::string& name) const;  // a file in the data directory
+  std::string read(const std::string& name) const;               // a file in the data directory
   void write(const std::string& name, const std::string& text);  // as the server's user
   std::string log() const;
   std::uint16_t port() const { return port_; }

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include "movers/postgres/access.h"
 #include "movers/postgres/live_clusters.h"
 #include "sys/file.h"
 
@@ -249,6 +250,62 @@ TEST_F(Live, CrashOfTheServerThatTookOverRepeatsNoRow) {
   EXPECT_EQ(side_changes(world), 4);
 }
 
+// A line that somebody else breaks is named, and the fence is not touched for it: neither lost nor stuck.
+TEST_F(Live, BadLineOfSomebodyElseLosesNoFence) {
+  constexpr const char* kBad = "host all all 0.0.0.0/0 nonsense\n";
+  const auto break_file = [&](Server& server) { server.write("pg_hba.conf", server.read("pg_hba.conf") + kBad); };
+  const auto mend_file = [&](Server& server) {
+    auto text = server.read("pg_hba.conf");
+    ASSERT_NE(text.find(kBad), std::string::npos) << "the line was theirs";
+    server.write("pg_hba.conf", text.erase(text.find(kBad), std::string_view(kBad).size()));
+  };
+  const auto block = [](Server& server) { return find_block(server.read("pg_hba.conf"), "autumn-1").lines; };
+  const auto expect_named = [](const auto& done) {
+    ASSERT_FALSE(done);
+    EXPECT_EQ(done.error().kind, ErrorKind::refused) << done.error().text();
+    EXPECT_NE(done.error().what.find("pg_hba.conf on "), std::string::npos) << done.error().what;
+    EXPECT_NE(done.error().what.find("nonsense"), std::string::npos) << done.error().what;
+  };
+  auto& old_server = world.old_server();
+  auto& new_server = world.new_server();
+  Client client(world);
+  ASSERT_NO_FATAL_FAILURE(follow());
+  // On new, before the switch: new stays fenced, old serves.
+  const auto hard = block(new_server);
+  break_file(new_server);
+  expect_named(world.apply("switch"));
+  EXPECT_EQ(block(new_server), hard);
+  mend_file(new_server);
+  new_server.sql("postgres", "SELECT pg_reload_conf()");
+  EXPECT_NE(new_server.sql("shop", "SELECT 1").find("pg_hba.conf rejects"), std::string::npos);
+  ASSERT_TRUE(client.wait_orders(5, Millis(5000)));
+  // On old, once it has yielded: old stays fenced, also when the line is mended and nobody has told midstream.
+  world.once_at("after.reverse", [&] { break_file(old_server); });
+  expect_named(world.apply("switch"));
+  EXPECT_NE(block(old_server), "");
+  ASSERT_NO_FATAL_FAILURE(mend_file(old_server));
+  old_server.sql("postgres", "SELECT pg_reload_conf()");
+  EXPECT_NE(old_server.sql("shop", "UPDATE customers SET name = 'x'").find("pg_hba.conf rejects"), std::string::npos);
+  // In the moment of the reload: the file is as it shall be, the server has not read it, and that is said.
+  world.once_at("access.written", [&] { break_file(old_server); });
+  expect_named(world.apply("switch"));
+  EXPECT_NE(block(old_server).find("all reject"), std::string::npos);
+  ASSERT_NO_FATAL_FAILURE(mend_file(old_server));
+  OK(world.apply("switch"));  // tells the server once more
+  ASSERT_TRUE(world.wait_reached("switch", Millis(10'000))) << world.why;
+  ASSERT_TRUE(client.wait_orders(5, Millis(10'000)));
+  client.end();
+  EXPECT_EQ(client.audit(new_server), "");
+  EXPECT_EQ(side_changes(world), 1);
+  // At the end nothing is taken out by half.
+  break_file(old_server);
+  expect_named(world.apply("finish"));
+  EXPECT_NE(block(old_server), "");
+  ASSERT_NO_FATAL_FAILURE(mend_file(old_server));
+  OK(world.apply("finish"));
+  expect_clean();
+}
+
 TEST_F(Live, WhatIsLeftClosedOpensByItself) {
   world.restart_agents(true, Millis(1500));
   Client client(world);
@@ -288,6 +345,14 @@ TEST_F(Live, PostponedAndRefusedWithTheReason) {
   const auto findings = world.check("source");
   OK(findings);
   for (const auto& one : *findings) EXPECT_TRUE(one.at("ok").get<bool>()) << one.dump();
+  const auto hba = world.old_server().read("pg_hba.conf");
+  world.old_server().write("pg_hba.conf", hba + "nonsense\n");
+  const auto unread = world.check("source");
+  world.old_server().write("pg_hba.conf", hba);
+  OK(unread);
+  EXPECT_TRUE(std::ranges::any_of(*unread, [](const Json& one) {
+    return !one.at("ok").get<bool>() && one.at("detail").get<std::string>().find("pg_hba.conf") != std::string::npos;
+  })) << unread->dump();
 
   ASSERT_NO_FATAL_FAILURE(follow());
   OK(world.check("target"));

@@ -10,6 +10,7 @@
 #include "movers/postgres/fence.h"
 #include "movers/postgres/stream.h"
 #include "movers/postgres/title.h"
+#include "sys/file.h"
 
 namespace midstream::postgres {
 
@@ -84,21 +85,52 @@ Result<> reload(const Work& work, Session& session) {
   }
 }
 
+// Refused where the server cannot read a line of its access files: it ignores the whole file then, and goes on with the
+// rules that it has. Lines of our own block count where `ours` says so.
+Result<> readable(const Work& work, Session& session, bool ours) {
+  const auto& context = work.context;
+  for (const char* kind : {"hba", "ident"}) {
+    const bool rules = std::string_view(kind) == "hba";
+    if (!rules && session.server_version() < 150000) continue;  // cannot be asked
+    const auto bad = TRY(session.run(
+        fmt::format("SELECT line_number, error, current_setting('{}_file') FROM {} WHERE error IS NOT NULL ORDER BY 1",
+                    kind, rules ? "pg_hba_file_rules" : "pg_ident_file_mappings"),
+        {}, context.deadline, context.stop));
+    if (bad.size() == 0) continue;
+    const auto block = find_block(TRY(read_file(bad.text(0, 2))), work.plan.move);
+    for (int i = 0; i < bad.size(); ++i) {
+      const bool own = bad.number(i, 0) >= block.first && bad.number(i, 0) <= block.last;
+      if (own && !ours) continue;
+      return refused(fmt::format("{} on {}, line {}: {}; the server ignores the whole file and goes on with the rules "
+                                 "that it has",
+                                 bad.text(i, 2), work.context.host, bad.text(i, 0), printable(bad.text(i, 1))),
+                     "make that line right, then try again");
+    }
+  }
+  return {};
+}
+
+// Our blocks as they shall be, whatever the rest of the files is like, and read by the server; refused where it could
+// not read them. A bad line of somebody else's found beforehand leaves everything as it is.
 Result<> write_access(const Work& work, std::string_view hba, std::string_view map) {
   auto session = TRY(work.maintenance());
   const auto& context = work.context;
+  CHECK_OK(readable(work, session, false));
   const auto files = TRY(session.run("SELECT current_setting('hba_file'), current_setting('ident_file')", {},
                                      context.deadline, context.stop));
-  const bool mapped = TRY(set_block(files.text(0, 1), work.plan.move, map));
-  const bool ruled = TRY(set_block(files.text(0, 0), work.plan.move, hba));
-  if (mapped || ruled) CHECK_OK(reload(work, session));
-  if (hba.empty()) return {};
-  const auto bad = TRY(session.run("SELECT line_number, error FROM pg_hba_file_rules WHERE error IS NOT NULL LIMIT 1",
-                                   {}, context.deadline, context.stop));
-  if (bad.size() == 0) return {};
-  (void)set_block(files.text(0, 0), work.plan.move, "");
-  return refused(fmt::format("{} line {}: {}", files.text(0, 0), bad.text(0, 0), bad.text(0, 1)),
-                 "the server ignores the whole file until that line is right");
+  const auto before = find_block(TRY(read_file(files.text(0, 0))), work.plan.move);
+  CHECK_OK(set_block(files.text(0, 1), work.plan.move, map));
+  CHECK_OK(set_block(files.text(0, 0), work.plan.move, hba));
+  work.at("access.written");
+  // Also where nothing changed: an earlier reload may have been rejected.
+  CHECK_OK(reload(work, session));
+  const auto theirs = readable(work, session, false);
+  if (!theirs) return theirs;
+  auto read = readable(work, session, true);
+  if (read) return {};
+  CHECK_OK(set_block(files.text(0, 0), work.plan.move, before.lines));
+  CHECK_OK(reload(work, session));
+  return read;
 }
 
 Result<> remove_access(const Work& work) {
@@ -172,6 +204,11 @@ Result<> set_access(const Work& work, const std::string& database, bool hard) {
   CHECK_OK(Record::save(work.context, work.plan.move, record));
   return write_access(work, hba_lines(work.plan, work.theirs().address, hard_ones),
                       ident_lines(work.plan, work.options.os_user));
+}
+
+Result<> access_is_readable(const Work& work) {
+  auto session = TRY(work.maintenance());
+  return readable(work, session, true);
 }
 
 Result<Json> exchange_credentials(const Work& work, const std::string& password) {

@@ -19,6 +19,8 @@ Result<> finish_old(const Work& work);
 // Writes our blocks into the access files, has the server read them, and waits until it has. `database` ("":
 // all) gets the hard fence in pg_hba.conf, or only the soft one; which has which is kept in the record.
 Result<> set_access(const Work& work, const std::string& database, bool hard);
+// Refused, naming file and line, where the server cannot read its access files: no reload would have an effect.
+Result<> access_is_readable(const Work& work);
 // Peer verb: takes the other side's replication password, gives ours.
 Result<Json> exchange_credentials(const Work& work, const std::string& password);
 // Peer verb: streams that touch this side as part of the other side's undo.
