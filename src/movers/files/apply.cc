@@ -112,11 +112,18 @@ Result<Place> Applier::make_place(const std::string& path) {
   return place;
 }
 
-Result<Version> Applier::current_version(const std::string& path, const Place& place, const Stat& local) {
+// A directory in which we have changed something since is as it was before: its time comes back with restore_times().
+Result<Version> Applier::current_version(const std::string& path, const Place& place, const Stat& stat) {
+  auto local = stat;
+  if (const auto it = touched_.find(path); it != touched_.end()) {
+    if (const auto* entry = std::as_const(*tree_.index).find(path); entry && it->second.known) return entry->version;
+    local.mtime_ns = it->second.mtime_ns;
+  }
   if (const auto it = tree_.sent.find(path); it != tree_.sent.end() && it->second.entry.matches(local)) return it->second.entry.version;
   if (const auto* entry = std::as_const(*tree_.index).find(path); entry && entry->matches(local)) return entry->version;
-  auto loaded = load(place, local, 0, true);
+  auto loaded = load(place, stat, 0, true);
   if (!loaded) return as_refusal(loaded.error());
+  loaded->version.mtime_ns = local.mtime_ns;
   return loaded->version;
 }
 
@@ -131,7 +138,9 @@ Result<Applier::Verdict> Applier::judge(const Change& change, const Place& place
   }
   current = TRY(current_version(path, place, *local));
   if (current == change.version) return Verdict::same;
-  if (entry && entry->from_peer && entry->matches(*local)) return Verdict::clean;
+  const auto touched = touched_.find(path);
+  const bool unchanged = entry && (entry->matches(*local) || (touched != touched_.end() && touched->second.known));
+  if (unchanged && entry->from_peer) return Verdict::clean;
   if (digest(current) == change.base) return Verdict::clean;
   if (current.type == EntryType::directory && change.version.type == EntryType::directory && !tree_.outgoing) return Verdict::clean;
   return wins_over(change.version, current) ? Verdict::wins : Verdict::loses;
@@ -150,7 +159,7 @@ Result<> Applier::put_root(const Change& change) {
   CHECK_OK(touch(".", place));
   Version current;
   const auto verdict = TRY(judge(change, place, local, current));
-  if (verdict == Verdict::loses) return {};
+  if (verdict == Verdict::loses) return lose(change, nullptr);
   return change_metadata(change, place, *local);
 }
 

@@ -468,6 +468,26 @@ TEST_F(Files, BothWaysWithoutPingPong) {
   EXPECT_TRUE(fs::exists(old_->root() / "b/big"));
 }
 
+// What arrives with a directory's children, behind them, is judged by the time that the directory had before we changed it.
+TEST_F(Files, ADirectoryChangedOnBothSidesHasTheSameTimeInTheEnd) {
+  make_hosts();
+  begin_follow();
+  expect_reached(*old_, "new");
+  begin_reverse();
+  expect_reached(*new_, "old");
+  barrier(*old_, "new");
+  to_new_->down = to_old_->down = true;
+  to_new_->cut();
+  to_old_->cut();
+  write_file(old_->root() / "from-old", "old");
+  std::this_thread::sleep_for(2ms);  // so that one of the two is later
+  write_file(new_->root() / "from-new", "new");
+  std::this_thread::sleep_for(50ms);  // the directory's own change is looked at after its children's
+  to_new_->down = to_old_->down = false;
+  EXPECT_TRUE(eventually([&] { return picture(old_->root()) == picture(new_->root()); }))
+      << difference(picture(old_->root()), picture(new_->root()));
+}
+
 TEST_F(Files, AConflictKeepsBoth) {
   make_hosts();
   write_file(old_->root() / "doc", "first");
