@@ -9,6 +9,7 @@
 #include <set>
 #include <thread>
 
+#include "base/text.h"
 #include "control/oneshot.h"
 
 namespace midstream {
@@ -145,12 +146,34 @@ void read_ttls(const Manifest& manifest, std::vector<HostView>& views, PlanFacts
 
 bool CheckResult::ok() const { return std::ranges::all_of(findings, &Finding::ok); }
 
+std::vector<Finding> check_manifest(const Manifest& manifest) {
+  std::vector<Finding> findings;
+  std::map<std::string, std::string> taken;  // host to service
+  for (const auto& service : manifest.services) {
+    if (!service.postgres) continue;
+    const auto& spec = *service.postgres;
+    // Each is handed over in a commit of its own: a crash between two would leave them on different sides.
+    if (spec.databases.size() > 1)
+      findings.push_back({spec.new_side.host, "databases that are switched together", false,
+                          fmt::format("service {} has {}", service.name, join(spec.databases, ", ")),
+                          "several databases cannot be switched as one yet: move one of them in this move, the next after it has finished"});
+    for (const auto& host : {spec.old_side.host, spec.new_side.host}) {
+      const auto [first, fresh] = taken.try_emplace(host, service.name);
+      if (!fresh && first->second != service.name)
+        findings.push_back({host, "one service with databases a host", false, fmt::format("services {} and {}", first->second, service.name),
+                            "move one of them in this move, the other after it has finished"});
+    }
+  }
+  return findings;
+}
+
 SshTarget ssh_target(const Manifest&, const HostSpec& host) {
   return {host.name, host.ssh, host.ssh_config.value_or(""), host.data};
 }
 
 Result<CheckResult> check_move(const Manifest& manifest, const std::filesystem::path& agent_binary, const Describe& describe, Deadline deadline) {
   CheckResult result;
+  result.findings = check_manifest(manifest);
   std::vector<HostView> views(manifest.hosts.size());
   on_every_host(manifest, [&](std::size_t i) { check_host(views[i], manifest, manifest.hosts[i], agent_binary, deadline); });
   read_ttls(manifest, views, result.facts, deadline);

@@ -24,13 +24,16 @@ struct Finding {
 };
 
 struct CheckResult {
-  std::vector<Finding> findings;  // in the manifest's order of hosts, then the plan's order of steps
+  std::vector<Finding> findings;  // of the manifest, then in its order of hosts, then the plan's order of steps
   PlanFacts facts;
   Manifest resolved;  // the manifest with what it leaves to the world: the addresses in use on a moving subnet
   Plan plan;          // what the findings are about
 
   bool ok() const;
 };
+
+// What can be said of the manifest without asking anybody; only what does not hold.
+std::vector<Finding> check_manifest(const Manifest& manifest);
 
 SshTarget ssh_target(const Manifest& manifest, const HostSpec& host);
 

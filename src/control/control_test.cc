@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <thread>
 
+#include "control/check.h"
 #include "control/commands.h"
 #include "control/control_socket.h"
 #include "control/journal.h"
@@ -158,6 +159,27 @@ TEST(PlannerTest, TheWholeStoryInOrder) {
   EXPECT_TRUE(plan->steps[at("db.end")].irreversible);
   EXPECT_EQ(plan->budgets["web"], 300'000);
   for (const auto& step : plan->steps) EXPECT_EQ(step.irreversible, step.phase == "finish") << step.id;
+}
+
+// Their titles change hands one by one: what dies in between would leave one on old and one on new.
+TEST(CheckTest, SeveralDatabasesAreNotSwitchedOneByOne) {
+  Manifest manifest;
+  ServiceSpec shop{.name = "shop", .needs = {}, .probe = {}, .files = {}, .postgres = {}, .traffic = {}, .names = {}};
+  shop.postgres = PostgresSpec{.old_side = {"old", 5432}, .new_side = {"new", 5432}, .databases = {"shop"}};
+  manifest.services = {shop};
+  EXPECT_TRUE(check_manifest(manifest).empty());
+  manifest.services[0].postgres->databases.push_back("audit");
+  auto found = check_manifest(manifest);
+  ASSERT_EQ(found.size(), 1u);
+  EXPECT_FALSE(found[0].ok);
+  EXPECT_NE(found[0].detail.find("shop, audit"), std::string::npos) << found[0].detail;
+  // What a move keeps in a cluster is one block, one record: a second service would write over the first one's fence.
+  manifest.services = {shop, shop};
+  manifest.services[1].name = "crm";
+  manifest.services[1].postgres->old_side.port = 5433;
+  found = check_manifest(manifest);
+  ASSERT_EQ(found.size(), 2u);
+  EXPECT_NE(found[0].detail.find("shop and crm"), std::string::npos) << found[0].detail;
 }
 
 TEST(PlannerTest, ASubnetWithoutAddressesIsRefused) {
