@@ -2,7 +2,7 @@
 #include <fmt/format.h>
 
 #include "probe/channel.h"
-#include "probe/http.h"
+#include "base/http.h"
 #include "probe/outcome.h"
 
 namespace midstream {

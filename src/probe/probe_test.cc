@@ -9,7 +9,7 @@
 #include <thread>
 
 #include "probe/echo.h"
-#include "probe/http.h"
+#include "base/http.h"
 #include "probe/lane.h"
 #include "probe/outcome.h"
 #include "probe/probe_log.h"

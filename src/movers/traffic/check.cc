@@ -28,8 +28,7 @@ void check_level(Findings& findings, const Socket& socket, const Target& target)
                "give the stats socket 'level admin' in HAProxy's configuration");
 }
 
-void check_server(Findings& findings, const Target& target, const Server& server, const StatRow& row,
-                  bool is_new) {
+void check_server(Findings& findings, const Target& target, const Server& server, const StatRow& row, bool is_new) {
   const auto name = fmt::format("{}/{}", target.backend, server.name);
   const bool checked = !stat_text(row, "check_status").empty();
   findings.add(fmt::format("server {} has a health check", name), checked,
@@ -38,9 +37,7 @@ void check_server(Findings& findings, const Target& target, const Server& server
   const auto up = fmt::format("server {} is up", name);
   if (is_new) {  // may still be on its way; apply raises no weight before it is up
     findings.add(up, true,
-                 server.takes_traffic()
-                     ? "UP"
-                     : fmt::format("{}: it gets no traffic before it is up", server.state()));
+                 server.takes_traffic() ? "UP" : fmt::format("{}: it gets no traffic before it is up", server.state()));
   } else {
     findings.add(up, server.takes_traffic(), server.state(), "bring it up, or leave it out of the move");
   }
@@ -53,11 +50,10 @@ void check_server(Findings& findings, const Target& target, const Server& server
 void check_settings(Findings& findings, const Target& target, const std::string& file) {
   const auto settings = balance_settings(file, target.backend);
   if (!settings) return findings.fail("the configuration file describes the backend", settings.error());
-  findings.add(fmt::format("backend {} balances so that weights can change", target.backend),
-               is_dynamic(*settings),
-               fmt::format("balance {}{}", settings->balance,
-                           settings->consistent_hash ? ", hash-type consistent" : ""),
-               "use roundrobin, leastconn or random, or add 'hash-type consistent'");
+  findings.add(
+      fmt::format("backend {} balances so that weights can change", target.backend), is_dynamic(*settings),
+      fmt::format("balance {}{}", settings->balance, settings->consistent_hash ? ", hash-type consistent" : ""),
+      "use roundrobin, leastconn or random, or add 'hash-type consistent'");
   const bool sticky = !settings->sticky.empty();
   findings.add(fmt::format("backend {} does not keep clients on a server", target.backend), true,
                sticky ? fmt::format("warning: {}", join(settings->sticky, ", ")) : "no stickiness",
@@ -121,8 +117,7 @@ Result<Json> check_backend(const Context& context, const Json& desired, bool wei
   const auto servers = socket.servers(target.backend);
   const auto rows = socket.stat(target.backend);
   if (!servers || !rows) {
-    findings.fail(fmt::format("backend {} exists", target.backend),
-                  !servers ? servers.error() : rows.error());
+    findings.fail(fmt::format("backend {} exists", target.backend), !servers ? servers.error() : rows.error());
     return findings.list;
   }
   for (const auto& name : target.servers()) {

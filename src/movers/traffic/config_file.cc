@@ -25,20 +25,15 @@ struct Section {
 };
 
 constexpr auto kSections = std::to_array<std::string_view>(
-    {"global", "defaults", "frontend", "backend", "listen", "peers", "resolvers", "mailers", "userlist",
-     "http-errors", "cache", "program", "ring", "fcgi-app", "log-forward", "crt-store", "traces", "acme",
-     "log-profile"});
+    {"global", "defaults", "frontend", "backend", "listen", "peers", "resolvers", "mailers", "userlist", "http-errors",
+     "cache", "program", "ring", "fcgi-app", "log-forward", "crt-store", "traces", "acme", "log-profile"});
 
 char unescaped(char c) {
   switch (c) {
-    case 'n':
-      return '\n';
-    case 'r':
-      return '\r';
-    case 't':
-      return '\t';
-    default:
-      return c;
+    case 'n': return '\n';
+    case 'r': return '\r';
+    case 't': return '\t';
+    default: return c;
   }
 }
 
@@ -96,9 +91,7 @@ std::vector<Section> sections_of(std::string_view file) {
   return sections;
 }
 
-bool has_servers(const Section& section) {
-  return section.kind == "backend" || section.kind == "listen";
-}
+bool has_servers(const Section& section) { return section.kind == "backend" || section.kind == "listen"; }
 
 Result<Section> find_backend(const std::vector<Section>& sections, std::string_view backend) {
   for (const auto& section : sections) {
@@ -127,9 +120,8 @@ Result<const std::vector<Word>*> server_line(const Section& section, const std::
   for (const auto& line : section.lines) {
     if (line.size() >= 3 && line[0].text == "server" && line[1].text == server) return &line;
   }
-  return refused(
-      fmt::format("the configuration file has no line 'server {}' in backend {}", server, section.name),
-      "servers made by server-template or at run time cannot be kept over a reload: write them out");
+  return refused(fmt::format("the configuration file has no line 'server {}' in backend {}", server, section.name),
+                 "servers made by server-template or at run time cannot be kept over a reload: write them out");
 }
 
 constexpr std::size_t kServerOptions = 3;  // server NAME ADDRESS options...
@@ -140,8 +132,7 @@ void read_settings(const Section& section, BalanceSettings& into) {
     auto argument = [&](std::size_t i) { return i < line.size() ? line[i].text : std::string(); };
     if (word == "balance") into.balance = argument(1);
     if (word == "hash-type") into.consistent_hash = argument(1) == "consistent";
-    if (word == "cookie" || word == "appsession")
-      into.sticky.push_back(fmt::format("{} {}", word, argument(1)));
+    if (word == "cookie" || word == "appsession") into.sticky.push_back(fmt::format("{} {}", word, argument(1)));
     if (word == "stick") into.sticky.push_back(fmt::format("stick {}", argument(1)));
     if (word == "persist") into.sticky.push_back(fmt::format("persist {}", argument(1)));
     if (word == "default-server") {
@@ -163,8 +154,7 @@ Result<WrittenWeights> written_weights(std::string_view file, std::string_view b
   return written;
 }
 
-Result<std::string> rewrite_weights(std::string_view file, std::string_view backend,
-                                    const WrittenWeights& weights) {
+Result<std::string> rewrite_weights(std::string_view file, std::string_view backend, const WrittenWeights& weights) {
   const auto section = TRY(find_backend(sections_of(file), backend));
   struct Edit {
     std::size_t begin;
@@ -179,8 +169,7 @@ Result<std::string> rewrite_weights(std::string_view file, std::string_view back
       edits.push_back({line.back().end, line.back().end, fmt::format(" weight {}", *wanted)});
     if (weight != nullptr && wanted) edits.push_back({weight->begin, weight->end, *wanted});
     if (weight != nullptr && !wanted) {
-      const Word& before =
-          *(weight - 2);  // "weight" stands between; kServerOptions leaves at least the address
+      const Word& before = *(weight - 2);  // "weight" stands between; kServerOptions leaves at least the address
       edits.push_back({before.end, weight->end, ""});
     }
   }

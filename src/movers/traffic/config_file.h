@@ -25,8 +25,7 @@ Result<WrittenWeights> written_weights(std::string_view file, std::string_view b
                                        const std::vector<std::string>& servers);
 
 // The file with these weights written.
-Result<std::string> rewrite_weights(std::string_view file, std::string_view backend,
-                                    const WrittenWeights& weights);
+Result<std::string> rewrite_weights(std::string_view file, std::string_view backend, const WrittenWeights& weights);
 
 // What decides whether weights can be changed at run time, with the `defaults` section in force looked
 // through.

@@ -26,8 +26,7 @@ Socket socket_of(const Context& context, const Target& target) {
 Result<std::vector<std::string>> server_names(const Json& desired) {
   auto names = TRY(get_strings(desired, "servers"));
   for (const auto& name : names) {
-    if (!is_proxy_name(name))
-      return refused(fmt::format("'{}' cannot be the name of a server", printable(name)));
+    if (!is_proxy_name(name)) return refused(fmt::format("'{}' cannot be the name of a server", printable(name)));
   }
   return names;
 }
@@ -39,9 +38,7 @@ Result<Drain> look(const Context& context, const Json& desired) {
   return drain;
 }
 
-bool is_out(const Server& server) {
-  return (server.admin_state & (kAnyDrain | kAnyMaint)) != 0;
-}
+bool is_out(const Server& server) { return (server.admin_state & (kAnyDrain | kAnyMaint)) != 0; }
 
 Result<> others_serve(const Drain& drain) {
   for (const auto& server : drain.all) {
@@ -65,16 +62,13 @@ Result<Json> observe_drain(const Context& context, const Json& desired) {
   Json servers = Json::object();
   for (const auto& name : drain.names) {
     const auto row = rows.find(name);
-    const auto left =
-        row == rows.end() ? 0 : stat_number(row->second, "scur") + stat_number(row->second, "qcur");
+    const auto left = row == rows.end() ? 0 : stat_number(row->second, "scur") + stat_number(row->second, "qcur");
     const auto server = TRY(drain.server(name));
     servers[name] = {{"state", server.state()}, {"sessions", left}};
     sessions += left;
     if (!is_out(server))
-      reasons.push_back(
-          fmt::format("server {}/{} is {}, not drained", drain.target.backend, name, server.state()));
-    if (left > 0)
-      reasons.push_back(fmt::format("{} sessions left on {}/{}", left, drain.target.backend, name));
+      reasons.push_back(fmt::format("server {}/{} is {}, not drained", drain.target.backend, name, server.state()));
+    if (left > 0) reasons.push_back(fmt::format("{} sessions left on {}/{}", left, drain.target.backend, name));
   }
   for (const auto pid : instances.lingering) {
     reasons.push_back(fmt::format("HAProxy process {} from before a reload still serves its sessions", pid));
@@ -105,8 +99,7 @@ Result<Json> apply_drain(const Context& context, const Json& desired) {
   for (const auto& name : drain.names) {
     const auto server = TRY(find_server(after, drain.target.backend, name));
     if (!is_out(server))
-      return retry(
-          fmt::format("server {}/{} is {} after it was drained", drain.target.backend, name, server.state()));
+      return retry(fmt::format("server {}/{} is {} after it was drained", drain.target.backend, name, server.state()));
   }
   CHECK_OK(note_instance(context, drain.target, TRY(socket.info())));
   return Json{{"drained", *drained}};
@@ -121,16 +114,14 @@ Result<Json> undo_drain(const Context& context, const Json& desired) {
   const auto before = TRY(socket.servers(target.backend));
   for (const auto& name : *drained) {
     const auto server = TRY(find_server(before, target.backend, name));
-    const bool in_maint =
-        (server.admin_state & kForcedMaint) != 0;  // somebody else's, and `ready` would end it
+    const bool in_maint = (server.admin_state & kForcedMaint) != 0;  // somebody else's, and `ready` would end it
     if ((server.admin_state & kForcedDrain) != 0 && !in_maint)
       CHECK_OK(socket.set_state(target.backend, name, "ready"));
   }
   const auto after = TRY(socket.servers(target.backend));
   for (const auto& name : *drained) {
     const auto server = TRY(find_server(after, target.backend, name));
-    if (server.state() == "DRAIN")
-      return retry(fmt::format("server {}/{} is still DRAIN", target.backend, name));
+    if (server.state() == "DRAIN") return retry(fmt::format("server {}/{} is still DRAIN", target.backend, name));
   }
   CHECK_OK(forget_drained(context, target, names));
   return Json{{"ready", *drained}};

@@ -60,14 +60,10 @@ std::string Server::state() const {
   if ((admin_state & kAnyMaint) != 0) return "MAINT";
   if ((admin_state & kAnyDrain) != 0) return "DRAIN";
   switch (op_state) {
-    case 0:
-      return "DOWN";
-    case 1:
-      return "STARTING";
-    case 2:
-      return "UP";
-    default:
-      return "STOPPING";
+    case 0: return "DOWN";
+    case 1: return "STARTING";
+    case 2: return "UP";
+    default: return "STOPPING";
   }
 }
 
@@ -97,8 +93,7 @@ Result<std::vector<Server>> parse_servers_state(std::string_view text) {
     auto field = [&](std::string_view name) -> Result<std::string> {
       const auto at = std::find(header.begin(), header.end(), name);
       const auto index = static_cast<std::size_t>(at - header.begin());
-      if (index >= fields.size())
-        return corrupt(fmt::format("HAProxy's server state has no column {}", name));
+      if (index >= fields.size()) return corrupt(fmt::format("HAProxy's server state has no column {}", name));
       return fields[index];
     };
     Server server;
@@ -107,6 +102,14 @@ Result<std::vector<Server>> parse_servers_state(std::string_view text) {
     server.initial_weight = static_cast<int>(TRY(number(TRY(field("srv_iweight")), "a weight")));
     server.op_state = static_cast<int>(TRY(number(TRY(field("srv_op_state")), "a state")));
     server.admin_state = static_cast<unsigned>(TRY(number(TRY(field("srv_admin_state")), "a state")));
+    const auto port = TRY(number(field("srv_port").value_or("0"), "a port"));
+    if (port < 0 || port > 65'535)
+      return corrupt(fmt::format("HAProxy says that server {} has port {}", printable(server.name), port));
+    server.port = static_cast<std::uint16_t>(port);
+    const auto address = field("srv_addr").value_or("-");
+    if (port != 0 && address.find_first_not_of("0123456789abcdefABCDEF.:") == std::string::npos)
+      server.address = address;
+    server.tls = field("srv_use_ssl").value_or("0") == "1";  // 2.4 and later
     servers.push_back(std::move(server));
   }
   if (header.empty()) return corrupt("HAProxy answered nothing where server states were expected");
@@ -125,8 +128,7 @@ Result<std::vector<StatRow>> parse_stat(std::string_view csv) {
       continue;
     }
     auto fields = csv_fields(line);
-    if (fields.size() > header.size())
-      return corrupt("a row of HAProxy's statistics is longer than their header");
+    if (fields.size() > header.size()) return corrupt("a row of HAProxy's statistics is longer than their header");
     StatRow row;
     for (std::size_t i = 0; i < fields.size(); ++i) row[header[i]] = std::move(fields[i]);
     rows.push_back(std::move(row));
@@ -178,24 +180,20 @@ Result<std::string> Socket::ask(std::string_view command) const {
     auto got = stream->read_some(buffer, deadline_, stop_);
     if (!got) {
       const auto kind = command.starts_with("show ") ? ErrorKind::retry : ErrorKind::unknown;
-      return failure(kind, fmt::format("HAProxy's runtime socket {} did not answer '{}': {}", path_.string(),
-                                       command, got.error().what));
+      return failure(kind, fmt::format("HAProxy's runtime socket {} did not answer '{}': {}", path_.string(), command,
+                                       got.error().what));
     }
     if (*got == 0) return answer;
     answer.append(buffer, *got);
-    if (answer.size() > kMaxAnswer)
-      return corrupt(fmt::format("HAProxy's answer to '{}' has no end", command));
+    if (answer.size() > kMaxAnswer) return corrupt(fmt::format("HAProxy's answer to '{}' has no end", command));
   }
 }
 
-Result<Info> Socket::info() const {
-  return parse_info(TRY(ask("show info")));
-}
+Result<Info> Socket::info() const { return parse_info(TRY(ask("show info"))); }
 
 Result<std::vector<Server>> Socket::servers(const std::string& backend) const {
   const auto answer = TRY(ask(fmt::format("show servers state {}", backend)));
-  if (trim(answer) == "Can't find backend.")
-    return refused(fmt::format("HAProxy has no backend '{}'", backend));
+  if (trim(answer) == "Can't find backend.") return refused(fmt::format("HAProxy has no backend '{}'", backend));
   return parse_servers_state(answer);
 }
 
@@ -214,14 +212,12 @@ Result<> Socket::set_weight(const std::string& backend, const std::string& serve
   return parse_set_reply(command, TRY(ask(command)));
 }
 
-Result<> Socket::set_state(const std::string& backend, const std::string& server,
-                           std::string_view state) const {
+Result<> Socket::set_state(const std::string& backend, const std::string& server, std::string_view state) const {
   const auto command = fmt::format("set server {}/{} state {}", backend, server, state);
   return parse_set_reply(command, TRY(ask(command)));
 }
 
-Result<Server> find_server(const std::vector<Server>& servers, const std::string& backend,
-                           const std::string& name) {
+Result<Server> find_server(const std::vector<Server>& servers, const std::string& backend, const std::string& name) {
   std::vector<std::string> names;
   for (const auto& server : servers) {
     if (server.name == name) return server;
@@ -233,8 +229,8 @@ Result<Server> find_server(const std::vector<Server>& servers, const std::string
 
 bool is_proxy_name(std::string_view name) {
   return !name.empty() && name.size() < 128 && std::all_of(name.begin(), name.end(), [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
-           c == '_' || c == '.' || c == ':';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' ||
+           c == '.' || c == ':';
   });
 }
 

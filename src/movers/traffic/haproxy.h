@@ -17,8 +17,7 @@ namespace midstream::haproxy {
 
 // Bits of srv_admin_state.
 inline constexpr unsigned kForcedMaint = 0x01;
-inline constexpr unsigned kAnyMaint =
-    0x01 | 0x02 | 0x04 | 0x20 | 0x40;  // forced, inherited, configured, by resolution
+inline constexpr unsigned kAnyMaint = 0x01 | 0x02 | 0x04 | 0x20 | 0x40;  // forced, inherited, configured, by resolution
 inline constexpr unsigned kForcedDrain = 0x08;
 inline constexpr unsigned kAnyDrain = 0x08 | 0x10;
 
@@ -28,6 +27,9 @@ struct Server {
   int initial_weight = 0;  // what the configuration that HAProxy started with says (srv_iweight)
   int op_state = 0;        // 0 stopped, 1 starting, 2 running, 3 stopping
   unsigned admin_state = 0;
+  std::string address;  // numeric; "" where it has none (a unix socket, a name not resolved yet)
+  std::uint16_t port = 0;
+  bool tls = false;  // HAProxy speaks TLS to it
 
   bool takes_traffic() const { return op_state == 2 && (admin_state & (kAnyMaint | kAnyDrain)) == 0; }
   // "UP", "DOWN", "MAINT", "DRAIN" ..., for people.
@@ -76,8 +78,7 @@ class Socket {
 };
 
 // The server `name` of `servers`; refused where the backend has none of that name.
-Result<Server> find_server(const std::vector<Server>& servers, const std::string& backend,
-                           const std::string& name);
+Result<Server> find_server(const std::vector<Server>& servers, const std::string& backend, const std::string& name);
 
 // HAProxy proxy and server names: letters, digits, - _ . :  Anything else could end a command and begin
 // another.

@@ -20,20 +20,35 @@ TEST(ServersState, FindsColumnsByTheirNames) {
   EXPECT_FALSE((*servers)[1].takes_traffic());
 }
 
+TEST(ServersState, OnlyAnAddressWithAPortCanBeAsked) {
+  const auto servers = parse_servers_state(
+      "1\n"
+      "# srv_name srv_addr srv_port srv_use_ssl srv_uweight srv_iweight srv_op_state srv_admin_state\n"
+      "a 10.0.0.7 8080 0 1 1 2 0\n"
+      "b 2001:db8::7 8443 1 1 1 2 0\n"
+      "c - 0 0 1 1 2 0\n"
+      "d /run/d.sock 0 0 1 1 2 0\n");
+  ASSERT_TRUE(servers) << servers.error().text();
+  EXPECT_EQ((*servers)[0].address, "10.0.0.7");
+  EXPECT_EQ((*servers)[0].port, 8080);
+  EXPECT_EQ((*servers)[1].address, "2001:db8::7");
+  EXPECT_TRUE((*servers)[1].tls);
+  EXPECT_EQ((*servers)[2].address, "");
+  EXPECT_EQ((*servers)[3].address, "");
+}
+
 TEST(ServersState, AMessageInsteadOfATableIsAnError) {
   EXPECT_EQ(parse_servers_state("Permission denied\n").error().kind, ErrorKind::refused);
   EXPECT_EQ(parse_servers_state("").error().kind, ErrorKind::corrupt);
   EXPECT_EQ(parse_servers_state("1\n# srv_name srv_uweight\na 1\n").error().kind, ErrorKind::corrupt);
-  EXPECT_EQ(
-      parse_servers_state("1\n# srv_name srv_uweight srv_iweight srv_op_state srv_admin_state\na b c d e\n")
-          .error()
-          .kind,
-      ErrorKind::corrupt);
+  EXPECT_EQ(parse_servers_state("1\n# srv_name srv_uweight srv_iweight srv_op_state srv_admin_state\na b c d e\n")
+                .error()
+                .kind,
+            ErrorKind::corrupt);
 }
 
 TEST(Stat, ReadsQuotedFieldsAndEmptyOnes) {
-  const auto rows =
-      parse_stat("# pxname,svname,scur,last_chk\nweb,old-1,,\"a, \"\"b\"\"\"\nweb,BACKEND,7,\n\n");
+  const auto rows = parse_stat("# pxname,svname,scur,last_chk\nweb,old-1,,\"a, \"\"b\"\"\"\nweb,BACKEND,7,\n\n");
   ASSERT_TRUE(rows) << rows.error().text();
   ASSERT_EQ(rows->size(), 2u);
   EXPECT_EQ(stat_text((*rows)[0], "last_chk"), "a, \"b\"");

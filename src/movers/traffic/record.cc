@@ -25,9 +25,7 @@ fs::path file_for(const Context& context, std::string_view what, std::string_vie
   return context.state / fmt::format("{}-{}.json", what, digest(key));
 }
 
-std::string backend_key(const Target& target) {
-  return target.socket.string() + "\n" + target.backend;
-}
+std::string backend_key(const Target& target) { return target.socket.string() + "\n" + target.backend; }
 std::string drain_key(const Target& target, const std::vector<std::string>& servers) {
   return backend_key(target) + "\n" + join(servers, "\n");
 }
@@ -48,8 +46,7 @@ Result<> save(const Context& context, const fs::path& path, const Json& value) {
 Result<std::vector<std::string>> proxy_names(const Json& desired, std::string_view field) {
   auto names = TRY(get_strings(desired, field));
   for (const auto& name : names) {
-    if (!is_proxy_name(name))
-      return refused(fmt::format("'{}' cannot be the name of a server", printable(name)));
+    if (!is_proxy_name(name)) return refused(fmt::format("'{}' cannot be the name of a server", printable(name)));
   }
   return names;
 }
@@ -107,10 +104,7 @@ Result<> save_origin(const Context& context, const Target& target, const Origin&
     if (const auto& written = origin.written.at(name)) servers[name]["written"] = *written;
   }
   return save(context, file_for(context, "origin", backend_key(target)),
-              {{"move", origin.move},
-               {"backend", target.backend},
-               {"percent", origin.percent},
-               {"servers", servers}});
+              {{"move", origin.move}, {"backend", target.backend}, {"percent", origin.percent}, {"servers", servers}});
 }
 
 Result<> forget_origin(const Context& context, const Target& target) {
@@ -130,8 +124,7 @@ Result<> save_drained(const Context& context, const Target& target, const std::v
               {{"move", context.task.move}, {"backend", target.backend}, {"drained", drained}});
 }
 
-Result<> forget_drained(const Context& context, const Target& target,
-                        const std::vector<std::string>& servers) {
+Result<> forget_drained(const Context& context, const Target& target, const std::vector<std::string>& servers) {
   return remove_file_durably(file_for(context, "drain", drain_key(target, servers)));
 }
 
@@ -145,8 +138,7 @@ Result<> note_instance(const Context& context, const Target& target, const Info&
 }
 
 Result<Instances> compare_instances(const Context& context, const Target& target, const Info& now) {
-  const auto stored =
-      TRY(load(file_for(context, "instances", target.socket.string()))).value_or(Json::array());
+  const auto stored = TRY(load(file_for(context, "instances", target.socket.string()))).value_or(Json::array());
   Instances instances;
   for (const auto& one : stored) {
     const auto pid = TRY(get_int(one, "pid"));
@@ -171,8 +163,7 @@ Result<> note_writing(const Context& context, const Target& target, const std::s
   const auto copy = context.state / fmt::format("original-{}.cfg", digest(target.config.string()));
   std::error_code gone;
   if (!fs::exists(copy, gone)) CHECK_OK(write_file_durably(copy, original));
-  return write_file_durably(context.state / fmt::format("written-{}.cfg", digest(target.config.string())),
-                            bytes);
+  return write_file_durably(context.state / fmt::format("written-{}.cfg", digest(target.config.string())), bytes);
 }
 
 }  // namespace midstream::haproxy

@@ -44,8 +44,7 @@ Result<std::optional<std::vector<std::string>>> load_drained(const Context& cont
                                                              const std::vector<std::string>& servers);
 Result<> save_drained(const Context& context, const Target& target, const std::vector<std::string>& servers,
                       const std::vector<std::string>& drained);
-Result<> forget_drained(const Context& context, const Target& target,
-                        const std::vector<std::string>& servers);
+Result<> forget_drained(const Context& context, const Target& target, const std::vector<std::string>& servers);
 
 // HAProxy processes that our effects went to. A reload starts a process that knows nothing of what was set at
 // run time, while the old one may go on serving its sessions, invisible on the socket.

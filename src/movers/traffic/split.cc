@@ -35,8 +35,7 @@ std::vector<int> scaled(const std::vector<std::int64_t>& parts, std::int64_t top
 
 // How far `weights` are from what is due: of the split first, then of the worst server. In parts of a
 // million, so that equal candidates compare equal.
-std::pair<std::int64_t, std::int64_t> error_of(const Weights& weights,
-                                               const std::vector<std::int64_t>& old_due,
+std::pair<std::int64_t, std::int64_t> error_of(const Weights& weights, const std::vector<std::int64_t>& old_due,
                                                const std::vector<std::int64_t>& new_due) {
   const auto all = static_cast<double>(sum(weights.old_side) + sum(weights.new_side));
   const auto all_due = static_cast<double>(std::accumulate(old_due.begin(), old_due.end(), std::int64_t{0}) +
@@ -44,9 +43,8 @@ std::pair<std::int64_t, std::int64_t> error_of(const Weights& weights,
   auto off = [&](double have, double want) {
     return std::abs(static_cast<std::int64_t>((have / all - want / all_due) * 1e6));
   };
-  const auto side =
-      off(static_cast<double>(sum(weights.new_side)),
-          static_cast<double>(std::accumulate(new_due.begin(), new_due.end(), std::int64_t{0})));
+  const auto side = off(static_cast<double>(sum(weights.new_side)),
+                        static_cast<double>(std::accumulate(new_due.begin(), new_due.end(), std::int64_t{0})));
   std::int64_t worst = 0;
   for (std::size_t i = 0; i < old_due.size(); ++i) {
     worst = std::max(worst, off(weights.old_side[i], static_cast<double>(old_due[i])));
@@ -69,8 +67,7 @@ Weights full_weights(const Weights& found) {
 }
 
 Result<Weights> split_weights(int percent, const Weights& full) {
-  if (percent < 0 || percent > 100)
-    return refused(fmt::format("{} is not a percentage from 0 to 100", percent));
+  if (percent < 0 || percent > 100) return refused(fmt::format("{} is not a percentage from 0 to 100", percent));
   const auto old_sum = sum(full.old_side);
   const auto new_sum = sum(full.new_side);
   if (old_sum == 0 || new_sum == 0) return refused("one side of the split has no server with a weight");
@@ -79,8 +76,8 @@ Result<Weights> split_weights(int percent, const Weights& full) {
 
   const auto old_due = due(full.old_side, (100 - percent) * new_sum);
   const auto new_due = due(full.new_side, percent * old_sum);
-  const auto top = std::max(*std::max_element(old_due.begin(), old_due.end()),
-                            *std::max_element(new_due.begin(), new_due.end()));
+  const auto top =
+      std::max(*std::max_element(old_due.begin(), old_due.end()), *std::max_element(new_due.begin(), new_due.end()));
   std::optional<Weights> best;
   std::pair<std::int64_t, std::int64_t> best_error;
   for (std::int64_t m = 1; m <= kMaxWeight; ++m) {

@@ -30,8 +30,7 @@ TEST(Split, TheEndsAreExactAndAsFound) {
 
 TEST(Split, ManyServersOnEachSide) {
   EXPECT_EQ(split_of(5, {{100, 100}, {100, 100}}), (Weights{{247, 247}, {13, 13}}));
-  EXPECT_EQ(split_of(1, {{7, 7, 7}, {7, 7, 7, 7, 7, 7, 7}}),
-            (Weights{{231, 231, 231}, {1, 1, 1, 1, 1, 1, 1}}));
+  EXPECT_EQ(split_of(1, {{7, 7, 7}, {7, 7, 7, 7, 7, 7, 7}}), (Weights{{231, 231, 231}, {1, 1, 1, 1, 1, 1, 1}}));
 }
 
 TEST(Split, KeepsTheProportionsWithinASide) {

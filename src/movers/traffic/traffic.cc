@@ -6,6 +6,7 @@
 
 #include "base/text.h"
 #include "movers/traffic/kinds.h"
+#include "movers/traffic/watch.h"
 
 namespace midstream {
 
@@ -19,23 +20,27 @@ class TrafficMover final : public Mover {
   Result<> start(const Context&) override { return {}; }
 
   Result<Json> observe(const Context& context, const Json& desired) override {
+    if (is_watch(desired)) return watches_.observe(context, desired);
     return TRY(is_weights(desired)) ? haproxy::observe_weights(context, desired)
                                     : haproxy::observe_drain(context, desired);
   }
 
   Result<Json> apply(const Context& context, const Json& desired) override {
+    if (is_watch(desired)) return Json::object();  // observing is all there is to it
     const bool weights = TRY(is_weights(desired));
     const auto lock = TRY(serialise(context));
     return weights ? haproxy::apply_weights(context, desired) : haproxy::apply_drain(context, desired);
   }
 
   Result<Json> undo(const Context& context, const Json& desired) override {
+    if (is_watch(desired)) return Json::object();  // observing is all there is to it
     const bool weights = TRY(is_weights(desired));
     const auto lock = TRY(serialise(context));
     return weights ? haproxy::undo_weights(context, desired) : haproxy::undo_drain(context, desired);
   }
 
   Result<Json> check(const Context& context, const Json& desired) override {
+    if (is_watch(desired)) return Json::array();  // what it asks for, the weights' own check asks for too
     return haproxy::check_backend(context, desired, TRY(is_weights(desired)));
   }
 
@@ -45,16 +50,18 @@ class TrafficMover final : public Mover {
       return fmt::format("HAProxy's backend {} sends {} % to new (before: {} %)", backend,
                          get_int_or(desired, "percent", -1), get_int_or(desired, "from", -1));
     }
+    if (is_watch(desired)) return fmt::format("compares new with old in HAProxy's backend {}", backend);
     const auto servers = get_strings(desired, "servers");
     return fmt::format("HAProxy's backend {} drains {}", backend, servers ? join(*servers, ", ") : "?");
   }
 
  private:
+  static bool is_watch(const Json& desired) { return get_string_or(desired, "kind", "") == "watch"; }
   static Result<bool> is_weights(const Json& desired) {
     const auto kind = TRY(get_string(desired, "kind"));
     if (kind != "weights" && kind != "drain") {
       return refused(fmt::format("mover traffic knows no kind '{}'", printable(kind)),
-                     "it knows weights and drain");
+                     "it knows weights, drain and watch");
     }
     return kind == "weights";
   }
@@ -65,19 +72,17 @@ class TrafficMover final : public Mover {
     while (!lock.try_lock_for(Millis(20))) {
       if (context.stop.stop_requested())
         return failure(ErrorKind::cancelled, "stopped while another change of HAProxy was under way");
-      if (context.deadline.expired())
-        return failure(ErrorKind::cancelled, "another change of HAProxy took too long");
+      if (context.deadline.expired()) return failure(ErrorKind::cancelled, "another change of HAProxy took too long");
     }
     return lock;
   }
 
   std::timed_mutex effects_;
+  haproxy::Watches watches_;
 };
 
 }  // namespace
 
-std::unique_ptr<Mover> make_traffic_mover() {
-  return std::make_unique<TrafficMover>();
-}
+std::unique_ptr<Mover> make_traffic_mover() { return std::make_unique<TrafficMover>(); }
 
 }  // namespace midstream

@@ -14,7 +14,9 @@
 #include <mutex>
 #include <thread>
 
+#include "base/histogram.h"
 #include "movers/traffic/haproxy.h"
+#include "movers/traffic/watch.h"
 #include "sys/child.h"
 #include "sys/file.h"
 #include "sys/net.h"
@@ -28,12 +30,12 @@ using std::chrono::steady_clock;
 
 class NoPeers final : public Peers {
  public:
-  Result<Json> call(const std::string&, std::string_view, std::string_view, const Json&, const Task&,
-                    Deadline, const std::stop_token&) override {
+  Result<Json> call(const std::string&, std::string_view, std::string_view, const Json&, const Task&, Deadline,
+                    const std::stop_token&) override {
     return refused("no peers here");
   }
-  Result<std::unique_ptr<Stream>> open(const std::string&, std::string_view, const Json&, const Task&,
-                                       Deadline, const std::stop_token&) override {
+  Result<std::unique_ptr<Stream>> open(const std::string&, std::string_view, const Json&, const Task&, Deadline,
+                                       const std::stop_token&) override {
     return refused("no peers here");
   }
 };
@@ -41,8 +43,7 @@ class NoPeers final : public Peers {
 // Answers every request with its name; a request for /hold is answered when released.
 class App {
  public:
-  App(const fs::path& path, std::string name) : name_(std::move(name)) {
-    listener_ = listen_unix(path).value();
+  App(Fd listener, std::string name) : name_(std::move(name)), listener_(std::move(listener)) {
     acceptor_ = std::jthread([this](const std::stop_token& stop) { serve(stop); });
   }
   ~App() { release(); }
@@ -51,6 +52,11 @@ class App {
     held_ = false;
     released_.notify_all();
   }
+  void answer_with(const std::string& status) {
+    std::lock_guard lock(mutex_);
+    status_ = status;
+  }
+  int probed() const { return probed_; }
 
  private:
   void serve(const std::stop_token& stop) {
@@ -58,8 +64,7 @@ class App {
     while (true) {
       auto connection = accept_one(listener_.get(), stop);
       if (!connection) return;
-      sessions.emplace_back(
-          [this, stop, fd = std::move(*connection)]() mutable { answer(std::move(fd), stop); });
+      sessions.emplace_back([this, stop, fd = std::move(*connection)]() mutable { answer(std::move(fd), stop); });
     }
   }
   void answer(Fd fd, const std::stop_token& stop) {
@@ -71,12 +76,18 @@ class App {
       std::unique_lock lock(mutex_);
       released_.wait(lock, [this] { return !held_; });
     }
-    const auto reply = "HTTP/1.1 200 OK\r\nContent-Length: " + std::to_string(name_.size()) +
+    std::unique_lock lock(mutex_);
+    const auto status = status_;
+    lock.unlock();
+    const auto reply = "HTTP/1.1 " + status + "\r\nContent-Length: " + std::to_string(name_.size()) +
                        "\r\nConnection: close\r\n\r\n" + name_;
+    if (std::string_view(buffer, *got).contains("User-Agent: midstream-guard")) ++probed_;
     (void)stream->write_all(reply, Deadline::in(Millis(5'000)), stop);
   }
 
   std::string name_;
+  std::string status_ = "200 OK";
+  std::atomic<int> probed_ = 0;
   Fd listener_;
   std::mutex mutex_;
   std::condition_variable released_;
@@ -110,7 +121,19 @@ class TrafficLab : public testing::Test {
   fs::path config() const { return dir_ / "haproxy.cfg"; }
   fs::path admin() const { return dir_ / "admin.sock"; }
   void start_app(const std::string& name) {
-    apps_[name] = std::make_unique<App>(dir_ / (name + ".sock"), name);
+    apps_[name] = std::make_unique<App>(listen_unix(dir_ / (name + ".sock")).value(), name);
+  }
+  // The servers get addresses, instead of unix sockets.
+  void serve_over_tcp() {
+    for (const auto* name : kServers) {
+      stop_app(name);
+      auto listener = listen_tcp("127.0.0.1", 0).value();
+      ports_[name] = local_port(listener.get()).value();
+      apps_[name] = std::make_unique<App>(std::move(listener), name);
+    }
+    ASSERT_TRUE(write_file_durably(config(), configuration("roundrobin"), 0644));
+    reload();
+    for (const auto* name : kServers) await_state(name, "UP");
   }
   void stop_app(const std::string& name) {
     apps_.erase(name);
@@ -120,7 +143,10 @@ class TrafficLab : public testing::Test {
   std::string configuration(const std::string& balance) const {
     const auto at = dir_.string();
     auto server = [&](const std::string& name, const std::string& options) {
-      return "    server " + name + "  unix@" + at + "/" + name + ".sock " + options + "\n";
+      const auto port = ports_.find(name);
+      const auto where = port == ports_.end() ? "unix@" + at + "/" + name + ".sock "
+                                              : "127.0.0.1:" + std::to_string(port->second) + " ";
+      return "    server " + name + "  " + where + options + "\n";
     };
     return "global\n    stats socket " + at +
            "/admin.sock mode 600 level admin expose-fd listeners\n    stats socket " + at +
@@ -173,8 +199,7 @@ class TrafficLab : public testing::Test {
     auto fd = connect_unix(dir_ / "fe.sock", deadline);
     if (!fd) return std::nullopt;
     auto stream = make_fd_stream(*std::move(fd));
-    if (!stream->write_all("GET " + path + " HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n", deadline,
-                           {}))
+    if (!stream->write_all("GET " + path + " HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n", deadline, {}))
       return std::nullopt;
     std::string answer;
     char buffer[4096];
@@ -201,8 +226,7 @@ class TrafficLab : public testing::Test {
     return out;
   }
   void await_state(const std::string& name, const std::string& state) {
-    await(
-        [&] { return haproxy::find_server(socket().servers("web").value(), "web", name)->state() == state; });
+    await([&] { return haproxy::find_server(socket().servers("web").value(), "web", name)->state() == state; });
   }
 
   Context context() {
@@ -217,6 +241,18 @@ class TrafficLab : public testing::Test {
     auto common = target();
     common.update({{"kind", "drain"}, {"servers", {"web-old-1", "web-old-2"}}});
     return common;
+  }
+  Json watch() const {
+    auto common = target();
+    common.update({{"kind", "watch"}, {"path", "/"}, {"authority", "shop"}, {"rate", 200}, {"timeout_ms", 1'000}});
+    return common;
+  }
+  // Requests that were not the watch's own.
+  static std::int64_t users(const Json& seen) {
+    std::int64_t sum = 0;
+    for (const auto* side : {"old", "new"})
+      sum += seen[side]["requests"].get<std::int64_t>() - seen[side]["probes"].get<std::int64_t>();
+    return sum;
   }
   Json target() const {
     return {{"socket", admin().string()},
@@ -258,14 +294,15 @@ class TrafficLab : public testing::Test {
   std::string original_;
   pid_t master_ = -1;
   std::map<std::string, std::unique_ptr<App>> apps_;
+  std::map<std::string, std::uint16_t> ports_;  // of servers with an address
   NoPeers peers_;
   std::unique_ptr<Mover> mover_ = make_traffic_mover();
 };
 
 TEST_F(TrafficLab, TheSplitIsWhatWasAskedFor) {
   apply(desired(25, 0));
-  EXPECT_EQ(weights(), (std::map<std::string, int>{
-                           {"web-old-1", 255}, {"web-old-2", 255}, {"web-new-1", 85}, {"web-new-2", 85}}));
+  EXPECT_EQ(weights(),
+            (std::map<std::string, int>{{"web-old-1", 255}, {"web-old-2", 255}, {"web-new-1", 85}, {"web-new-2", 85}}));
   auto answers = count(400);
   EXPECT_EQ(answers["failed"], 0);
   EXPECT_NEAR(answers["web-new-1"] + answers["web-new-2"], 100, 2);
@@ -296,8 +333,8 @@ TEST_F(TrafficLab, NoRequestFailsWhileTrafficGoesOverAndBack) {
     under_load();
     before = percent;
   }
-  EXPECT_EQ(weights(), (std::map<std::string, int>{
-                           {"web-old-1", 0}, {"web-old-2", 0}, {"web-new-1", 100}, {"web-new-2", 100}}));
+  EXPECT_EQ(weights(),
+            (std::map<std::string, int>{{"web-old-1", 0}, {"web-old-2", 0}, {"web-new-1", 100}, {"web-new-2", 100}}));
   for (const int percent : {100, 50, 25, 5, 1}) {
     const int from = percent == 100 ? 50 : percent == 50 ? 25 : percent == 25 ? 5 : percent == 5 ? 1 : 0;
     undo(desired(percent, from));
@@ -307,8 +344,8 @@ TEST_F(TrafficLab, NoRequestFailsWhileTrafficGoesOverAndBack) {
   EXPECT_EQ(failed, 0);
   EXPECT_GT(done, 1000);
   EXPECT_EQ(file(), original_);
-  EXPECT_EQ(weights(), (std::map<std::string, int>{
-                           {"web-old-1", 100}, {"web-old-2", 100}, {"web-new-1", 0}, {"web-new-2", 0}}));
+  EXPECT_EQ(weights(),
+            (std::map<std::string, int>{{"web-old-1", 100}, {"web-old-2", 100}, {"web-new-1", 0}, {"web-new-2", 0}}));
 }
 
 TEST_F(TrafficLab, AReloadKeepsTheWeightsAndIsNoticed) {
@@ -416,8 +453,7 @@ TEST_F(TrafficLab, ADrainWaitsForTheLastSession) {
   auto seen = observe(drain());
   EXPECT_EQ(seen["reached"], false);
   EXPECT_EQ(seen["sessions"], 1);
-  EXPECT_NE(seen["why"].get<std::string>().find("1 sessions left on web/web-old-"), std::string::npos)
-      << seen.dump();
+  EXPECT_NE(seen["why"].get<std::string>().find("1 sessions left on web/web-old-"), std::string::npos) << seen.dump();
   EXPECT_EQ(count(20)["failed"], 0);
 
   // A reload hides the session in the old process; it is still waited for.
@@ -478,6 +514,72 @@ TEST_F(TrafficLab, CheckFindsWhatIsMissing) {
   found = failures(desired(5, 0));
   ASSERT_EQ(found.size(), 1u);
   EXPECT_NE(found.begin()->second.find("web-new-1: file 0, running 7"), std::string::npos);
+}
+
+TEST_F(TrafficLab, AWatchSeesUsersAndProbesOfBothSidesAlsoOverAReload) {
+  serve_over_tcp();
+  apply(desired(50, 0));
+  const auto first = observe(watch());
+  EXPECT_TRUE(first["reached"]);
+  (void)count(40);
+  await([&] {
+    const auto seen = observe(watch());
+    return seen["old"]["probes"] >= 20 && seen["new"]["probes"] >= 20;
+  });
+  auto seen = observe(watch());
+  EXPECT_EQ(seen["watch"], first["watch"]);
+  EXPECT_EQ(users(seen), 40) << seen.dump();
+  for (const auto* side : {"old", "new"}) {
+    EXPECT_EQ(seen[side]["failed"], 0);
+    EXPECT_EQ(Histogram::from_json(seen[side]["latency"])->count(), seen[side]["probes"]);
+  }
+  // HAProxy's counters begin anew with a reload; what was counted stays.
+  reload();
+  (void)observe(watch());
+  (void)count(10);
+  EXPECT_EQ(users(observe(watch())), 50);
+}
+
+TEST_F(TrafficLab, AWatchCountsWhatFails) {
+  serve_over_tcp();
+  (void)observe(watch());
+  apps_.at("web-new-1")->answer_with("500 Oops");
+  stop_app("web-new-2");
+  await([&] {
+    const auto seen = observe(watch())["new"];
+    return seen["probes"] >= 20 && seen["failed"] >= 10;
+  });
+  const auto seen = observe(watch());
+  EXPECT_EQ(seen["old"]["failed"], 0);
+}
+
+TEST_F(TrafficLab, AWatchThatNobodyObservesEndsItsProbes) {
+  serve_over_tcp();
+  haproxy::Watches watches(Millis(200));
+  const auto first = watches.observe(context(), watch());
+  ASSERT_TRUE(first) << first.error().text();
+  const auto& app = *apps_.at("web-new-1");
+  await([&] { return app.probed() >= 5; });
+  auto seen = app.probed();
+  auto quiet = Deadline::in(Millis(500));
+  await([&] {
+    if (app.probed() != seen) quiet = Deadline::in(Millis(500));
+    seen = app.probed();
+    return quiet.expired();
+  });
+  EXPECT_NE((*watches.observe(context(), watch()))["watch"], (*first)["watch"]);
+  await([&] { return app.probed() > seen; });
+}
+
+TEST_F(TrafficLab, AWatchRefusesWhatItCannotAsk) {
+  for (const auto& [field, value] : std::map<std::string, Json>{
+           {"rate", 0}, {"rate", 1'001}, {"timeout_ms", 0}, {"path", "/a\r\nX: y"}, {"authority", "a b"}}) {
+    auto wrong = watch();
+    wrong[field] = value;
+    const auto seen = mover_->observe(context(), wrong);
+    ASSERT_FALSE(seen) << field;
+    EXPECT_EQ(seen.error().kind, ErrorKind::refused);
+  }
 }
 
 TEST_F(TrafficLab, ADeadHaproxyIsOneClearError) {

@@ -44,8 +44,7 @@ Result<World> look(const Context& context, const Json& desired) {
   std::error_code failed;
   world.config = std::filesystem::canonical(world.target.config, failed);
   if (failed)
-    return refused(
-        fmt::format("HAProxy's configuration {}: {}", world.target.config.string(), failed.message()));
+    return refused(fmt::format("HAProxy's configuration {}: {}", world.target.config.string(), failed.message()));
   world.file = TRY(read_file(world.config));
   world.written = TRY(written_weights(world.file, world.target.backend, world.target.servers()));
   world.default_weight = TRY(balance_settings(world.file, world.target.backend)).default_weight;
@@ -68,17 +67,15 @@ std::map<std::string, int> weights_now(const World& world) {
 Origin origin_now(const Context& context, const World& world) {
   const auto weights = weights_now(world);
   const double percent = percent_of(by_side(world.target, weights));
-  return {context.task.move, percent < 0 ? 0 : static_cast<int>(std::lround(percent)), weights,
-          world.written};
+  return {context.task.move, percent < 0 ? 0 : static_cast<int>(std::lround(percent)), weights, world.written};
 }
 
 // What `percent` means, given how the backend was found: exactly that again for the percentage found.
 Result<Goal> goal_for(int percent, const Target& target, const Origin& origin) {
   for (const auto& name : target.servers()) {
     if (!origin.weights.contains(name)) {
-      return refused(
-          fmt::format("server {} was not part of the first step on backend {}", name, target.backend),
-          "keep the lists of servers as they were when the move began");
+      return refused(fmt::format("server {} was not part of the first step on backend {}", name, target.backend),
+                     "keep the lists of servers as they were when the move began");
     }
   }
   Goal goal{percent, {}, {}};
@@ -109,13 +106,11 @@ bool same_written(const World& world, const WrittenWeights& wanted) {
 Result<> all_raised_are_up(const World& world, const Goal& goal) {
   for (const auto& [name, server] : world.servers) {
     if (goal.weights.at(name) <= server.weight || server.takes_traffic()) continue;
-    const auto what =
-        fmt::format("server {}/{} is {}: its weight is not raised from {} to {}", world.target.backend, name,
-                    server.state(), server.weight, goal.weights.at(name));
+    const auto what = fmt::format("server {}/{} is {}: its weight is not raised from {} to {}", world.target.backend,
+                                  name, server.state(), server.weight, goal.weights.at(name));
     if (server.state() == "DOWN" || server.state() == "STARTING")
       return retry(what, "HAProxy's health check must pass first");
-    return refused(
-        what, fmt::format("'set server {}/{} state ready' when it may serve", world.target.backend, name));
+    return refused(what, fmt::format("'set server {}/{} state ready' when it may serve", world.target.backend, name));
   }
   return {};
 }
@@ -129,10 +124,9 @@ Result<> somebody_serves(const World& world, const Goal& goal) {
     serves_now = serves_now || server.weight > 0;
   }
   if (!serves_now) return {};
-  return retry(
-      fmt::format("no server of backend {} that would get a weight is UP: the traffic stays where it is",
-                  world.target.backend),
-      "bring one of them up");
+  return retry(fmt::format("no server of backend {} that would get a weight is UP: the traffic stays where it is",
+                           world.target.backend),
+               "bring one of them up");
 }
 
 Result<bool> write_config(const Context& context, const World& world, const Goal& goal) {
@@ -202,19 +196,16 @@ std::string why_not(const World& world, const Goal& goal, const Instances& insta
   for (const auto& [name, weight] : goal.weights) {
     const int now = world.servers.at(name).weight;
     if (now != weight)
-      reasons.push_back(
-          fmt::format("server {}/{} has weight {}, not {}", world.target.backend, name, now, weight));
+      reasons.push_back(fmt::format("server {}/{} has weight {}, not {}", world.target.backend, name, now, weight));
   }
   if (!config_agrees) reasons.push_back(fmt::format("{} says other weights", world.config.string()));
-  if (!reasons.empty() && instances.reloaded)
-    reasons.emplace_back("HAProxy was reloaded since the weights were set");
+  if (!reasons.empty() && instances.reloaded) reasons.emplace_back("HAProxy was reloaded since the weights were set");
   return join(reasons, "; ");
 }
 
 Result<int> percent_field(const Json& desired, std::string_view field) {
   const auto value = TRY(get_int(desired, field));
-  if (value < 0 || value > 100)
-    return refused(fmt::format("{} {} is not a percentage from 0 to 100", field, value));
+  if (value < 0 || value > 100) return refused(fmt::format("{} {} is not a percentage from 0 to 100", field, value));
   return static_cast<int>(value);
 }
 
@@ -228,8 +219,7 @@ Result<Json> observe_weights(const Context& context, const Json& desired) {
   const bool config_agrees = same_written(world, goal.written);
   auto why = why_not(world, goal, instances, config_agrees);
   const bool reached = why.empty();
-  if (reached && instances.reloaded)
-    why = "HAProxy was reloaded since the weights were set; the file kept them";
+  if (reached && instances.reloaded) why = "HAProxy was reloaded since the weights were set; the file kept them";
   Json answer = observation(reached, why);
   const auto rows = TRY(socket_of(context, world.target).stat(world.target.backend));
   for (const auto& [name, server] : world.servers) {

@@ -1,4 +1,4 @@
-#include "probe/http.h"
+#include "base/http.h"
 
 #include <algorithm>
 #include <charconv>
@@ -13,7 +13,8 @@ constexpr std::size_t kMostBytes = 1u << 20;
 
 bool same_name(std::string_view a, std::string_view b) {
   const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; };
-  return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin(), [&](char x, char y) { return lower(x) == lower(y); });
+  return a.size() == b.size() &&
+         std::equal(a.begin(), a.end(), b.begin(), [&](char x, char y) { return lower(x) == lower(y); });
 }
 
 template <class Number>
@@ -54,7 +55,8 @@ HttpAnswer::State HttpAnswer::parse_head(std::size_t end) {
   const std::string_view head(bytes_.data(), end);
   const auto first = std::min(head.find("\r\n"), head.size());
   // "HTTP/1.1 200 OK"
-  if (first < 12 || !head.starts_with("HTTP/1.") || head[8] != ' ' || !parse_number(head.substr(9, 3), status_)) return State::broken;
+  if (first < 12 || !head.starts_with("HTTP/1.") || head[8] != ' ' || !parse_number(head.substr(9, 3), status_))
+    return State::broken;
   auto rest = head.substr(std::min(first + 2, head.size()));
   while (!rest.empty()) {
     const auto line = rest.substr(0, rest.find("\r\n"));
