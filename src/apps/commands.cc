@@ -102,7 +102,7 @@ int follow_running(const CliOptions& options, const Manifest& manifest, const st
     if (!status) break;  // it has ended
   }
   Engine engine;
-  const auto journal = Journal::open_to_read(directory);
+  auto journal = Journal::open_to_read(directory);
   if (!journal) return complain(journal.error(), kFailed);
   const auto records = journal->read();
   if (!records) return complain(records.error(), kFailed);
@@ -189,7 +189,7 @@ int command_rollback(const CliOptions& options, const std::stop_token& stop, boo
   if (!manifest) return complain(manifest.error(), kBadManifest);
   const auto directory = journal_directory(options, manifest->move);
   if (only_before_switch) {
-    const auto journal = Journal::open_to_read(directory);
+    auto journal = Journal::open_to_read(directory);
     if (!journal) return complain(journal.error(), code_of(journal.error()));
     const auto records = journal->read();
     if (!records) return complain(records.error(), kFailed);
@@ -267,7 +267,7 @@ int command_report(const CliOptions& options) {
   const auto manifest = load(options);
   if (!manifest) return complain(manifest.error(), kBadManifest);
   const auto directory = journal_directory(options, manifest->move);
-  const auto journal = Journal::open_to_read(directory);
+  auto journal = Journal::open_to_read(directory);
   if (!journal) return complain(journal.error(), code_of(journal.error()));
   const auto records = journal->read();
   if (!records) return complain(records.error(), kFailed);

@@ -85,6 +85,27 @@ TEST(JournalTest, KeepsRecordsAndOneController) {
   EXPECT_EQ((*records)[1]["type"], "b");
 }
 
+// The lock keeps a second controller out only where it works: not where it was deleted, nor on every network disk.
+TEST(JournalTest, WhoHasNotReadTheLastRecordAddsNothing) {
+  TemporaryDirectory dir;
+  auto first = Journal::open(dir.path);
+  ASSERT_TRUE(first);
+  ASSERT_TRUE(first->append({{{"type", "a"}}}));
+  std::filesystem::remove(dir.path / "lock");
+  auto second = Journal::open(dir.path);
+  ASSERT_TRUE(second);
+  ASSERT_EQ(second->append({{{"type", "b"}}}).error().kind, ErrorKind::fenced) << "it has read nothing";
+  ASSERT_TRUE(second->read());
+  ASSERT_TRUE(second->append({{{"type", "b"}}}));
+  EXPECT_EQ(first->append({{{"type", "c"}}}).error().kind, ErrorKind::fenced);
+  EXPECT_EQ(first->append({{{"type", "c"}}}).error().kind, ErrorKind::fenced) << "and stays so";
+  EXPECT_TRUE(second->append({{{"type", "d"}}}));
+  const auto records = Journal::open_to_read(dir.path)->read();
+  ASSERT_TRUE(records);
+  ASSERT_EQ(records->size(), 3u);
+  EXPECT_EQ((*records)[2]["type"], "d");
+}
+
 TEST(JournalTest, ABrokenFileIsSaidToBeBroken) {
   TemporaryDirectory dir;
   ASSERT_TRUE(write_file_durably(dir.path / "journal.db", std::string(4096, 'x')));

@@ -77,32 +77,47 @@ Result<> Journal::execute(const char* sql) const {
   return {};
 }
 
-Result<std::vector<Json>> Journal::read() const {
-  const auto query = TRY(prepare(db_.get(), "SELECT body FROM record ORDER BY seq"));
+Result<std::vector<Json>> Journal::read() {
+  const auto query = TRY(prepare(db_.get(), "SELECT body, seq FROM record ORDER BY seq"));
   std::vector<Json> records;
   while (true) {
     const int step = sqlite3_step(query.get());
     if (step == SQLITE_DONE) return records;
     if (step != SQLITE_ROW) return database_error(db_.get(), "cannot read");
     records.push_back(TRY(parse_json(reinterpret_cast<const char*>(sqlite3_column_text(query.get(), 0)))));
+    tail_ = sqlite3_column_int64(query.get(), 1);
   }
 }
 
 Result<> Journal::append(const std::vector<Json>& records) {
   if (records.empty()) return {};
   CHECK_OK(execute("BEGIN IMMEDIATE"));
+  auto added = add(records);
+  if (added) added = execute("COMMIT");
+  if (added) {
+    tail_ = sqlite3_last_insert_rowid(db_.get());
+    return {};
+  }
+  [[maybe_unused]] const auto rolled_back = execute("ROLLBACK");  // the first error is the one to tell
+  return added;
+}
+
+// Within the transaction, which keeps every other writer out.
+Result<> Journal::add(const std::vector<Json>& records) {
+  const auto last = TRY(prepare(db_.get(), "SELECT coalesce(max(seq), 0) FROM record"));
+  if (sqlite3_step(last.get()) != SQLITE_ROW) return database_error(db_.get(), "cannot read");
+  if (sqlite3_column_int64(last.get(), 0) != tail_) {
+    return failure(ErrorKind::fenced, "journal: another controller of this move has written to it",
+                   "that one decides now; this one has ended without doing anything more");
+  }
   const auto insert = TRY(prepare(db_.get(), "INSERT INTO record (body) VALUES (?)"));
   for (const auto& record : records) {
     const auto body = record.dump(-1, ' ', false, Json::error_handler_t::replace);
     sqlite3_reset(insert.get());
     sqlite3_bind_text(insert.get(), 1, body.c_str(), static_cast<int>(body.size()), SQLITE_TRANSIENT);
-    if (sqlite3_step(insert.get()) != SQLITE_DONE) {
-      auto failed = database_error(db_.get(), "cannot append");
-      [[maybe_unused]] const auto rolled_back = execute("ROLLBACK");  // the first error is the one to tell
-      return failed;
-    }
+    if (sqlite3_step(insert.get()) != SQLITE_DONE) return database_error(db_.get(), "cannot append");
   }
-  return execute("COMMIT");
+  return {};
 }
 
 }  // namespace midstream

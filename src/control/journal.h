@@ -22,8 +22,9 @@ class Journal {
   static Result<Journal> open_to_read(const std::filesystem::path& directory);
 
   // All records, oldest first.
-  Result<std::vector<Json>> read() const;
-  // Adds records in one transaction; on success they are on disk.
+  Result<std::vector<Json>> read();
+  // Adds records in one transaction, all or none; on success they are on disk. Fenced, and nothing added, where the
+  // last record is not the one that was read or added here: whoever wrote it decides now.
   Result<> append(const std::vector<Json>& records);
 
  private:
@@ -33,9 +34,11 @@ class Journal {
   Journal(std::unique_ptr<sqlite3, Close> db, Fd lock) : db_(std::move(db)), lock_(std::move(lock)) {}
   static Result<Journal> open_with(const std::filesystem::path& directory, int flags, Fd lock);
   Result<> execute(const char* sql) const;
+  Result<> add(const std::vector<Json>& records);
 
   std::unique_ptr<sqlite3, Close> db_;
   Fd lock_;
+  std::int64_t tail_ = 0;  // seq of the last record that was read or added
 };
 
 }  // namespace midstream
