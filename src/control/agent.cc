@@ -216,6 +216,14 @@ Result<Json> Agent::adopt(const Json& request) {
     }
     return persist(adopted);
   }));
+  {
+    // The same epoch again brings peers that were not known the first time.
+    std::lock_guard lock(saved_mutex_);
+    if (saved_["peers"] != listed) {
+      saved_["peers"] = listed;
+      CHECK_OK(write_file_durably(config_.state / "agent.json", saved_.dump(), 0600));
+    }
+  }
   peers_.set(std::move(peers), epoch);
   log_info("agent", "epoch {} adopted", epoch);
   return Json{{"epoch", epoch}};

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <filesystem>
+#include <set>
 #include <thread>
 
 #include "sys/net.h"
@@ -106,9 +107,10 @@ class AgentTest : public ::testing::Test {
     b_.reset();
     fs::remove_all(directory_);
   }
-  Json adopt(Running& agent, std::uint64_t epoch) {
+  Json adopt(Running& agent, std::uint64_t epoch, const std::set<std::string>& listed = {"a", "b"}) {
     Json peers = Json::object();
     for (const auto& [host, one] : {std::pair<std::string, Running*>{"a", a_.get()}, {"b", b_.get()}}) {
+      if (!listed.contains(host)) continue;
       const auto hello = one->ask({{"type", "hello"}, {"move", "autumn"}})["result"];
       peers[host] = {{"address", hello["address"]}, {"port", hello["port"]}, {"fingerprint", hello["fingerprint"]}};
     }
@@ -161,6 +163,22 @@ TEST_F(AgentTest, AgentsAskEachOther) {
   ASSERT_TRUE(adopt(*b_, 1)["ok"]);
   for (int i = 0; i < 3; ++i) EXPECT_EQ(a_->ask(call(1, "ask"))["result"]["n"], 42);
   EXPECT_EQ(a_->ask(call(1, "stream"))["result"]["heard"], "hello back");
+}
+
+// One that is down when the epoch begins keeps nobody waiting, and is made known when it is reached.
+TEST_F(AgentTest, ThePeersOfAnEpochMayBecomeKnownLater) {
+  ASSERT_TRUE(adopt(*a_, 1, {"a"})["ok"]);
+  ASSERT_TRUE(adopt(*b_, 1)["ok"]);
+  EXPECT_FALSE(a_->ask(call(1, "ask"))["ok"]);
+  auto link = a_->link();
+  ASSERT_TRUE(write_message(*link, call(1, "block"), Deadline::in(Millis(5'000)), {}));
+  while (!notes_a_.blocking) std::this_thread::yield();
+  ASSERT_TRUE(adopt(*a_, 1)["ok"]);
+  EXPECT_FALSE(notes_a_.stopped) << "the same epoch again ends nothing";
+  EXPECT_EQ(a_->ask(call(1, "ask"))["result"]["n"], 42);
+  a_.reset();
+  a_ = std::make_unique<Running>(directory_, "a", notes_a_);
+  EXPECT_EQ(a_->ask(call(1, "ask"))["result"]["n"], 42) << "known over a restart";
 }
 
 TEST_F(AgentTest, APeerOfAnOlderEpochIsFenced) {
