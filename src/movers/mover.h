@@ -62,6 +62,8 @@ class Mover {
   // What is true now. Changes nothing and reads the world, not memory. The answer has at least
   //   "reached": bool    whether the desired state holds now
   //   "why":     string  where it does not: what is waited for, in words for the operator
+  //   "held":    bool    (false where missing) an apply stopped half-way, and users wait until it goes on or is undone:
+  //                      then neither pause nor window nor budget keep the engine from going on
   // and the figures that the kind documents (progress, lag, sessions ...).
   virtual Result<Json> observe(const Context& context, const Json& desired) = 0;
 

@@ -259,6 +259,7 @@ Result<Json> AddressesMover::observe(const Context& context, const Json& desired
   }
   Json result = observation(reached, why);
   result["owner"] = owners;
+  result["held"] = std::ranges::any_of(owners, [](const Json& owner) { return owner == "none" || owner == "unknown"; });
   result["titles"] = {{set.to.host, here["title"]}, {set.from.host, there ? (*there)["title"] : Json()}};
   return result;
 }

@@ -240,6 +240,7 @@ Result<Json> observe_switch(const Work& work) {
     out["why"] = fmt::format("the stream of {} back to old does not run yet", database);
   }
   out["owner"] = owner;
+  out["held"] = owner == "none";  // nobody commits, or one database here and another there: only going on ends that
   return out;
 }
 
