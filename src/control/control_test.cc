@@ -203,6 +203,22 @@ TEST(CheckTest, SeveralDatabasesAreNotSwitchedOneByOne) {
   EXPECT_NE(found[0].detail.find("shop and crm"), std::string::npos) << found[0].detail;
 }
 
+// A host that only measures holds up nothing else.
+TEST(PlannerTest, AStepInvolvesTheHostsThatItsMoverAsksAndNoOther) {
+  const auto plan = make_plan(whole_manifest(), {}, no_text);
+  ASSERT_TRUE(plan);
+  const auto hosts = [&](std::string_view id) { return plan->steps[plan->find(id)].hosts; };
+  using List = std::vector<std::string>;
+  EXPECT_EQ(hosts("probe"), List({"out"}));
+  EXPECT_EQ(hosts("db.switch"), List({"new", "old"}));
+  EXPECT_EQ(hosts("web.files-0"), List({"old", "new"}));
+  EXPECT_EQ(hosts("web.files-0-barrier"), List({"old", "new"}));
+  EXPECT_EQ(hosts("web.weights-5"), List({"edge"}));
+  EXPECT_EQ(hosts("web.shop-a-repoint"), List({"edge"}));
+  EXPECT_EQ(hosts("own"), List({"new", "old", "edge"})) << "and the verifier";
+  EXPECT_EQ(hosts("db.end"), List({"new", "old"}));
+}
+
 TEST(PlannerTest, ASubnetWithoutAddressesIsRefused) {
   auto manifest = whole_manifest();
   manifest.subnets[0].addresses.clear();

@@ -19,6 +19,9 @@ namespace midstream {
 namespace {
 constexpr Millis kPeriod{500};   // of status, facts and meter
 constexpr Millis kGrace{10'000};  // beyond a call's own deadline, for its answer to arrive
+constexpr Millis kFresh{5'000};   // older figures of the probe say nothing about now
+constexpr Millis kAdoptLimit{30'000};
+constexpr Millis kMeterLimit{5'000};
 
 // Tells this journal from any other of a move of the same name.
 Result<std::string> random_id() {
@@ -31,7 +34,12 @@ Result<std::string> random_id() {
 // One host's link and the thread that keeps it.
 struct Controller::Host {
   SshTarget target;
-  Json hello;                       // the agent's own words; empty until it was reached once
+  // The epoch that the agent is asked to adopt, until it has; then the listing of peers that it has with it.
+  std::uint64_t wanted = 0;
+  bool asking = false;
+  bool adopted = false;             // of `wanted`, in answer to this link
+  bool announced = false;           // to the engine
+  int listing = -1;
   std::mutex mutex;
   std::condition_variable_any changed;
   bool lost = false;
@@ -51,6 +59,10 @@ Result<std::unique_ptr<Controller>> Controller::open(ControllerOptions options) 
   }
   if (auto saved = read_file(controller->options_.directory / "meter.json")) {
     controller->meter_ = parse_json(*saved).value_or(Json::object());
+  }
+  // Where it is missing or broken, agents are learned of as they are reached.
+  if (auto saved = read_file(controller->options_.directory / "peers.json")) {
+    controller->peers_ = peers_from_json(parse_json(*saved).value_or(Json::object())).value_or(std::map<std::string, PeerAddress>{});
   }
   return controller;
 }
@@ -94,7 +106,6 @@ Result<Ending> Controller::drive(Goal goal, const std::string& until, const std:
     host->keeper = std::jthread([this, raw = host.get()](const std::stop_token& ended) { keep_link(*raw, ended); });
     hosts_.push_back(std::move(host));
   }
-  read_facts();
   CHECK_OK(dispatch(Started{}));
   CHECK_OK(dispatch(Asked{goal, until}));
   auto ending = loop(stop);
@@ -127,10 +138,9 @@ Result<Ending> Controller::loop(const std::stop_token& stop) {
     if (boot_now() >= next_period) {
       next_period = boot_now() + kPeriod;
       read_meter();
-      read_facts();
-      // Before the probe has answered this process, what is used of a budget is unknown, not nothing.
-      if (meter_read_ || !probing()) CHECK_OK(dispatch(facts_));
+      CHECK_OK(tell_facts());
       CHECK_OK(drop_overdue());
+      CHECK_OK(send_adoptions());
       write_status();
     }
   }
@@ -156,7 +166,10 @@ Result<> Controller::dispatch(const Event& event) {
 
 Result<> Controller::send(const Command& command) {
   if (const auto* adopt = std::get_if<Adopt>(&command)) {
-    to_adopt_[adopt->host] = adopt->epoch;
+    if (auto* host = host_of(adopt->host)) {
+      host->wanted = adopt->epoch;
+      host->adopted = host->announced = host->asking = false;
+    }
     return send_adoptions();
   }
   return send_call(std::get<Call>(command));
@@ -166,80 +179,119 @@ Result<> Controller::send_call(const Call& call) {
   const auto verb = call.verb == Call::Verb::apply ? "apply" : call.verb == Call::Verb::undo ? "undo" : "observe";
   const Json message{{"type", "call"}, {"move", engine_.state().plan.move}, {"step", call.step}, {"epoch", call.epoch}, {"mover", call.mover},
                      {"verb", verb}, {"desired", call.desired}, {"deadline_ms", call.deadline_ms}};
-  const auto found = std::ranges::find_if(hosts_, [&](const auto& host) { return host->target.host == call.host; });
-  const auto answered = [this, call](const Result<Json>& result) {
-    post([this, call, result]() -> Result<> {
-      overdue_.reset();
-      if (call.verb == Call::Verb::observe) return dispatch(Observed{call.step, call.epoch, result});
-      const auto direction = call.verb == Call::Verb::apply ? Direction::forward : Direction::back;
-      return dispatch(Outcome{call.step, direction, call.epoch, result});
-    });
-  };
-  if (found == hosts_.end() || !(*found)->link) {
-    answered(failure(ErrorKind::unknown, fmt::format("no link to the agent on {}", call.host)));
+  const auto answered = [this, call](const Result<Json>& result) -> Result<> {
+    if (call.verb == Call::Verb::observe) return dispatch(Observed{call.step, call.epoch, call.number, result});
+    effect_ended_at_ = boot_now();
+    const auto direction = call.verb == Call::Verb::apply ? Direction::forward : Direction::back;
+    CHECK_OK(dispatch(Outcome{call.step, direction, call.epoch, call.number, result}));
+    read_meter();
     return {};
+  };
+  if (auto* host = host_of(call.host); host != nullptr && host->link) {
+    request(*host, message, call.deadline_ms, answered);
+  } else {
+    post([answered, host = call.host] { return answered(failure(ErrorKind::unknown, fmt::format("no link to the agent on {}", host))); });
   }
-  overdue_ = Overdue{call.host, boot_now() + Millis(call.deadline_ms) + kGrace};
-  (*found)->link->request(message, answered);
   return {};
+}
+
+Controller::Host* Controller::host_of(const std::string& name) {
+  const auto found = std::ranges::find_if(hosts_, [&](const auto& host) { return host->target.host == name; });
+  return found == hosts_.end() ? nullptr : found->get();
+}
+
+// Over the host's link, which is up. `done` is called once, on the controller's thread.
+void Controller::request(Host& host, Json message, std::int64_t deadline_ms, std::function<Result<>(const Result<Json>&)> done) {
+  message["deadline_ms"] = deadline_ms;
+  const auto number = ++last_question_;
+  questions_[number] = {host.target.host, boot_now() + Millis(deadline_ms) + kGrace};
+  host.link->request(std::move(message), [this, number, done = std::move(done)](const Result<Json>& result) {
+    post([this, number, done, result] {
+      questions_.erase(number);
+      return done(result);
+    });
+  });
 }
 
 Result<> Controller::drop_overdue() {
-  if (!overdue_ || boot_now() < overdue_->at) return {};
-  const auto host = std::exchange(overdue_, std::nullopt)->host;
-  for (auto& one : hosts_) {
-    if (one->target.host != host || !one->link) continue;
-    one->link.reset();
-    {
-      std::lock_guard lock(one->mutex);
-      one->lost = true;
-      one->changed.notify_all();
-    }
-    if (options_.tell) options_.tell(fmt::format("          {:<8} the agent on {} does not answer in time; its link is made anew", "move", host));
-    return dispatch(LinkLost{host});
+  const auto late = std::ranges::find_if(questions_, [](const auto& one) { return boot_now() >= one.second.overdue_at; });
+  if (late == questions_.end()) return {};
+  const auto name = late->second.host;
+  std::erase_if(questions_, [&](const auto& one) { return one.second.host == name; });
+  auto* host = host_of(name);
+  if (host == nullptr || !host->link) return {};
+  host->link.reset();  // whatever is unanswered ends as unknown
+  {
+    std::lock_guard lock(host->mutex);
+    host->lost = true;
+    host->trouble = "the agent does not answer in time; its link is made anew";
+    host->changed.notify_all();
   }
-  return {};
+  if (options_.tell) options_.tell(fmt::format("          {:<8} the agent on {} does not answer in time; its link is made anew", "move", name));
+  CHECK_OK(dispatch(NotAdopted{name, retry("the agent does not answer in time").error()}));
+  return dispatch(LinkLost{name});
 }
 
-// An adoption carries every agent's address and key, so it waits until each was reached once.
+// An adoption carries the address and key of every agent that is known; when another one becomes known, all adopt the
+// same epoch once more.
 Result<> Controller::send_adoptions() {
-  std::map<std::string, PeerAddress> peers;
   for (const auto& host : hosts_) {
-    if (host->hello.empty()) return {};
-    peers[host->target.host] = {TRY(get_string(host->hello, "address")), static_cast<std::uint16_t>(TRY(get_int(host->hello, "port"))),
-                                TRY(get_string(host->hello, "fingerprint"))};
-  }
-  const auto listed = to_json(peers);
-  for (const auto& host : hosts_) {
-    const auto wanted = to_adopt_.find(host->target.host);
-    if (wanted == to_adopt_.end() || !host->link) continue;
-    const auto epoch = wanted->second;
-    to_adopt_.erase(wanted);
-    host->link->request({{"type", "adopt"}, {"epoch", epoch}, {"journal", journal_id_}, {"peers", listed}, {"deadline_ms", 30'000}},
-                        [this, name = host->target.host, epoch](const Result<Json>& result) {
-                          post([this, name, epoch, result] { return adoption_ended(name, epoch, result); });
-                        });
+    const bool up_to_date = host->adopted && host->listing == listing_;
+    if (host->wanted == 0 || !host->link || host->asking || up_to_date) continue;
+    host->asking = true;
+    request(*host, {{"type", "adopt"}, {"epoch", host->wanted}, {"journal", journal_id_}, {"peers", to_json(peers_)}}, kAdoptLimit.count(),
+            [this, raw = host.get(), epoch = host->wanted, listing = listing_](const Result<Json>& result) {
+              return adoption_ended(*raw, epoch, listing, result);
+            });
   }
   return {};
 }
 
-Result<> Controller::adoption_ended(const std::string& host, std::uint64_t epoch, const Result<Json>& result) {
-  if (epoch != engine_.state().epoch) return {};
-  if (result) return dispatch(Adopted{host, epoch});
-  if (result.error().kind == ErrorKind::fenced) return with_context(result.error(), fmt::format("agent on {}", host));
-  to_adopt_[host] = epoch;  // sent again with the next period, or when the link is up again
+Result<> Controller::adoption_ended(Host& host, std::uint64_t epoch, int listing, const Result<Json>& result) {
+  if (epoch != host.wanted) return {};  // a newer one has been asked for meanwhile
+  host.asking = false;
+  if (result) {
+    host.adopted = true;
+    host.listing = listing;
+    CHECK_OK(announce_adoptions());
+    return send_adoptions();
+  }
+  if (result.error().kind == ErrorKind::fenced) return with_context(result.error(), fmt::format("agent on {}", host.target.host));
+  return dispatch(NotAdopted{host.target.host, result.error()});  // asked again with the next period, or when the link is up again
+}
+
+// To the engine an agent counts once it knows of all others that count: a step could else ask for a peer in vain.
+Result<> Controller::announce_adoptions() {
+  const auto behind = [&](const auto& host) { return host->adopted && host->listing != listing_; };
+  if (std::ranges::any_of(hosts_, behind)) return {};
+  std::vector<Host*> ready;
+  for (const auto& host : hosts_) {
+    if (!host->adopted || host->announced) continue;
+    host->announced = true;
+    ready.push_back(host.get());
+  }
+  for (const auto* host : ready) CHECK_OK(dispatch(Adopted{host->target.host, host->wanted}));
   return {};
 }
 
 Result<> Controller::link_up(Host& host, std::shared_ptr<AgentLink> link) {
-  host.hello = link->hello();
+  const auto& hello = link->hello();
+  const auto known = peers_;
+  peers_[host.target.host] = {TRY(get_string(hello, "address")), static_cast<std::uint16_t>(TRY(get_int(hello, "port"))),
+                              TRY(get_string(hello, "fingerprint"))};
   host.link = std::move(link);
+  host.adopted = host.announced = host.asking = false;
+  if (to_json(peers_) != to_json(known)) {
+    ++listing_;
+    CHECK_OK(write_file_durably(options_.directory / "peers.json", to_json(peers_).dump()));
+  }
   return send_adoptions();
 }
 
 Result<> Controller::link_lost(Host& host) {
   if (!host.link) return {};
   host.link.reset();
+  host.adopted = host.announced = host.asking = false;
   if (options_.tell) options_.tell(fmt::format("          {:<8} link to the agent on {} is lost; it is sought again", "move", host.target.host));
   return dispatch(LinkLost{host.target.host});
 }
@@ -264,8 +316,11 @@ void Controller::keep_link(Host& host, const std::stop_token& stop) {
     }();
     if (!attempt) {
       installed = false;  // the host may have been made anew: the next attempt looks
-      std::lock_guard lock(host.mutex);
-      host.trouble = attempt.error().text();
+      {
+        std::lock_guard lock(host.mutex);
+        host.trouble = attempt.error().text();
+      }
+      post([this, &host, why = attempt.error()] { return dispatch(NotAdopted{host.target.host, why}); });
     } else {
       post([this, &host, link = std::move(*attempt)] { return link_up(host, link); });
       std::unique_lock lock(host.mutex);
@@ -284,15 +339,16 @@ Result<Json> Controller::answer_operator(const Json& request) {
   auto answer = promise->get_future();
   post([this, verb, promise]() -> Result<> {
     if (verb == "status") {
-      promise->set_value(status_json(engine_, meter_));
+      promise->set_value(status());
       return {};
     }
-    const auto goal = verb == "rollback" ? Goal::back : verb == "finish" ? Goal::finish : verb == "run" ? Goal::run : Goal::idle;
+    const bool abort = verb == "abort";
+    const auto goal = verb == "rollback" || abort ? Goal::back : verb == "finish" ? Goal::finish : verb == "run" ? Goal::run : Goal::idle;
     if (goal == Goal::idle && verb != "pause" && verb != "continue") {
       promise->set_value(refused(fmt::format("the controller knows no '{}'", verb)));
       return {};
     }
-    if (auto objection = goal == Goal::idle ? std::nullopt : engine_.objection(goal)) {
+    if (auto objection = abort ? engine_.objection_to_abort() : goal == Goal::idle ? std::nullopt : engine_.objection(goal)) {
       promise->set_value(std::unexpected(*objection));
       return {};
     }
@@ -305,27 +361,25 @@ Result<Json> Controller::answer_operator(const Json& request) {
 
 // The measured downtime, asked of the probe's host beside whatever is going on.
 void Controller::read_meter() {
-  if (meter_asked_ || !to_adopt_.empty()) return;
+  if (meter_asked_ || !probing()) return;
   const auto& state = engine_.state();
-  const int index = state.plan.find("probe");
-  if (index < 0 || state.steps[index].progress != Progress::done) return;
-  const auto& step = state.plan.steps[index];
-  const auto found = std::ranges::find_if(hosts_, [&](const auto& host) { return host->target.host == step.host; });
-  if (found == hosts_.end() || !(*found)->link) return;
+  const auto& step = state.plan.steps[state.plan.find("probe")];
+  auto* host = host_of(step.host);
+  if (host == nullptr || !host->link || !host->adopted) return;
   meter_asked_ = true;
-  (*found)->link->request({{"type", "call"}, {"move", state.plan.move}, {"step", step.id}, {"epoch", state.epoch}, {"mover", step.mover},
-                           {"verb", "observe"}, {"desired", step.desired}, {"deadline_ms", 5'000}},
-                          [this](const Result<Json>& result) {
-                            post([this, result]() -> Result<> {
-                              meter_asked_ = false;
-                              // An unanswered question leaves the last figures standing; the meter itself counts a gap as unknown.
-                              if (result && result->contains("services")) {
-                                meter_ = *result;
-                                meter_read_ = true;
-                              }
-                              return {};
-                            });
-                          });
+  request(*host,
+          {{"type", "call"}, {"move", state.plan.move}, {"step", step.id}, {"epoch", state.epoch}, {"mover", step.mover}, {"verb", "observe"},
+           {"desired", step.desired}},
+          kMeterLimit.count(), [this, asked_at = boot_now()](const Result<Json>& result) { return meter_answered(asked_at, result); });
+}
+
+// An unanswered question leaves the last figures standing for status and report; the engine is not told of them again.
+Result<> Controller::meter_answered(std::chrono::nanoseconds asked_at, const Result<Json>& result) {
+  meter_asked_ = false;
+  if (!result || !result->contains("services")) return {};
+  meter_ = *result;
+  measured_at_ = asked_at;
+  return tell_facts();
 }
 
 void Controller::last_meter(Deadline deadline) {
@@ -353,31 +407,36 @@ bool Controller::probing() const {
   return index >= 0 && engine_.state().steps[index].progress == Progress::done;
 }
 
-void Controller::read_facts() {
-  facts_.downtime_ms.clear();
-  for (const auto& service : meter_.value("services", Json::array())) {
-    facts_.downtime_ms[get_string_or(service, "name", "")] = get_int_or(service.value("downtime_ms", Json::object()), "upper", 0);
-  }
-  facts_.window_open = true;
+// Nothing measured is unknown, not nothing; and what was measured before the last effect ended says nothing about it.
+Result<> Controller::tell_facts() {
+  Facts facts;
   if (const auto& window = options_.manifest.rules.window) {
     const auto open = window_open(*window, wall_now_ms());
-    facts_.window_open = open && *open;
+    facts.window_open = open && *open;
   }
-  if (!to_adopt_.empty()) {
-    if (auto sent = send_adoptions(); !sent) log_warn("controller", "{}", sent.error().text());
+  if (!probing()) return dispatch(facts);
+  if (!measured_at_ || boot_now() - *measured_at_ > kFresh) return dispatch(NoFacts{});
+  if (*measured_at_ < effect_ended_at_) return {};
+  for (const auto& service : meter_.value("services", Json::array())) {
+    facts.downtime_ms[get_string_or(service, "name", "")] = get_int_or(service.value("downtime_ms", Json::object()), "upper", 0);
   }
+  return dispatch(facts);
 }
 
-void Controller::write_status() {
-  auto status = status_json(engine_, meter_);
+Json Controller::status() {
+  auto out = status_json(engine_, meter_);
   Json trouble = Json::object();
   for (const auto& host : hosts_) {
     std::lock_guard lock(host->mutex);
     if (!host->trouble.empty()) trouble[host->target.host] = host->trouble;
   }
-  status["unreachable"] = std::move(trouble);
+  out["unreachable"] = std::move(trouble);
+  return out;
+}
+
+void Controller::write_status() {
   // For readers without a controller; nothing depends on it.
-  if (auto saved = write_file_durably(options_.directory / "status.json", status.dump(-1, ' ', false, Json::error_handler_t::replace)); !saved) {
+  if (auto saved = write_file_durably(options_.directory / "status.json", status().dump(-1, ' ', false, Json::error_handler_t::replace)); !saved) {
     log_warn("controller", "{}", saved.error().text());
   }
 }

@@ -16,6 +16,7 @@
 
 #include "control/journal.h"
 #include "control/link.h"
+#include "control/peers.h"
 #include "engine/engine.h"
 #include "manifest/manifest.h"
 
@@ -49,6 +50,7 @@ class Controller {
   Result<Ending> drive(Goal goal, const std::string& until, const std::stop_token& stop);
 
   const State& state() const { return engine_.state(); }
+  std::optional<Error> objection_to_abort() const { return engine_.objection_to_abort(); }
   // The probe's figures as last read; {} before.
   const Json& meter() const { return meter_; }
 
@@ -61,18 +63,22 @@ class Controller {
   Result<> dispatch(const Event& event);
   Result<> send(const Command& command);
   Result<> send_call(const Call& call);
+  Host* host_of(const std::string& name);
+  void request(Host& host, Json message, std::int64_t deadline_ms, std::function<Result<>(const Result<Json>&)> done);
   Result<> send_adoptions();
-  Result<> adoption_ended(const std::string& host, std::uint64_t epoch, const Result<Json>& result);
+  Result<> adoption_ended(Host& host, std::uint64_t epoch, int listing, const Result<Json>& result);
+  Result<> announce_adoptions();
   Result<> link_up(Host& host, std::shared_ptr<AgentLink> link);
   Result<> link_lost(Host& host);
   Result<> drop_overdue();
   void keep_link(Host& host, const std::stop_token& stop);
   Result<Json> answer_operator(const Json& request);
-  Result<> do_operator(const std::string& verb);
   void read_meter();
+  Result<> meter_answered(std::chrono::nanoseconds asked_at, const Result<Json>& result);
   bool probing() const;
-  void read_facts();
+  Result<> tell_facts();
   void last_meter(Deadline deadline);
+  Json status();
   void write_status();
 
   ControllerOptions options_;
@@ -81,19 +87,22 @@ class Controller {
   std::string manifest_recorded_;
   std::string journal_id_;
   Json meter_ = Json::object();
-  Facts facts_;
   std::optional<std::int64_t> wake_at_;
   std::vector<std::unique_ptr<Host>> hosts_;
-  std::map<std::string, std::uint64_t> to_adopt_;  // host -> epoch
+  std::map<std::string, PeerAddress> peers_;  // every agent that was ever reached, also by an earlier controller
+  int listing_ = 0;                           // counts the changes of peers_
   bool meter_asked_ = false;
-  bool meter_read_ = false;  // by this process
-  bool ended_ = false;       // nothing is decided any more
-  // The engine waits for one answer at a time; one that is overdue ends its link, and the engine observes anew.
-  struct Overdue {
+  // By the clock since boot. The figures count from when they were asked for; before this process has any, never.
+  std::optional<std::chrono::nanoseconds> measured_at_;
+  std::chrono::nanoseconds effect_ended_at_{0};
+  bool ended_ = false;  // nothing is decided any more
+  // What was asked of an agent and is not answered. One that is overdue ends its link, and everything is asked anew.
+  struct Question {
     std::string host;
-    std::chrono::nanoseconds at;
+    std::chrono::nanoseconds overdue_at;
   };
-  std::optional<Overdue> overdue_;
+  std::map<std::uint64_t, Question> questions_;
+  std::uint64_t last_question_ = 0;
 
   std::mutex mutex_;
   std::condition_variable_any posted_;

@@ -40,6 +40,7 @@ class Builder {
     step.phase = std::move(phase);
     step.service = std::move(service);
     step.host = std::move(host);
+    step.hosts = involved(step.host, desired);
     step.text = describe_(mover, desired);
     step.mover = std::move(mover);
     step.desired = std::move(desired);
@@ -62,6 +63,19 @@ class Builder {
     step.text = std::move(text);
     step.deadline_ms = std::max<std::int64_t>(span.count(), 1);
     plan_.steps.push_back(std::move(step));
+  }
+
+  // The hosts whose agents a step may set to work: its own, and every one that its desired state names. Whoever else is
+  // out of reach does not hold it up.
+  std::vector<std::string> involved(const std::string& host, const Json& desired) const {
+    std::vector<std::string> hosts{host};
+    for (const auto* key : {"from", "to", "old", "new", "verifier"}) {
+      const auto named = desired.value(key, Json());
+      const auto name = named.is_object() ? get_string_or(named, "host", "") : named.is_string() ? named.get<std::string>() : "";
+      if (manifest_.host(name) == nullptr || std::ranges::find(hosts, name) != hosts.end()) continue;
+      hosts.push_back(name);
+    }
+    return hosts;
   }
 
   static Json with(Json base, std::string kind, const Json& more = Json::object()) {

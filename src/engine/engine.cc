@@ -49,10 +49,14 @@ Effects Engine::handle(std::int64_t now, const Event& event) {
   std::visit(
       [&](const auto& e) {
         using T = std::decay_t<decltype(e)>;
-        if constexpr (std::is_same_v<T, Started> || std::is_same_v<T, LinkLost>) {
+        if constexpr (std::is_same_v<T, Started>) {
           renew_epoch(flight);
+        } else if constexpr (std::is_same_v<T, LinkLost>) {
+          link_lost(flight, e.host);
         } else if constexpr (std::is_same_v<T, Adopted>) {
           adopted(e);
+        } else if constexpr (std::is_same_v<T, NotAdopted>) {
+          if (!adopted_.contains(e.host)) not_adopted_.insert_or_assign(e.host, e.why);
         } else if constexpr (std::is_same_v<T, Asked>) {
           asked(flight, e);
         } else if constexpr (std::is_same_v<T, Paused>) {
@@ -63,6 +67,8 @@ Effects Engine::handle(std::int64_t now, const Event& event) {
           observed(flight, e);
         } else if constexpr (std::is_same_v<T, Facts>) {
           facts_ = e;
+        } else if constexpr (std::is_same_v<T, NoFacts>) {
+          facts_.reset();
         }
       },
       event);
@@ -70,12 +76,13 @@ Effects Engine::handle(std::int64_t now, const Event& event) {
   return std::move(flight.effects);
 }
 
-// Whatever is under way becomes unknown; every agent ends it before it answers for the new epoch.
+// Whatever is under way becomes unknown; the agents end it before they answer for the new epoch.
 void Engine::renew_epoch(Flight& flight) {
   record(flight, {{"type", "epoch"}, {"epoch", state_.epoch + 1}});
   adopted_.clear();
   in_flight_ = false;
   resolve_ = true;
+  looked_ = false;
   asked_in_vain_ = 0;
   not_before_ = 0;
   seen_ = Json::object();
@@ -85,7 +92,17 @@ void Engine::renew_epoch(Flight& flight) {
 // An answer to an earlier epoch may come late; it says nothing about what this one has ended.
 void Engine::adopted(const Adopted& adoption) {
   const bool ours = std::ranges::find(state_.plan.hosts, adoption.host) != state_.plan.hosts.end();
-  if (ours && adoption.epoch == state_.epoch) adopted_.insert(adoption.host);
+  if (!ours || adoption.epoch != state_.epoch) return;
+  adopted_.insert(adoption.host);
+  not_adopted_.erase(adoption.host);
+}
+
+// Only the link that a call's answer comes by can lose it: what goes on elsewhere is left alone. The agent behind a
+// link that is made anew may be another one, with nothing adopted, so it is asked again.
+void Engine::link_lost(Flight& flight, const std::string& host) {
+  const int index = running_index();
+  if (in_flight_ && index >= 0 && state_.plan.steps[index].host == host) return renew_epoch(flight);
+  if (adopted_.erase(host) > 0) flight.effects.commands.push_back(Adopt{host, state_.epoch});
 }
 
 std::optional<Error> Engine::objection(Goal goal) const {
@@ -110,6 +127,19 @@ std::optional<Error> Engine::objection(Goal goal) const {
   return std::nullopt;
 }
 
+std::optional<Error> Engine::objection_to_abort() const {
+  const int first = phase_index("switch");
+  for (std::size_t i = 0; i < state_.steps.size(); ++i) {
+    const auto& step = state_.plan.steps[i];
+    const auto progress = state_.steps[i].progress;
+    if (step.kind != StepKind::effect || phase_index(step.phase) < first) continue;
+    if (progress == Progress::pending || progress == Progress::undone) continue;
+    return Error{ErrorKind::refused, fmt::format("'{}' was begun: abort is for before the first switch", step.id),
+                 "use `rollback`"};
+  }
+  return objection(Goal::back);
+}
+
 void Engine::asked(Flight& flight, const Asked& ask) {
   if (objection(ask.goal)) return;
   const bool turning = ask.goal == Goal::back && state_.goal != Goal::back;
@@ -132,9 +162,24 @@ int Engine::running_index() const {
   return -1;
 }
 
+// The step that is under way, or comes next on the way to the goal.
+int Engine::next_index() const {
+  if (const int running = running_index(); running >= 0) return running;
+  if (state_.goal == Goal::idle || state_.complete()) return -1;
+  const int count = static_cast<int>(state_.steps.size());
+  for (int i = 0; i < count; ++i) {
+    const int index = state_.goal == Goal::back ? count - 1 - i : i;
+    if ((state_.steps[index].progress == Progress::done) == (state_.goal == Goal::back)) return index;
+  }
+  return -1;
+}
+
+bool Engine::all_adopted(const Step& step) const {
+  return std::ranges::all_of(step.hosts, [&](const auto& host) { return adopted_.contains(host); });
+}
+
 void Engine::proceed(Flight& flight) {
   if (state_.plan.steps.empty() || in_flight_ || state_.stopped) return;
-  if (adopted_.size() < state_.plan.hosts.size()) return;
   if (state_.goal == Goal::run || state_.goal == Goal::finish) forward(flight);
   if (state_.goal == Goal::back) backward(flight);
 }
@@ -151,7 +196,7 @@ void Engine::forward(Flight& flight) {
     }
     if (state_.paused) return;
     const auto& step = state_.plan.steps[index];
-    if (bounded(step) && !facts_) return;
+    if (!all_adopted(step) || (bounded(step) && !facts_)) return;
     if (auto why = refusal(step)) return stop(flight, step.id, *why);
     begin(flight, index, Direction::forward);
   }
@@ -162,6 +207,10 @@ void Engine::backward(Flight& flight) {
     const auto progress = state_.steps[index].progress;
     if (progress == Progress::pending || progress == Progress::undone) continue;
     const auto& step = state_.plan.steps[index];
+    // Between two steps nothing is held. One that was left half-way is first undone, paused or not.
+    if (state_.paused && progress == Progress::done) return;
+    // A wait that was under way may still be looking.
+    if ((step.kind == StepKind::effect || progress == Progress::running) && !all_adopted(step)) return;
     if (step.kind != StepKind::effect) {
       record(flight,
              {{"type", "outcome"}, {"step", step.id}, {"direction", "back"}, {"ok", true}, {"result", Json::object()}});
@@ -215,6 +264,7 @@ void Engine::begin(Flight& flight, int index, Direction direction) {
                   {"attempt", fresh ? 1 : attempt},
                   {"epoch", state_.epoch}});
   resolve_ = false;
+  looked_ = false;
   asked_in_vain_ = 0;
   not_before_ = 0;
   seen_ = Json::object();
@@ -229,8 +279,10 @@ void Engine::send(Flight& flight, int index, Call::Verb verb) {
   const auto& step = state_.plan.steps[index];
   const auto deadline =
       verb == Call::Verb::observe ? std::min<std::int64_t>(step.deadline_ms, 15'000) : step.deadline_ms;
-  flight.effects.commands.push_back(Call{verb, step.id, step.host, step.mover, step.desired, state_.epoch, deadline});
+  flight.effects.commands.push_back(
+      Call{verb, step.id, step.host, step.mover, step.desired, state_.epoch, ++calls_, deadline});
   in_flight_ = true;
+  observing_ = verb == Call::Verb::observe;
 }
 
 // A forward step that is under way with no command out.
@@ -243,26 +295,51 @@ void Engine::drive(Flight& flight, int index) {
     return flight.wake(end);
   }
   if (flight.now < not_before_) return flight.wake(not_before_);
+  if (!all_adopted(step)) return;
   if (step.kind == StepKind::wait || resolve_) return send(flight, index, Call::Verb::observe);
-  begin(flight, index, Direction::forward);
+  try_again(flight, index);
+}
+
+// A forward effect whose last attempt is over without success. To try again is to begin again: pause, window and budget
+// have their say anew. Where they object, what the attempt left is looked at first: if users wait on it ("held"), going
+// on is what lets them go; else nothing is held and it stays as it is. docs/decisions/0007-tried-again.md.
+void Engine::try_again(Flight& flight, int index) {
+  const auto& step = state_.plan.steps[index];
+  const bool blind = bounded(step) && !facts_;
+  const auto why = blind ? std::nullopt : refusal(step);
+  if (!state_.paused && !blind && !why) return begin(flight, index, Direction::forward);
+  if (!looked_) return send(flight, index, Call::Verb::observe);
+  if (get_bool_or(seen_, "held", false)) return begin(flight, index, Direction::forward);
+  if (!state_.paused && !blind) stop(flight, step.id, *why);
+}
+
+bool Engine::awaited(bool observing, std::string_view step, std::uint64_t epoch, std::uint64_t number) const {
+  const int index = running_index();
+  return in_flight_ && observing == observing_ && epoch == state_.epoch && number == calls_ && index >= 0 &&
+         state_.plan.steps[index].id == step;
 }
 
 void Engine::ended(Flight& flight, const Outcome& outcome) {
+  if (!awaited(false, outcome.step, outcome.epoch, outcome.number)) return;
   const int index = running_index();
-  if (index < 0 || !in_flight_ || outcome.epoch != state_.epoch || state_.plan.steps[index].id != outcome.step) return;
   in_flight_ = false;
   if (outcome.result) return succeed(flight, index, *outcome.result, false);
   fail(flight, index, outcome.result.error());
 }
 
 void Engine::observed(Flight& flight, const Observed& observation) {
+  if (!awaited(true, observation.step, observation.epoch, observation.number)) return;
   const int index = running_index();
-  if (index < 0 || !in_flight_ || observation.epoch != state_.epoch || state_.plan.steps[index].id != observation.step)
-    return;
   in_flight_ = false;
   const auto& step = state_.plan.steps[index];
   if (!observation.result && !transient(observation.result.error().kind))
     return fail(flight, index, observation.result.error());
+  // The look itself may still be going on: the new epoch ends it.
+  if (!observation.result && observation.result.error().kind == ErrorKind::unknown) {
+    const int in_vain = asked_in_vain_;
+    renew_epoch(flight);
+    asked_in_vain_ = in_vain;
+  }
   if (observation.result) seen_ = *observation.result;
   const bool reached = observation.result && get_bool_or(*observation.result, "reached", false);
   if (reached) return succeed(flight, index, *observation.result, step.kind == StepKind::effect);
@@ -280,6 +357,7 @@ void Engine::observed(Flight& flight, const Observed& observation) {
   }
   if (observation.result) {  // the effect did not happen, or only in part: apply is idempotent and completes it
     resolve_ = false;
+    looked_ = true;
     return;
   }
   if (++asked_in_vain_ >= kResolveAttempts) return stop(flight, step.id, observation.result.error());
@@ -295,6 +373,8 @@ void Engine::succeed(Flight& flight, int index, const Json& result, bool by_obse
              {"result", result}};
   if (by_observation) entry["observed"] = true;
   record(flight, std::move(entry));
+  const auto& step = state_.plan.steps[index];
+  if (step.kind == StepKind::effect && step.expected_blackout_ms > 0) facts_.reset();
   resolve_ = false;
   not_before_ = 0;
 }
@@ -308,6 +388,7 @@ void Engine::fail(Flight& flight, int index, const Error& error) {
                   {"ok", false},
                   {"error", to_json(error)}});
   const int attempt = state_.steps[index].attempt;
+  if (step.kind == StepKind::effect && bounded(step)) facts_.reset();
   // Unknown: work may still be going on, perhaps at a peer of that agent. The new epoch ends it everywhere.
   if (error.kind == ErrorKind::unknown) renew_epoch(flight);
   if (!transient(error.kind) || attempt >= step.attempts) return stop(flight, step.id, error);
@@ -319,24 +400,37 @@ void Engine::stop(Flight& flight, const std::string& step, const Error& error) {
   record(flight, {{"type", "stopped"}, {"step", step}, {"error", to_json(error)}});
 }
 
+std::string Engine::waiting_for_agents(const Step& step) const {
+  std::string missing;
+  for (const auto& host : step.hosts) {
+    if (adopted_.contains(host)) continue;
+    missing += (missing.empty() ? "" : ", ") + host;
+    if (const auto why = not_adopted_.find(host); why != not_adopted_.end())
+      missing += fmt::format(" ({})", why->second.text());
+  }
+  return fmt::format("'{}' waits for the agent on {}", step.id, missing);
+}
+
 std::string Engine::waiting() const {
   if (state_.stopped) return fmt::format("stopped at '{}': {}", state_.stopped_step, state_.stopped->text());
-  if (state_.complete()) return "";
-  if (adopted_.size() < state_.plan.hosts.size()) {
-    std::string missing;
-    for (const auto& host : state_.plan.hosts) {
-      if (!adopted_.contains(host)) missing += (missing.empty() ? "" : ", ") + host;
-    }
-    return fmt::format("waits for the agent on {}", missing);
-  }
-  const int index = running_index();
-  if (index < 0 && state_.paused) return "paused; `continue` goes on";
-  if (index < 0) return facts_ || state_.goal == Goal::idle ? "" : "waits for the measured downtime and the window";
+  const int index = next_index();
+  if (index < 0) return "";
+  const auto& step = state_.plan.steps[index];
   const auto& at = state_.steps[index];
+  const bool under_way = running_index() >= 0;
+  const std::string_view pause = state_.paused ? "; then paused, `continue` goes on" : "";
+  if (!under_way && state_.paused) return "paused; `continue` goes on";
+  if (!in_flight_ && !all_adopted(step)) return waiting_for_agents(step) + std::string(pause);
+  const bool forward = state_.goal != Goal::back;
+  if (forward && !in_flight_ && (!under_way || looked_) && bounded(step) && !facts_)
+    return fmt::format("'{}' waits for the measured downtime and the window", step.id);
+  if (!under_way) return "";
+  if (looked_ && !in_flight_ && state_.paused)
+    return fmt::format("paused, '{}' is not in effect; `continue` tries it again", step.id);
   const auto why = get_string_or(seen_, "why", "");
-  if (!why.empty()) return fmt::format("'{}' waits: {}", state_.plan.steps[index].id, why);
-  if (at.error) return fmt::format("'{}' is tried again: {}", state_.plan.steps[index].id, at.error->what);
-  return fmt::format("'{}' is under way", state_.plan.steps[index].id);
+  if (!why.empty()) return fmt::format("'{}' waits: {}{}", step.id, why, pause);
+  if (at.error) return fmt::format("'{}' is tried again: {}{}", step.id, at.error->what, pause);
+  return fmt::format("'{}' is under way{}", step.id, pause);
 }
 
 }  // namespace midstream

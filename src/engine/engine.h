@@ -4,8 +4,13 @@
 // wake. The shell stores and syncs the records first and only then sends the commands: intent before the effect,
 // outcome after. Starting and recovering are the same: fold the journal, then handle(Started).
 //
-// An intent without an outcome is resolved by observing, never by repeating blindly; before that every agent has
-// adopted the new epoch, which ends all that an earlier controller set going.
+// An intent without an outcome is resolved by observing, never by repeating blindly; before that every agent that the
+// step involves has adopted the new epoch, which ends all that an earlier controller set going. At most one step is
+// under way, so no other host can hold work of an earlier epoch: a host that a step does not involve never holds it up.
+//
+// One answer a call. At most one call is out at any time; the shell owes exactly one Outcome or Observed for it, with
+// the call's epoch and number, or a LinkLost for its host. Duplicates, late answers and answers to earlier epochs are
+// ignored, so that a shell may deliver them.
 #pragma once
 
 #include <cstdint>
@@ -38,27 +43,38 @@ struct Adopted {                                  // that agent has adopted this
   std::string host;
   std::uint64_t epoch;
 };
-struct LinkLost { std::string host; };            // what was under way there is unknown
+struct NotAdopted {                               // it cannot be reached, or answers so; the shell asks it again
+  std::string host;
+  Error why;
+};
+struct LinkLost { std::string host; };            // what was called there has no answer any more
 struct Asked { Goal goal; std::string until; };   // the operator; `until` is a phase or ""
 struct Paused { bool paused; };
 struct Outcome {                                  // of an apply or undo
   std::string step;
   Direction direction;
   std::uint64_t epoch;
+  std::uint64_t number;
   Result<Json> result;
 };
 struct Observed {                                 // of an observe
   std::string step;
   std::uint64_t epoch;
+  std::uint64_t number;
   Result<Json> result;
 };
 // clang-format on
-struct Facts {  // what bounds us: measured downtime and the window. Before the first, no step begins that they bound
+// What bounds us: measured downtime and the window. Measured after the last answer that the engine was given: an attempt
+// that failed, or a step that was expected to be felt, makes what was told before it worthless. Without facts no step
+// begins that they bound; going back is never bounded.
+struct Facts {
   std::map<std::string, std::int64_t> downtime_ms;  // upper bound used so far, per service
   bool window_open = true;
 };
-struct Tick {};  // time has come
-using Event = std::variant<Started, Adopted, LinkLost, Asked, Paused, Outcome, Observed, Facts, Tick>;
+struct NoFacts {};  // they cannot be had at present: nobody measures
+struct Tick {};     // time has come
+using Event =
+    std::variant<Started, Adopted, NotAdopted, LinkLost, Asked, Paused, Outcome, Observed, Facts, NoFacts, Tick>;
 
 // ---- effects ------------------------------------------------------------------------------------------------
 struct Adopt {
@@ -72,6 +88,7 @@ struct Call {
   std::string mover;
   Json desired;
   std::uint64_t epoch;
+  std::uint64_t number;  // of this engine's calls; with the epoch it names the call
   std::int64_t deadline_ms;
 };
 using Command = std::variant<Adopt, Call>;
@@ -121,6 +138,8 @@ class Engine {
   const State& state() const { return state_; }
   // Why the operator cannot ask for this now; nothing if they can.
   std::optional<Error> objection(Goal goal) const;
+  // Why the operator cannot abort: to undo all is `rollback` once the first switch was begun.
+  std::optional<Error> objection_to_abort() const;
   // The first record of a journal.
   static Json plan_record(std::int64_t now, const Plan& plan);
   // What is waited for, in words; "" when nothing is.
@@ -129,7 +148,10 @@ class Engine {
  private:
   struct Flight;  // handle() in progress
 
+  friend struct EngineInsight;  // of tests: what is not recorded
+
   void adopted(const Adopted& adoption);
+  void link_lost(Flight& flight, const std::string& host);
   void asked(Flight& flight, const Asked& ask);
   void ended(Flight& flight, const Outcome& outcome);
   void observed(Flight& flight, const Observed& observation);
@@ -138,24 +160,33 @@ class Engine {
   void forward(Flight& flight);
   void backward(Flight& flight);
   void drive(Flight& flight, int index);
+  void try_again(Flight& flight, int index);
   void begin(Flight& flight, int index, Direction direction);
   void send(Flight& flight, int index, Call::Verb verb);
   void succeed(Flight& flight, int index, const Json& result, bool by_observation);
   void fail(Flight& flight, int index, const Error& error);
   void stop(Flight& flight, const std::string& step, const Error& error);
   void record(Flight& flight, Json record);
+  bool awaited(bool observing, std::string_view step, std::uint64_t epoch, std::uint64_t number) const;
+  bool all_adopted(const Step& step) const;
   bool bounded(const Step& step) const;
   std::optional<Error> refusal(const Step& step) const;
   int running_index() const;
+  int next_index() const;
+  std::string waiting_for_agents(const Step& step) const;
 
   State state_;
   // Not recorded: lost with the process, rebuilt by asking the world.
   std::set<std::string> adopted_;
-  bool in_flight_ = false;       // a command for the running step is out
-  bool resolve_ = false;         // the running step's intent is from before this epoch: observe it first
-  int asked_in_vain_ = 0;        // observations that failed while resolving
-  std::int64_t not_before_ = 0;  // backoff or poll
-  Json seen_ = Json::object();   // last observation of the running step
+  std::map<std::string, Error> not_adopted_;  // what was last heard of each other host
+  bool in_flight_ = false;                    // a call for the running step is out: the latest
+  std::uint64_t calls_ = 0;                   // number of the latest call
+  bool observing_ = false;                    // which observes
+  bool resolve_ = false;                      // what the running step's last attempt left is unknown: observe it first
+  bool looked_ = false;                       // observed since the running step's last attempt; seen_ says what it left
+  int asked_in_vain_ = 0;                     // observations that failed while resolving
+  std::int64_t not_before_ = 0;               // backoff or poll
+  Json seen_ = Json::object();                // last observation of the running step
   std::optional<Facts> facts_;
 };
 

@@ -10,6 +10,7 @@ Step effect(std::string id, std::string phase, bool irreversible = false) {
   step.id = std::move(id);
   step.phase = std::move(phase);
   step.host = "h";
+  step.hosts = {"h"};
   step.mover = "m";
   step.irreversible = irreversible;
   return step;
@@ -40,6 +41,9 @@ class EngineTest : public ::testing::Test {
   Effects handle(Event event) {
     auto effects = engine_.handle(now_, event);
     for (const auto& record : effects.records) journal_.push_back(record);
+    for (const auto& command : effects.commands) {
+      if (const auto* called = std::get_if<Call>(&command)) number_ = called->number;
+    }
     return effects;
   }
   // The one call in `effects`.
@@ -57,10 +61,10 @@ class EngineTest : public ::testing::Test {
     return handle(Adopted{"h", engine_.state().epoch});
   }
   Effects succeed(const std::string& step, Direction direction = Direction::forward) {
-    return handle(Outcome{step, direction, engine_.state().epoch, Json::object()});
+    return handle(Outcome{step, direction, engine_.state().epoch, number_, Json::object()});
   }
   Effects see(const std::string& step, bool reached) {
-    return handle(Observed{step, engine_.state().epoch, Json{{"reached", reached}, {"why", "not yet"}}});
+    return handle(Observed{step, engine_.state().epoch, number_, Json{{"reached", reached}, {"why", "not yet"}}});
   }
   // Runs forward until the switch is under way.
   void to_switch() {
@@ -72,6 +76,7 @@ class EngineTest : public ::testing::Test {
 
   Engine engine_;
   std::vector<Json> journal_;
+  std::uint64_t number_ = 0;  // of the latest call
   std::int64_t now_ = 1000;
 };
 
@@ -143,18 +148,19 @@ TEST_F(EngineTest, ALateOutcomeOfAnOldEpochCountsForNothing) {
   to_switch();
   handle(LinkLost{"h"});
   handle(Adopted{"h", engine_.state().epoch});
-  handle(Outcome{"s", Direction::forward, 1, Json::object()});
+  handle(Outcome{"s", Direction::forward, 1, number_, Json::object()});
   EXPECT_FALSE(engine_.state().complete());
 }
 
 TEST_F(EngineTest, TransientFailuresAreTriedAgainThenStop) {
   to_switch();
   for (int attempt = 1; attempt <= 4; ++attempt) {
-    auto effects = handle(Outcome{"s", Direction::forward, engine_.state().epoch, retry("lock held")});
+    auto effects = handle(Outcome{"s", Direction::forward, engine_.state().epoch, number_, retry("lock held")});
     if (attempt == 4) break;
     EXPECT_TRUE(effects.commands.empty());
     now_ = *effects.wake_at;
-    EXPECT_EQ(call(handle(Tick{})).verb, Call::Verb::apply);
+    // What it was told before the attempt counts no more.
+    EXPECT_EQ(call(handle(Facts{})).verb, Call::Verb::apply);
   }
   ASSERT_TRUE(engine_.state().stopped);
   EXPECT_EQ(call(handle(Asked{Goal::run, ""})).verb, Call::Verb::observe);
@@ -162,7 +168,7 @@ TEST_F(EngineTest, TransientFailuresAreTriedAgainThenStop) {
 
 TEST_F(EngineTest, AnUnknownOutcomeIsObserved) {
   to_switch();
-  auto effects = handle(Outcome{"s", Direction::forward, 1, failure(ErrorKind::unknown, "link cut")});
+  auto effects = handle(Outcome{"s", Direction::forward, 1, number_, failure(ErrorKind::unknown, "link cut")});
   ASSERT_EQ(effects.commands.size(), 1u);  // and first ended, wherever it may still go on
   EXPECT_EQ(std::get<Adopt>(effects.commands[0]).epoch, 2u);
   now_ = *handle(Adopted{"h", 2}).wake_at;
@@ -222,6 +228,22 @@ TEST_F(EngineTest, PauseTakesEffectBetweenSteps) {
   EXPECT_EQ(call(handle(Paused{false})).step, "w");
 }
 
+TEST_F(EngineTest, AbortIsForBeforeTheFirstSwitch) {
+  start();
+  EXPECT_FALSE(engine_.objection_to_abort());
+  handle(Asked{Goal::run, ""});
+  succeed("a");
+  EXPECT_FALSE(engine_.objection_to_abort());
+  see("w", true);
+  ASSERT_TRUE(engine_.objection_to_abort()) << "the switch is under way";
+  EXPECT_NE(engine_.objection_to_abort()->todo.find("rollback"), std::string::npos);
+  succeed("s");
+  EXPECT_TRUE(engine_.objection_to_abort());
+  handle(Asked{Goal::back, ""});
+  succeed("s", Direction::back);
+  EXPECT_FALSE(engine_.objection_to_abort()) << "it was taken back";
+}
+
 TEST_F(EngineTest, UntilEndsAtThePhase) {
   start();
   handle(Asked{Goal::run, "copy"});
@@ -260,6 +282,22 @@ TEST(PlanTest, BrokenPlansAreRefused) {
   plan = small_plan();
   plan.steps[1].id = "a";
   EXPECT_FALSE(validate(plan));
+  plan = small_plan();
+  plan.steps[0].hosts = {};
+  EXPECT_FALSE(validate(plan));
+  plan = small_plan();
+  plan.steps[0].hosts = {"h", "elsewhere"};
+  EXPECT_FALSE(validate(plan));
+}
+
+TEST(PlanTest, AStepOfAnOlderJournalMayInvolveAnyHost) {
+  auto plan = small_plan();
+  plan.hosts = {"h", "other"};
+  auto older = to_json(plan);
+  for (auto& step : older["steps"]) step.erase("hosts");
+  const auto read = plan_from_json(older);
+  ASSERT_TRUE(read);
+  EXPECT_EQ(read->steps[0].hosts, plan.hosts);
 }
 
 }  // namespace

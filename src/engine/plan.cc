@@ -31,6 +31,10 @@ Result<> validate_step(const Plan& plan, const Step& step, const std::set<std::s
   if (step.kind != StepKind::hold) {
     if (step.mover.empty()) return bad("names no mover");
     if (std::ranges::find(plan.hosts, step.host) == plan.hosts.end()) return bad("names no known host");
+    for (const auto& host : step.hosts) {
+      if (std::ranges::find(plan.hosts, host) == plan.hosts.end()) return bad("involves an unknown host");
+    }
+    if (std::ranges::find(step.hosts, step.host) == step.hosts.end()) return bad("does not list its own host");
   }
   for (const auto& need : step.needs) {
     if (!earlier.contains(need)) return bad(fmt::format("needs '{}', which is not an earlier step", need));
@@ -53,6 +57,7 @@ Json step_json(const Step& step) {
           {"service", step.service},
           {"kind", kind_name(step.kind)},
           {"host", step.host},
+          {"hosts", step.hosts},
           {"mover", step.mover},
           {"desired", step.desired},
           {"text", step.text},
@@ -65,7 +70,7 @@ Json step_json(const Step& step) {
           {"needs", step.needs}};
 }
 
-Result<Step> step_from_json(const Json& value) {
+Result<Step> step_from_json(const Json& value, const Plan& plan) {
   Step step;
   step.id = TRY(get_string(value, "id"));
   step.phase = TRY(get_string(value, "phase"));
@@ -73,6 +78,12 @@ Result<Step> step_from_json(const Json& value) {
   const auto kind = TRY(get_string(value, "kind"));
   step.kind = kind == "wait" ? StepKind::wait : kind == "hold" ? StepKind::hold : StepKind::effect;
   step.host = TRY(get_string(value, "host"));
+  // A journal from before steps listed them: any host may be involved.
+  if (value.contains("hosts")) {
+    step.hosts = TRY(get_strings(value, "hosts"));
+  } else if (step.kind != StepKind::hold) {
+    step.hosts = plan.hosts;
+  }
   step.mover = TRY(get_string(value, "mover"));
   step.desired = TRY(get_object(value, "desired"));
   step.text = TRY(get_string(value, "text"));
@@ -116,7 +127,7 @@ Result<Plan> plan_from_json(const Json& value) {
   plan.hosts = TRY(get_strings(value, "hosts"));
   plan.budgets = TRY(get_object(value, "budgets"));
   if (!value.contains("steps") || !value["steps"].is_array()) return corrupt("the plan has no list of steps");
-  for (const auto& step : value["steps"]) plan.steps.push_back(TRY(step_from_json(step)));
+  for (const auto& step : value["steps"]) plan.steps.push_back(TRY(step_from_json(step, plan)));
   CHECK_OK(validate(plan));
   return plan;
 }

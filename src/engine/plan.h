@@ -29,7 +29,8 @@ struct Step {
   std::string phase;
   std::string service;  // "" where the step serves the whole move
   StepKind kind = StepKind::effect;
-  std::string host;  // whose agent acts; "" for hold
+  std::string host;                // whose agent acts; "" for hold
+  std::vector<std::string> hosts;  // every host that it involves: `host` and those that its mover asks; empty for hold
   std::string mover;
   Json desired = Json::object();
   std::string text;                       // for people, present tense

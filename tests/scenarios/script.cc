@@ -68,6 +68,10 @@ Result<Step> parse_step(const Line& line) {
   if (step.kind != StepKind::hold) {
     step.host = line.word(4);
     step.mover = "m";
+    step.hosts = {step.host};
+    for (const auto& peer : split(line.option("peers"), ',')) {
+      if (!peer.empty()) step.hosts.push_back(peer);
+    }
   }
   step.service = line.option("service");
   step.expected_blackout_ms = TRY(number(line.option("blackout", "0")));
@@ -132,6 +136,8 @@ class Player {
     if (verb == "now") return Tick{};
     if (verb == "adopted") return Adopted{subject, epoch};
     if (verb == "lost") return LinkLost{subject};
+    if (verb == "unadopted") return NotAdopted{subject, failure(error_kind_from(line.word(2)), line.word(3)).error()};
+    if (verb == "blind") return NoFacts{};
     if (verb == "pause" || verb == "continue") return Paused{verb == "pause"};
     if (verb == "facts") return parse_facts(line);
     if (verb == "ask") {
@@ -140,13 +146,14 @@ class Player {
     }
     const int index = engine_.state().plan.find(subject);
     if (index < 0) return refused(fmt::format("'{}' is neither an input nor about a step of the plan", verb));
+    const auto answered = static_cast<std::uint64_t>(TRY(number(line.option("call", fmt::format("{}", latest_call_)))));
     const auto direction =
         engine_.state().steps[index].progress == Progress::undoing ? Direction::back : Direction::forward;
-    if (verb == "ok") return Outcome{subject, direction, epoch, Json::object()};
+    if (verb == "ok") return Outcome{subject, direction, epoch, answered, Json::object()};
     if (verb == "fail") {
-      return Outcome{subject, direction, epoch, failure(error_kind_from(line.word(2)), line.word(3))};
+      return Outcome{subject, direction, epoch, answered, failure(error_kind_from(line.word(2)), line.word(3))};
     }
-    if (verb == "see") return Observed{subject, epoch, parse_observation(line)};
+    if (verb == "see") return Observed{subject, epoch, answered, parse_observation(line)};
     return refused(fmt::format("'{}' is no input", verb));
   }
 
@@ -154,6 +161,7 @@ class Player {
     const auto seen = line.word(2);
     if (seen == "reached") return Json{{"reached", true}, {"why", ""}};
     if (seen == "waiting") return Json{{"reached", false}, {"why", line.word(3)}};
+    if (seen == "held") return Json{{"reached", false}, {"why", line.word(3)}, {"held", true}};
     return failure(error_kind_from(seen), line.word(3));
   }
 
@@ -172,7 +180,10 @@ class Player {
       journal_.push_back(record);
       out += fmt::format("  store {}\n", record_line(record));
     }
-    for (const auto& command : effects.commands) out += fmt::format("  send {}\n", command_line(command));
+    for (const auto& command : effects.commands) {
+      if (const auto* call = std::get_if<Call>(&command)) latest_call_ = call->number;
+      out += fmt::format("  send {}\n", command_line(command));
+    }
     if (effects.wake_at) out += fmt::format("  wake at {}\n", *effects.wake_at);
     if (const auto waiting = engine_.waiting(); !waiting.empty()) out += fmt::format("  {}\n", waiting);
     if (engine_.state().complete()) out += "  complete\n";
@@ -182,6 +193,7 @@ class Player {
   Plan plan_;
   std::vector<Json> journal_;
   Engine engine_;
+  std::uint64_t latest_call_ = 0;
   std::int64_t now_ = 0;
 };
 

@@ -4,18 +4,20 @@
 //   hosts old new
 //   budget db 1000                        downtime of a service, ms
 //   step PHASE ID KIND [HOST] [service=S] [blackout=MS] [deadline=MS] [poll=MS] [attempts=N] [needs=ID,ID]
-//                      [window] [irreversible]
+//                      [peers=HOST,HOST] [window] [irreversible]
 // then inputs, in any number; `now` starts at 0:
 //   start                                 the controller has begun
 //   crash                                 the engine is dropped and the journal folded again; `start` follows
 //   adopted HOST [epoch=N]                that agent has adopted our epoch
+//   unadopted HOST KIND "what"            that agent cannot be reached, or does not adopt our epoch
 //   lost HOST                             the link to that agent broke
 //   ask run|back|finish [until=PHASE]     the operator
 //   pause | continue
-//   ok STEP [epoch=N]                     the apply or undo under way succeeded
-//   fail STEP KIND "what" [epoch=N]       ... or failed
-//   see STEP reached|waiting|KIND ["why"] [epoch=N]
+//   ok STEP [epoch=N] [call=N]            the apply or undo under way succeeded; the latest call where none is named
+//   fail STEP KIND "what" [epoch=N] [call=N]   ... or failed
+//   see STEP reached|waiting|held|KIND ["why"] [epoch=N] [call=N]
 //   facts [SERVICE=MS ...] [window=open|closed]
+//   blind                                 the facts cannot be had at present
 //   now +MS                               time passes
 // A line that begins with # is a comment; comments and empty lines stay where they are when rewritten.
 #pragma once

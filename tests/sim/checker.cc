@@ -6,18 +6,27 @@
 
 namespace midstream::test {
 
-void Checker::heard(const Event& event) {
-  if (const auto* facts = std::get_if<Facts>(&event)) told_ = *facts;
+void Checker::heard(const void* who, const Event& event) {
+  if (const auto* facts = std::get_if<Facts>(&event)) told_[who] = *facts;
+  if (std::holds_alternative<NoFacts>(event)) told_[who].reset();
   const auto* seen = std::get_if<Observed>(&event);
-  if (seen != nullptr && seen->result && seen->epoch == durable().epoch && seen->step == to_observe_)
-    to_observe_.clear();
+  if (seen == nullptr || !seen->result || seen->epoch != durable().epoch) return;
+  if (seen->step == to_observe_) to_observe_.clear();
+  held_ = get_bool_or(*seen->result, "held", false) ? seen->step : "";
 }
 
-void Checker::stored(const Json& record) {
+void Checker::stored(const void* who, const Json& record) {
   const auto type = get_string_or(record, "type", "");
   const int index = durable().plan.find(get_string_or(record, "step", ""));
-  if (type == "intent") check_intent(record, durable().plan.steps[index], durable().steps[index]);
+  if (type == "intent") check_intent(who, record, durable().plan.steps[index], durable().steps[index]);
   if (type == "outcome" && get_bool_or(record, "ok", false)) check_outcome(record, index);
+  if (type == "outcome") {
+    const auto& step = durable().plan.steps[index];
+    const bool felt = step.expected_blackout_ms > 0;
+    if (step.kind == StepKind::effect && (felt || (step.in_window && !get_bool_or(record, "ok", false))))
+      told_[who].reset();
+  }
+  if (type == "stopped") check_stop(record, index);
   if (auto folded = shadow_.fold(record); !folded)
     return loop_.violate("a record cannot be folded: " + folded.error().text());
   if (type != "epoch") return;
@@ -28,23 +37,31 @@ void Checker::stored(const Json& record) {
   }
 }
 
-void Checker::check_intent(const Json& record, const Step& step, const StepState& before) {
+void Checker::check_intent(const void* who, const Json& record, const Step& step, const StepState& before) {
   const bool forward = get_string_or(record, "direction", "") == "forward";
   intents_[step.id] = {forward ? "forward" : "back", get_int_or(record, "epoch", 0)};
   if (!forward && step.id == to_observe_) to_observe_.clear();  // undone, whatever became of it
   if (!forward && step.irreversible)
     return loop_.violate(fmt::format("'{}' is irreversible and about to be undone", step.id));
-  if (!forward || before.progress == Progress::running) return;
-  if (step.phase == "finish" && durable().goal != Goal::finish) {
+  const bool under_way = before.progress == Progress::running || before.progress == Progress::undoing;
+  if (durable().paused && (forward ? held_ != step.id : !under_way))
+    return loop_.violate(fmt::format("'{}' begins though the move is paused", step.id));
+  if (!forward || (under_way && held_ == step.id)) return;
+  if (step.phase == "finish" && durable().goal != Goal::finish && !under_way) {
     return loop_.violate(fmt::format("'{}' of finish begins while the goal is {}", step.id, to_string(durable().goal)));
   }
+  check_rules(step, told_[who]);
+}
+
+// A first attempt and every later one alike.
+void Checker::check_rules(const Step& step, const std::optional<Facts>& told) {
   const auto budget = get_int_or(durable().plan.budgets, step.service, -1);
   const bool bounded = step.in_window || (step.expected_blackout_ms > 0 && budget >= 0);
   if (!bounded) return;
-  if (!told_) return loop_.violate(fmt::format("'{}' begins though this controller was told no facts", step.id));
-  if (step.in_window && !told_->window_open)
+  if (!told) return loop_.violate(fmt::format("'{}' begins though this controller was told no facts", step.id));
+  if (step.in_window && !told->window_open)
     return loop_.violate(fmt::format("'{}' begins outside the window", step.id));
-  const auto used = told_->downtime_ms.contains(step.service) ? told_->downtime_ms.at(step.service) : 0;
+  const auto used = told->downtime_ms.contains(step.service) ? told->downtime_ms.at(step.service) : 0;
   if (step.expected_blackout_ms > 0 && budget >= 0 && used + step.expected_blackout_ms > budget) {
     loop_.violate(fmt::format("'{}' begins with {} of {} ms used", step.id, used, budget));
   }
@@ -55,8 +72,18 @@ void Checker::check_outcome(const Json& record, int index) {
   if (step.kind != StepKind::effect) return;
   const bool forward = get_string_or(record, "direction", "") == "forward";
   if (truths_[index] == (forward ? Truth::done : Truth::none)) return;
+  if (lies_ && get_bool_or(record, "observed", false)) return;
   loop_.violate(
       fmt::format("recorded as {}: '{}', and the world says otherwise", forward ? "done" : "undone", step.id));
+}
+
+// The rules of engagement end no step half-way.
+void Checker::check_stop(const Json& record, int index) {
+  const auto why = get_string_or(record.value("error", Json::object()), "what", "");
+  const bool by_rule = why.starts_with("stop-loss") || why.find("the window is closed") != std::string::npos;
+  const auto& step = durable().plan.steps[index];
+  if (by_rule && step.expected_blackout_ms > 0 && truths_[index] == Truth::partly)
+    loop_.violate(fmt::format("'{}' is left held, for a rule's sake", step.id));
 }
 
 void Checker::sent(const Call& call) {

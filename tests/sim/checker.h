@@ -16,10 +16,13 @@ class Checker {
  public:
   Checker(Loop& loop, const std::vector<Truth>& truths) : loop_(loop), truths_(truths) {}
 
-  // In this order, as they happen.
-  void restarted() { told_.reset(); }
-  void heard(const Event& event);
-  void stored(const Json& record);
+  // Observations may lie: what is recorded as done for having been seen may not be true.
+  void believe_nothing() { lies_ = true; }
+
+  // In this order, as they happen; `who` is the controller.
+  void restarted(const void* who) { told_[who].reset(); }
+  void heard(const void* who, const Event& event);
+  void stored(const void* who, const Json& record);
   void sent(const Call& call);
   // The state of the living engine is that of its journal.
   void compare(const State& living);
@@ -30,14 +33,18 @@ class Checker {
   bool intended(const Call& call) const;
 
  private:
-  void check_intent(const Json& record, const Step& step, const StepState& before);
+  void check_intent(const void* who, const Json& record, const Step& step, const StepState& before);
+  void check_rules(const Step& step, const std::optional<Facts>& told);
+  void check_stop(const Json& record, int index);
   void check_outcome(const Json& record, int index);
 
   Loop& loop_;
   const std::vector<Truth>& truths_;
   Engine shadow_;
-  std::optional<Facts> told_;  // by this controller
-  std::string to_observe_;     // forward effect whose intent is from before this epoch
+  bool lies_ = false;
+  std::map<const void*, std::optional<Facts>> told_;  // each controller, since the last attempt that could be felt
+  std::string held_;                                  // a step that was last seen to be held half-way
+  std::string to_observe_;                            // forward effect whose intent is from before this epoch
   std::map<std::string, std::pair<std::string, std::uint64_t>> intents_;  // step -> direction and epoch of the latest
 };
 

@@ -24,6 +24,10 @@ Step random_step(Random& random, const Plan& plan, int number, std::string_view 
   if (step.kind == StepKind::hold) return step;
   step.host = plan.hosts[random.between(0, static_cast<std::int64_t>(plan.hosts.size()) - 1)];
   step.mover = "m";
+  step.hosts = {step.host};
+  for (const auto& host : plan.hosts) {
+    if (host != step.host && random.chance(40)) step.hosts.push_back(host);
+  }
   if (random.chance(30)) step.expected_blackout_ms = random.between(1, 300);
   step.in_window = random.chance(20);
   return step;
@@ -62,6 +66,7 @@ Plan twelve_steps() {
     step.deadline_ms = step.kind == StepKind::hold ? 300 : 5000;
     if (step.kind != StepKind::hold) {
       step.host = plan.hosts[plan.steps.size() % 2];
+      step.hosts = plan.hosts;
       step.mover = "m";
     }
     step.in_window = phase == "switch";
@@ -78,66 +83,94 @@ class Simulation {
         plan_(std::move(plan)),
         world_(loop_, plan_),
         checker_(loop_, world_.truths()),
-        shell_(loop_, world_, checker_, plan_, bug) {
+        shells_{Shell(loop_, world_, checker_, plan_, journal_, bug),
+                Shell(loop_, world_, checker_, plan_, journal_, bug)} {
     world_.watch_with(&checker_);
+    two_ = loop_.random.chance(20);
+    if (loop_.random.chance(20)) lie();
     trouble_pace_ = loop_.random.between(300, 3000);
   }
 
   void trouble() {
-    shell_.death = [this] { return random_death(); };
-    shell_.start();
+    for (auto& shell : shells_) shell.death = [this, &shell] { return random_death(shell); };
+    shells_[0].start();
     loop_.after(0, [this] { disturb(); });
     loop_.run(kTrouble, [] { return false; });
-    world_.heal();
-    shell_.quiet();
-    calm_ = true;
-    shell_.death = [] { return Death::no; };
+    calm();
+    for (auto& shell : shells_) shell.death = [] { return Death::no; };
   }
 
   void die_at(std::int64_t at, Death how) {
-    shell_.death = [this, at, how] {
-      if (shell_.handled() != at) return Death::no;
+    shells_[0].death = [this, at, how] {
+      if (shells_[0].handled() != at) return Death::no;
       ++deaths_;
       return how;
     };
   }
 
+  void lie() {
+    world_.lie();
+    checker_.believe_nothing();
+  }
+
   // Without trouble until `goal` is reached; starts the controller again when it is dead.
   void settle(Goal goal) {
-    calm_ = true;
-    world_.heal();
-    shell_.quiet();
+    calm();
     goal_ = goal;
     ended_ = false;
     attend();
     if (loop_.run(loop_.now() + kPatience, [this] { return ended_; })) return check_end();
     if (loop_.violation().empty()) {
-      loop_.violate(fmt::format("it does not end: {}", shell_.alive() ? shell_.engine().waiting() : "dead"));
+      loop_.violate(fmt::format("it does not end: {}", shell().alive() ? shell().engine().waiting() : "dead"));
     }
   }
   // Until the engine has handled so many events.
   void settle_until(std::int64_t handled) {
-    calm_ = true;
-    world_.heal();
-    shell_.quiet();
+    calm();
     goal_ = Goal::run;
     attend();
-    loop_.run(kPatience, [this, handled] { return ended_ || shell_.handled() >= handled; });
+    loop_.run(kPatience, [this, handled] { return ended_ || shell().handled() >= handled; });
     ++attendance_;
   }
 
   Random& random() { return loop_.random; }
   const State& durable() const { return checker_.durable(); }
   Verdict verdict() const {
-    return {loop_.violation(), shell_.fingerprint(), shell_.handled(), deaths_, loop_.trace()};
+    return {loop_.violation(), journal_.fingerprint, shells_[0].handled() + shells_[1].handled(), deaths_,
+            loop_.trace()};
   }
 
  private:
-  Death random_death() {
+  // The controller that was started last: it alone may go on.
+  Shell& shell() { return shells_[latest_]; }
+  void start(int which) {
+    latest_ = which;
+    shell().start();
+  }
+  void calm() {
+    calm_ = true;
+    world_.heal();
+    for (auto& shell : shells_) shell.quiet();
+  }
+
+  Death random_death(Shell& dying) {
     if (!loop_.random.chance(4)) return Death::no;
     ++deaths_;
-    loop_.after(loop_.random.between(10, 1500), [this] { shell_.start(); });
-    return static_cast<Death>(loop_.random.between(1, 4));
+    const int which = &dying == shells_ ? 0 : 1;
+    loop_.after(loop_.random.between(10, 1500), [this, which] {
+      if (two_ || which == latest_) start(which);
+    });
+    return static_cast<Death>(loop_.random.between(1, 5));
+  }
+
+  // What the world and the operator do comes to a controller that lives, whichever.
+  void deliver(const Event& event) {
+    const int first = two_ ? static_cast<int>(loop_.random.between(0, 1)) : latest_;
+    auto& one = shells_[first].alive() ? shells_[first] : shells_[1 - first];
+    one.deliver(event);
+  }
+  void cut(const std::string& host) {
+    for (auto& shell : shells_) shell.cut(host);
   }
 
   // Something happens, again and again.
@@ -146,20 +179,24 @@ class Simulation {
     const auto& host = plan_.hosts[loop_.random.between(0, static_cast<std::int64_t>(plan_.hosts.size()) - 1)];
     const auto dice = loop_.random.between(1, 100);
     if (dice <= 25) {
-      shell_.deliver(facts());
+      deliver(loop_.random.chance(10) ? Event(NoFacts{}) : Event(facts()));
     } else if (dice <= 50) {
-      shell_.deliver(Asked{Goal::run, loop_.random.chance(15) ? std::string(kPhases[loop_.random.between(0, 8)]) : ""});
+      deliver(Asked{Goal::run, loop_.random.chance(15) ? std::string(kPhases[loop_.random.between(0, 8)]) : ""});
     } else if (dice <= 58) {
-      shell_.deliver(Asked{Goal::back, ""});
+      deliver(Asked{Goal::back, ""});
     } else if (dice <= 66) {
-      shell_.deliver(Asked{Goal::finish, ""});
+      deliver(Asked{Goal::finish, ""});
     } else if (dice <= 74) {
-      shell_.deliver(Paused{loop_.random.chance(40)});
+      deliver(Paused{loop_.random.chance(40)});
     } else if (dice <= 80) {
-      shell_.cut(host);
+      cut(host);
     } else if (dice <= 84) {
       world_.kill_agent(host);
-      shell_.cut(host);
+      cut(host);
+    } else if (dice <= 87) {
+      deliver(NotAdopted{host, retry("cannot be reached").error()});
+    } else if (dice <= 90 && two_) {
+      start(1 - latest_);  // the other one takes over, and this one does not know it yet
     }
     loop_.after(loop_.random.between(1, trouble_pace_), [this] { disturb(); });
   }
@@ -176,36 +213,36 @@ class Simulation {
   void attend(int attendance) {
     if (attendance != attendance_) return;
     loop_.after(500, [this, attendance] { attend(attendance); });
-    shell_.start();
-    if (!shell_.alive()) return;
-    const auto& state = shell_.engine().state();
+    shell().start();
+    if (!shell().alive()) return;
+    const auto& state = shell().engine().state();
     if (state.complete() && state.goal == goal_ && state.until.empty()) {
       ended_ = true;
       return;
     }
-    if (state.paused) shell_.deliver(Paused{false});
-    if (!shell_.alive()) return;
-    shell_.deliver(facts());
-    if (!shell_.alive()) return;
+    if (state.paused) shell().deliver(Paused{false});
+    if (!shell().alive()) return;
+    shell().deliver(facts());
+    if (!shell().alive()) return;
     const bool stuck = state.stopped || state.complete() || state.goal != goal_ || !state.until.empty();
     if (stuck) ask();
   }
 
   void ask() {
-    const auto& engine = shell_.engine();
-    if (!engine.objection(goal_)) return shell_.deliver(Asked{goal_, ""});
+    const auto& engine = shell().engine();
+    if (!engine.objection(goal_)) return shell().deliver(Asked{goal_, ""});
     if (engine.state().past_return()) {
       goal_ = Goal::finish;
     } else if (goal_ == Goal::finish && !engine.objection(Goal::run)) {
       if (engine.state().goal != Goal::run || engine.state().stopped || !engine.state().until.empty()) {
-        shell_.deliver(Asked{Goal::run, ""});
+        shell().deliver(Asked{Goal::run, ""});
       }
       return;
     } else if (engine.state().goal != Goal::back || engine.state().stopped) {
-      shell_.deliver(Asked{Goal::back, ""});
+      shell().deliver(Asked{Goal::back, ""});
       return;
     }
-    if (!engine.objection(goal_)) shell_.deliver(Asked{goal_, ""});
+    if (!engine.objection(goal_)) shell().deliver(Asked{goal_, ""});
   }
 
   void check_end() {
@@ -214,7 +251,7 @@ class Simulation {
     loop_.run(loop_.now() + 5000, [] { return false; });
     check_truths();
     if (world_.busy()) loop_.violate("something is still under way after the end");
-    checker_.compare(shell_.engine().state());
+    checker_.compare(shell().engine().state());
   }
 
   void check_truths() {
@@ -226,6 +263,7 @@ class Simulation {
       const bool begun = progress != Progress::pending && progress != Progress::undone;
       const bool wanted = goal_ != Goal::back && (!finish || goal_ == Goal::finish || begun);
       const auto truth = world_.truths()[i];
+      if (world_.lied_of(static_cast<int>(i)) && wanted) continue;
       if (truth != (wanted ? Truth::done : Truth::none)) {
         loop_.violate(fmt::format("after '{}' has ended, '{}' is {}", to_string(goal_), step.id, truth_name(truth)));
       }
@@ -236,7 +274,10 @@ class Simulation {
   Plan plan_;
   World world_;
   Checker checker_;
-  Shell shell_;
+  Store journal_;
+  Shell shells_[2];
+  int latest_ = 0;
+  bool two_ = false;  // the journal's lock keeps nobody out
   Goal goal_ = Goal::run;
   std::int64_t trouble_pace_;  // at most so many ms from one to the next
   bool calm_ = false;

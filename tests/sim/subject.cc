@@ -1,5 +1,7 @@
 #include "tests/sim/subject.h"
 
+#include <algorithm>
+
 namespace midstream::test {
 
 namespace {
@@ -14,10 +16,22 @@ class IgnoresEpochs final : public Subject {
  public:
   Effects handle(std::int64_t now, const Event& event) override {
     auto altered = event;
-    if (auto* outcome = std::get_if<Outcome>(&altered)) outcome->epoch = engine_.state().epoch;
-    if (auto* observed = std::get_if<Observed>(&altered)) observed->epoch = engine_.state().epoch;
-    return engine_.handle(now, altered);
+    const auto take = [&](auto* answer) {
+      if (answer == nullptr) return;
+      answer->epoch = engine_.state().epoch;
+      answer->number = latest_;
+    };
+    take(std::get_if<Outcome>(&altered));
+    take(std::get_if<Observed>(&altered));
+    auto effects = engine_.handle(now, altered);
+    for (const auto& command : effects.commands) {
+      if (const auto* call = std::get_if<Call>(&command)) latest_ = call->number;
+    }
+    return effects;
   }
+
+ private:
+  std::uint64_t latest_ = 0;
 };
 
 // Where the engine would look first, applies again, and takes the outcome for what was seen.
@@ -28,7 +42,7 @@ class RepeatsBlindly final : public Subject {
     if (const auto* outcome = std::get_if<Outcome>(&event); outcome && outcome->step == repeated_) {
       auto seen = outcome->result;
       if (seen) seen = Json{{"reached", true}};
-      altered = Observed{outcome->step, outcome->epoch, std::move(seen)};
+      altered = Observed{outcome->step, outcome->epoch, outcome->number, std::move(seen)};
       repeated_.clear();
     }
     auto effects = engine_.handle(now, altered);
@@ -71,11 +85,66 @@ class TakesAnyAdoption final : public Subject {
   }
 };
 
+// Takes the host that it calls for the only one which a step involves.
+class ForgetsPeers final : public Subject {
+ public:
+  Result<> fold(const Json& record) override {
+    auto altered = record;
+    if (altered.contains("plan")) {
+      for (auto& step : altered["plan"]["steps"]) {
+        if (!step["hosts"].empty()) step["hosts"] = Json::array({step["host"]});
+      }
+    }
+    return engine_.fold(altered);
+  }
+};
+
+void append(Effects& effects, Effects more) {
+  for (auto& record : more.records) effects.records.push_back(std::move(record));
+  for (auto& command : more.commands) effects.commands.push_back(std::move(command));
+  effects.wake_at = more.wake_at;
+}
+
+bool under_way(const Engine& engine) {
+  return std::ranges::any_of(engine.state().steps, [](const auto& step) { return step.progress == Progress::running; });
+}
+
+// While a step is under way, is told beside each event what makes its next attempt look permitted.
+class ForgetsRules final : public Subject {
+ public:
+  Effects handle(std::int64_t now, const Event& event) override {
+    auto effects = engine_.handle(now, event);
+    if (under_way(engine_)) append(effects, engine_.handle(now, Facts{}));
+    return effects;
+  }
+};
+
+// Handles events as if not paused while a step is under way.
+class ForgetsPause final : public Subject {
+ public:
+  Effects handle(std::int64_t now, const Event& event) override {
+    if (!engine_.state().paused || !under_way(engine_)) return engine_.handle(now, event);
+    auto effects = engine_.handle(now, Paused{false});
+    append(effects, engine_.handle(now, event));
+    if (!engine_.state().paused && !std::holds_alternative<Paused>(event) && !std::holds_alternative<Asked>(event)) {
+      append(effects, engine_.handle(now, Paused{true}));
+    }
+    std::erase_if(effects.records, [&](const Json& record) {
+      return !std::holds_alternative<Paused>(event) && get_string_or(record, "type", "") == "paused";
+    });
+    return effects;
+  }
+};
+
 }  // namespace
 
 std::unique_ptr<Subject> make_subject(Bug bug) {
   switch (bug) {
-    case Bug::none: break;
+    case Bug::none:
+    case Bug::unguarded_journal: break;
+    case Bug::forgets_peers: return std::make_unique<ForgetsPeers>();
+    case Bug::forgets_rules: return std::make_unique<ForgetsRules>();
+    case Bug::forgets_pause: return std::make_unique<ForgetsPause>();
     case Bug::sends_first: return std::make_unique<SendsFirst>();
     case Bug::ignores_epochs: return std::make_unique<IgnoresEpochs>();
     case Bug::repeats_blindly: return std::make_unique<RepeatsBlindly>();

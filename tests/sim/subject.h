@@ -22,7 +22,18 @@ class Subject {
   Engine engine_;
 };
 
-enum class Bug { none, sends_first, ignores_epochs, repeats_blindly, takes_unknown_for_over, takes_any_adoption };
+enum class Bug {
+  none,
+  sends_first,             // effect before record
+  ignores_epochs,          // forgotten epoch: of answers
+  takes_any_adoption,      // ... of agents
+  repeats_blindly,         // blind repeat
+  takes_unknown_for_over,  // ... of what may still go on
+  forgets_peers,           // waits only for the host that it calls
+  forgets_rules,           // holds only first attempts against window and budget
+  forgets_pause,           // ... and against pause
+  unguarded_journal,       // of the shell: appends behind what it has not read
+};
 
 std::unique_ptr<Subject> make_subject(Bug bug);
 

@@ -21,9 +21,9 @@ void World::receive(const Command& command, const Reply& reply) {
   const auto refuse = [&](ErrorKind kind) {
     Result<Json> no = failure(kind, "not the epoch in force");
     reply(call.verb == Call::Verb::observe
-              ? Event(Observed{call.step, call.epoch, no})
+              ? Event(Observed{call.step, call.epoch, call.number, no})
               : Event(Outcome{call.step, call.verb == Call::Verb::undo ? Direction::back : Direction::forward,
-                              call.epoch, no}));
+                              call.epoch, call.number, no}));
   };
   if (call.epoch < agent.epoch) return refuse(ErrorKind::fenced);
   if (call.epoch > agent.epoch || agent.adopting) return refuse(ErrorKind::retry);
@@ -32,7 +32,8 @@ void World::receive(const Command& command, const Reply& reply) {
 
 void World::adopt(const Adopt& adopt, const Reply& reply) {
   auto& agent = agents_.at(adopt.host);
-  if (adopt.epoch < agent.epoch) return;
+  if (adopt.epoch < agent.epoch)
+    return reply(NotAdopted{adopt.host, failure(ErrorKind::fenced, "a newer epoch is in force").error()});
   if (adopt.epoch == agent.epoch) return reply(Adopted{adopt.host, adopt.epoch});
   agent.adopting = true;
   const auto life = agent.life;
@@ -94,7 +95,7 @@ void World::check_begin(const Call& call, int index) {
   const bool forward = call.verb == Call::Verb::apply;
   if (step.irreversible && !forward) loop_.violate(fmt::format("'{}' is irreversible and is undone", step.id));
   for (int i = 0; i < static_cast<int>(truths_.size()); ++i) {
-    if (plan_.steps[i].kind != StepKind::effect || i == index) continue;
+    if (plan_.steps[i].kind != StepKind::effect || i == index || lied_of_.contains(i)) continue;
     const auto wanted = i < index ? Truth::done : Truth::none;
     if ((forward ? i < index : i > index) && truths_[i] != wanted) {
       loop_.violate(fmt::format("out of order: {} while '{}' is {}", command_line(call), plan_.steps[i].id,
@@ -142,7 +143,8 @@ void World::fail_or_hang(int id) {
     return move(id, stands, delay, [] {});
   }
   // Goes on at a peer, for long, after its own agent has said that it does not know.
-  const auto& peer = plan_.hosts[loop_.random.between(0, static_cast<std::int64_t>(plan_.hosts.size()) - 1)];
+  const auto& hosts = plan_.steps[job.index].hosts;
+  const auto& peer = hosts[loop_.random.between(0, static_cast<std::int64_t>(hosts.size()) - 1)];
   if (agents_.at(peer).epoch != job.call.epoch || agents_.at(peer).adopting) {  // which admits no old epoch's work
     return move(id, before, delay, [this, id] { end(id, failure(ErrorKind::fenced, "the peer has a newer epoch")); });
   }
@@ -154,6 +156,10 @@ void World::fail_or_hang(int id) {
     answer(id, failure(ErrorKind::unknown, "link to the peer cut"));
     move(id, stands == goal ? goal : Truth::partly, loop_.random.between(1, 1000), step_two);
   });
+}
+
+bool World::held(int index) const {
+  return truths_[index] == Truth::partly && plan_.steps[index].expected_blackout_ms > 0;
 }
 
 void World::observe(int id) {
@@ -171,7 +177,11 @@ void World::observe(int id) {
       if (!reached_at_.contains(index)) reached_at_[index] = loop_.now() + loop_.random.between(-1000, 2500);
       reached = !faulty_ || loop_.now() >= reached_at_[index];
     }
-    end(id, Json{{"reached", reached}, {"why", reached ? "" : "not yet"}});
+    if (lying_ && faulty_ && plan_.steps[index].kind == StepKind::effect && loop_.random.chance(20)) {
+      reached = !reached;
+      if (reached) lied_of_.insert(index);
+    }
+    end(id, Json{{"reached", reached}, {"why", reached ? "" : "not yet"}, {"held", held(index)}});
   });
 }
 
@@ -179,9 +189,10 @@ void World::answer(int id, Result<Json> result) {
   auto& job = jobs_.at(id);
   if (std::exchange(job.answered, true)) return;
   const auto& call = job.call;
-  if (call.verb == Call::Verb::observe) return job.reply(Observed{call.step, call.epoch, std::move(result)});
+  if (call.verb == Call::Verb::observe)
+    return job.reply(Observed{call.step, call.epoch, call.number, std::move(result)});
   const auto direction = call.verb == Call::Verb::undo ? Direction::back : Direction::forward;
-  job.reply(Outcome{call.step, direction, call.epoch, std::move(result)});
+  job.reply(Outcome{call.step, direction, call.epoch, call.number, std::move(result)});
 }
 
 void World::end(int id, Result<Json> result) {

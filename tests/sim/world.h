@@ -1,11 +1,12 @@
 // The modelled world: agents on hosts, and what their commands really do. An effect goes from none over partly to
 // done, and back when undone, while its job runs; a job may fail before, in the middle of or after its effect, answer
 // that it does not know, go on at a peer of its agent after such an answer, or hang until a newer epoch ends it. An
-// observation may fail but never lies.
+// observation may fail, and in some worlds lies.
 #pragma once
 
 #include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -28,10 +29,15 @@ class World {
 
   // From here on nothing fails. What already hangs still does.
   void heal() { faulty_ = false; }
-  void set_faulty(bool faulty) { faulty_ = faulty; }
+  // From here on an observation may say that what is not so is, or the other way round.
+  void lie() { lying_ = true; }
+  // Whether an effect was ever said to be there when it was not.
+  bool lied_of(int index) const { return lied_of_.contains(index); }
   void watch_with(const Checker* checker) { checker_ = checker; }
 
   const std::vector<Truth>& truths() const { return truths_; }
+  // Whether users wait on this step, stopped half-way.
+  bool held(int index) const;
   bool busy() const { return !jobs_.empty(); }
   std::int64_t downtime_ms() const { return downtime_ms_; }
 
@@ -65,6 +71,8 @@ class World {
   const Plan& plan_;
   const Checker* checker_ = nullptr;
   bool faulty_ = true;
+  bool lying_ = false;
+  std::set<int> lied_of_;
   std::vector<Truth> truths_;
   std::map<std::string, Agent> agents_;
   std::map<int, Job> jobs_;

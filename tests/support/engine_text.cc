@@ -21,6 +21,9 @@ std::string answer_text(const Result<Json>& result) { return result ? result->du
 struct EventLine {
   std::string operator()(const Started&) const { return "started"; }
   std::string operator()(const Adopted& e) const { return fmt::format("adopted by {}", e.host); }
+  std::string operator()(const NotAdopted& e) const {
+    return fmt::format("not adopted by {}: {}", e.host, error_line(e.why));
+  }
   std::string operator()(const LinkLost& e) const { return fmt::format("link to {} lost", e.host); }
   std::string operator()(const Asked& e) const { return fmt::format("asked {} {}", to_string(e.goal), e.until); }
   std::string operator()(const Paused& e) const { return e.paused ? "pause" : "continue"; }
@@ -34,6 +37,7 @@ struct EventLine {
   std::string operator()(const Facts& e) const {
     return fmt::format("facts, window {}", e.window_open ? "open" : "closed");
   }
+  std::string operator()(const NoFacts&) const { return "no facts"; }
   std::string operator()(const Tick&) const { return "tick"; }
 };
 
