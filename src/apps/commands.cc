@@ -113,14 +113,19 @@ int follow_running(const CliOptions& options, const Manifest& manifest, const st
   return engine.state().complete() ? kDone : kInterrupted;
 }
 
-int drive(const CliOptions& options, const Manifest& manifest, Goal goal, const std::stop_token& stop) {
+int drive(const CliOptions& options, const Manifest& manifest, Goal goal, const std::stop_token& stop, bool abort = false) {
   auto controller = Controller::open(controller_options(options, manifest));
   if (!controller) return complain(controller.error(), code_of(controller.error()));
   if (!(*controller)->has_plan()) {
     if (goal != Goal::run) return complain({ErrorKind::refused, "this move has not begun", "`midstream run` begins it"}, kRefused);
     if (const int code = begin_move(options, manifest, **controller); code != kDone) return code;
   }
-  return ending_code(**controller, (*controller)->drive(goal, options.until, stop));
+  if (auto objection = abort ? (*controller)->objection_to_abort() : std::nullopt) return complain(*objection, code_of(*objection));
+  const auto ending = (*controller)->drive(goal, options.until, stop);
+  if (ending && *ending == Ending::complete && goal != Goal::back && (*controller)->state().goal == Goal::back) {
+    return complain({ErrorKind::refused, "the move was taken back while it ran, at the operator's word", "`midstream run` begins anew"}, kRefused);
+  }
+  return ending_code(**controller, ending);
 }
 
 }  // namespace
@@ -188,23 +193,11 @@ int command_rollback(const CliOptions& options, const std::stop_token& stop, boo
   const auto manifest = load(options);
   if (!manifest) return complain(manifest.error(), kBadManifest);
   const auto directory = journal_directory(options, manifest->move);
-  if (only_before_switch) {
-    auto journal = Journal::open_to_read(directory);
-    if (!journal) return complain(journal.error(), code_of(journal.error()));
-    const auto records = journal->read();
-    if (!records) return complain(records.error(), kFailed);
-    for (const auto& record : *records) {
-      const auto step = get_string_or(record, "step", "");
-      if (get_string_or(record, "type", "") == "intent" && step.ends_with(".switch")) {
-        return complain({ErrorKind::refused, "a switch was begun: abort is for before the first switch", "use `midstream rollback`"}, kRefused);
-      }
-    }
-  }
   if (fs::exists(directory / "control.sock") &&
       ask_controller(directory / "control.sock", {{"verb", "status"}}, Deadline::in(Millis(5'000)))) {
-    return follow_running(options, *manifest, "rollback", stop);
+    return follow_running(options, *manifest, only_before_switch ? "abort" : "rollback", stop);
   }
-  return drive(options, *manifest, Goal::back, stop);
+  return drive(options, *manifest, Goal::back, stop, only_before_switch);
 }
 
 int command_finish(const CliOptions& options, const std::stop_token& stop) {
