@@ -76,7 +76,9 @@ Agent::Agent(AgentConfig config, std::vector<std::unique_ptr<Mover>> movers, Fd 
       identity_(std::move(identity)),
       saved_(std::move(saved)),
       commands_(static_cast<std::uint64_t>(get_int_or(saved_, "epoch", 0))),
-      peers_(config_.host, identity_) {}
+      peers_(config_.host, identity_) {
+  peers_.on_higher_epoch([this](std::uint64_t epoch, Deadline deadline) { return raise(epoch, deadline); });
+}
 
 Agent::~Agent() {
   stop_.request_stop();
@@ -282,7 +284,24 @@ void Agent::serve_peer(Fd socket, const std::stop_token& stop) {
   }
 }
 
+// A pinned peer has adopted `epoch`, so a controller of this move has begun it. That controller adopts it here too when it
+// comes back, with the peers that it knows.
+Result<std::uint64_t> Agent::raise(std::uint64_t epoch, Deadline deadline) {
+  if (epoch > commands_.epoch()) {
+    CHECK_OK(commands_.adopt(epoch, deadline, [this](std::uint64_t adopted) { return persist(adopted); }));
+    peers_.lift(epoch);
+    log_info("agent", "epoch {} adopted, as a peer has", epoch);
+  }
+  return commands_.epoch();
+}
+
 Result<Json> Agent::peer_call(const Json& request) {
+  if (get_string_or(request, "type", "") == "epoch") {
+    const auto epoch = TRY(get_int(request, "epoch"));
+    if (epoch < 0) return corrupt("an epoch is not negative");
+    const auto deadline = Deadline::in(Millis(TRY(get_int(request, "deadline_ms"))));
+    return Json{{"epoch", TRY(raise(static_cast<std::uint64_t>(epoch), deadline))}};
+  }
   const auto task = task_of(request);
   if (task.move != config_.move) return refused("this agent belongs to another move");
   auto admission = TRY(commands_.admit(task.epoch));

@@ -52,6 +52,7 @@ class Agent {
   Result<Json> run_call(const Json& request);
   void serve_peer(Fd socket, const std::stop_token& stop);
   Result<Json> peer_call(const Json& request);
+  Result<std::uint64_t> raise(std::uint64_t epoch, Deadline deadline);
   void spawn(std::function<void(const std::stop_token&)> body);
 
   AgentConfig config_;

@@ -21,13 +21,14 @@ struct Notes {
   std::atomic<int> applied = 0;
   std::atomic<bool> blocking = false;  // an apply is under way and waits for its stop token
   std::atomic<bool> stopped = false;
+  std::atomic<int> leveled = 0;  // what the other side answered once the epochs were level; -1: an error
 };
 
 class NotingMover final : public Mover {
  public:
   explicit NotingMover(Notes& notes) : notes_(notes) {}
   std::string_view name() const override { return "noting"; }
-  Result<> start(const Context&) override { return {}; }
+  Result<> start(const Context& base) override { return base_.emplace(base), Result<>(); }
   Result<Json> observe(const Context&, const Json&) override { return observation(notes_.applied > 0, "nothing applied"); }
   Result<Json> apply(const Context& context, const Json& desired) override {
     const auto kind = get_string_or(desired, "kind", "");
@@ -38,6 +39,17 @@ class NotingMover final : public Mover {
       return failure(ErrorKind::cancelled, "stopped");
     }
     if (kind == "ask") return context.peers.call("b", "noting", "double", {{"n", 21}}, context.task, context.deadline, context.stop);
+    if (kind == "level") {  // in the background, as a lease's end is: no command of any epoch
+      later_ = std::jthread([this, base = *base_] {
+        const auto deadline = Deadline::in(Millis(10'000));
+        auto done = base.peers.level_epochs("b", deadline, base.stop);
+        auto answer = done ? base.peers.call("b", "noting", "double", {{"n", 21}}, base.task, deadline, base.stop)
+                           : Result<Json>(std::unexpected(done.error()));
+        notes_.leveled = answer ? static_cast<int>(get_int_or(*answer, "n", -1)) : -1;
+        notes_.leveled.notify_all();
+      });
+      return Json::object();
+    }
     if (kind == "stream") {
       auto stream = TRY(context.peers.open("b", "noting", {{"greeting", "hello"}}, context.task, context.deadline, context.stop));
       return Json{{"heard", TRY(read_frame(*stream, context.deadline, context.stop))}};
@@ -58,6 +70,8 @@ class NotingMover final : public Mover {
 
  private:
   Notes& notes_;
+  std::optional<Context> base_;
+  std::jthread later_;
 };
 
 // One agent on a thread of its own.
@@ -185,6 +199,36 @@ TEST_F(AgentTest, APeerOfAnOlderEpochIsFenced) {
   ASSERT_TRUE(adopt(*a_, 1)["ok"]);
   ASSERT_TRUE(adopt(*b_, 2)["ok"]);
   EXPECT_EQ(a_->ask(call(1, "ask"))["error"]["kind"], "fenced");
+}
+
+// As where a controller died while it began epoch 2: the one that is behind ends what it does, and both go on.
+TEST_F(AgentTest, ADeadMansActLevelsTheEpochs) {
+  ASSERT_TRUE(adopt(*a_, 2)["ok"]);
+  ASSERT_TRUE(adopt(*b_, 1)["ok"]);
+  auto link = b_->link();
+  ASSERT_TRUE(write_message(*link, call(1, "block"), Deadline::in(Millis(5'000)), {}));
+  while (!notes_b_.blocking) std::this_thread::yield();
+  EXPECT_EQ(a_->ask(call(2, "ask"))["error"]["kind"], "retry");
+  ASSERT_TRUE(a_->ask(call(2, "level"))["ok"]);
+  notes_a_.leveled.wait(0);
+  EXPECT_EQ(notes_a_.leveled, 42);
+  EXPECT_TRUE(notes_b_.stopped);
+  EXPECT_EQ(b_->ask(call(1, "note"))["error"]["kind"], "fenced");
+  b_.reset();
+  b_ = std::make_unique<Running>(directory_, "b", notes_b_);
+  EXPECT_EQ(b_->ask(call(1, "note"))["error"]["kind"], "fenced") << "kept on disk";
+  EXPECT_EQ(b_->ask(call(2, "note"))["result"]["epoch"], 2);
+}
+
+TEST_F(AgentTest, TheOneThatAsksMayBeBehind) {
+  ASSERT_TRUE(adopt(*a_, 1)["ok"]);
+  ASSERT_TRUE(adopt(*b_, 3)["ok"]);
+  ASSERT_TRUE(a_->ask(call(1, "level"))["ok"]);
+  notes_a_.leveled.wait(0);
+  EXPECT_EQ(notes_a_.leveled, 42);
+  EXPECT_EQ(a_->ask(call(1, "note"))["error"]["kind"], "fenced");
+  EXPECT_EQ(a_->ask(call(3, "ask"))["result"]["n"], 42);
+  EXPECT_EQ(adopt(*a_, 3)["result"]["epoch"], 3) << "the controller of that epoch comes back";
 }
 
 TEST_F(AgentTest, AnotherMovesControllerIsRefused) {

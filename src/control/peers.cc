@@ -33,8 +33,13 @@ Result<std::map<std::string, PeerAddress>> peers_from_json(const Json& value) {
   return peers;
 }
 
+void TlsPeers::lift(std::uint64_t epoch) {
+  for (auto now = epoch_.load(); now < epoch && !epoch_.compare_exchange_weak(now, epoch);) {
+  }
+}
+
 void TlsPeers::set(std::map<std::string, PeerAddress> peers, std::uint64_t epoch) {
-  epoch_ = epoch;
+  lift(epoch);
   std::lock_guard lock(mutex_);
   peers_ = std::move(peers);
   idle_.clear();
@@ -88,6 +93,18 @@ Result<Json> TlsPeers::call(const std::string& host, std::string_view mover, std
   const auto epoch = std::max(task.epoch, epoch_.load());
   const Json request{{"type", "call"}, {"mover", mover}, {"verb", verb}, {"args", args}, {"move", task.move},
                      {"step", task.step}, {"epoch", epoch}, {"deadline_ms", deadline.remaining().count()}};
+  return exchange(host, verb, request, deadline, stop);
+}
+
+Result<> TlsPeers::level_epochs(const std::string& host, Deadline deadline, const std::stop_token& stop) {
+  const Json request{{"type", "epoch"}, {"epoch", epoch_.load()}, {"deadline_ms", deadline.remaining().count()}};
+  const auto theirs = TRY(get_int(TRY(exchange(host, "epoch", request, deadline, stop)), "epoch"));
+  if (theirs > static_cast<std::int64_t>(epoch_.load())) TRY(raise_(static_cast<std::uint64_t>(theirs), deadline));
+  return {};
+}
+
+Result<Json> TlsPeers::exchange(const std::string& host, std::string_view what, const Json& request, Deadline deadline,
+                                const std::stop_token& stop) {
   auto stream = take_idle(host);
   if (!stream || !write_message(*stream, request, deadline, stop)) {
     stream = TRY(connect(host, deadline, stop));
@@ -95,8 +112,8 @@ Result<Json> TlsPeers::call(const std::string& host, std::string_view mover, std
   }
   auto reply = read_message(*stream, deadline, stop);
   if (!reply) {
-    if (stop.stop_requested()) return failure(ErrorKind::cancelled, fmt::format("stopped while {} was asked for '{}'", host, verb));
-    return failure(ErrorKind::unknown, fmt::format("{} did not answer '{}': {}", host, verb, reply.error().what));
+    if (stop.stop_requested()) return failure(ErrorKind::cancelled, fmt::format("stopped while {} was asked for '{}'", host, what));
+    return failure(ErrorKind::unknown, fmt::format("{} did not answer '{}': {}", host, what, reply.error().what));
   }
   keep_idle(host, std::move(stream));
   if (!get_bool_or(*reply, "ok", false)) {

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -27,7 +28,11 @@ class TlsPeers final : public Peers {
  public:
   TlsPeers(std::string host, const TlsIdentity& identity) : host_(std::move(host)), identity_(identity) {}
 
+  // Adopts `epoch` on this host unless it is adopted already, and returns the one in force. Set before the first call.
+  using Raise = std::function<Result<std::uint64_t>(std::uint64_t epoch, Deadline deadline)>;
+  void on_higher_epoch(Raise raise) { raise_ = std::move(raise); }
   // `epoch` is the adopted one.
+  void lift(std::uint64_t epoch);
   void set(std::map<std::string, PeerAddress> peers, std::uint64_t epoch);
   // The host with this fingerprint; "" if there is none.
   std::string host_of(std::string_view fingerprint) const;
@@ -36,6 +41,7 @@ class TlsPeers final : public Peers {
                     Deadline deadline, const std::stop_token& stop) override;
   Result<std::unique_ptr<Stream>> open(const std::string& host, std::string_view mover, const Json& hello, const Task& task,
                                        Deadline deadline, const std::stop_token& stop) override;
+  Result<> level_epochs(const std::string& host, Deadline deadline, const std::stop_token& stop) override;
 
  private:
   struct Idle {
@@ -43,11 +49,14 @@ class TlsPeers final : public Peers {
     std::chrono::nanoseconds since;
   };
   Result<std::unique_ptr<Stream>> connect(const std::string& host, Deadline deadline, const std::stop_token& stop);
+  // One request and its reply's result, on a kept connection or a new one.
+  Result<Json> exchange(const std::string& host, std::string_view what, const Json& request, Deadline deadline, const std::stop_token& stop);
   std::unique_ptr<Stream> take_idle(const std::string& host);
   void keep_idle(const std::string& host, std::unique_ptr<Stream> stream);
 
   std::string host_;
   const TlsIdentity& identity_;
+  Raise raise_;
   std::atomic<std::uint64_t> epoch_ = 0;
   mutable std::mutex mutex_;
   std::map<std::string, PeerAddress> peers_;

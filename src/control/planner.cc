@@ -265,7 +265,7 @@ class Builder {
 
   Result<> addresses() {
     if (manifest_.subnets.empty()) return {};
-    Json desired{{"addresses", Json::array()}, {"verifier", manifest_.verifier == manifest_.subnets[0].from.host ? "" : manifest_.verifier}};
+    Json desired{{"addresses", Json::array()}, {"verifier", manifest_.verifier}};
     for (const auto& subnet : manifest_.subnets) {
       if (subnet.addresses.empty()) return refused(fmt::format("subnet {} lists no addresses", subnet.subnet), "name the addresses in use under `addresses:`");
       const bool v6 = subnet.subnet.find(':') != std::string::npos;

@@ -8,6 +8,10 @@ Result<Json> Mover::peer(const Context&, std::string_view verb, const Json&) {
   return refused(fmt::format("mover {} answers no request '{}' from other hosts", name(), verb));
 }
 
+Result<> Peers::level_epochs(const std::string& host, Deadline, const std::stop_token&) {
+  return refused(fmt::format("there is no link to {} on which an epoch is agreed", host));
+}
+
 Result<> Mover::serve(const Context&, Stream&, const Json&) {
   return refused(fmt::format("mover {} takes no streams from other hosts", name()));
 }

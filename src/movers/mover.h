@@ -35,6 +35,10 @@ class Peers {
   // A stream of its own to the mover `mover` on `host`, whose `serve(stream, hello)` takes the other end.
   virtual Result<std::unique_ptr<Stream>> open(const std::string& host, std::string_view mover, const Json& hello,
                                                const Task& task, Deadline deadline, const std::stop_token& stop) = 0;
+  // Brings this agent and the one on `host` to the higher of their two epochs, each ending its commands of earlier ones
+  // first. For a dead-man's act alone: a controller that died while it began an epoch leaves agents that refuse each
+  // other's calls. Errors as with call; retry where a command does not end in time.
+  virtual Result<> level_epochs(const std::string& host, Deadline deadline, const std::stop_token& stop);
 };
 
 // What an agent gives a mover with each call. Valid during the call only.

@@ -75,6 +75,7 @@ Result<AddressSet> parse_address_set(const Json& desired) {
   set.to = TRY(side_field(desired, "to"));
   if (set.from.host == set.to.host) return corrupt("desired: 'from' and 'to' are the same host");
   set.verifier = get_string_or(desired, "verifier", "");
+  if (set.stays_with(set.verifier)) set.verifier.clear();  // no third host
   for (const std::string_view key : {"gateway4", "gateway6"})
     if (const std::string text = get_string_or(desired, key, ""); !text.empty())
       set.gateways.push_back(TRY(address_field(text)));

@@ -25,7 +25,7 @@ struct AddressSet {
   int prefix6 = 128;
   AddressSide from;
   AddressSide to;
-  std::string verifier;  // a host, or ""
+  std::string verifier;  // a host that is neither side, or ""
   std::vector<IpAddress> gateways;
   std::vector<IpAddress> fixed;           // what midstream's own paths ride on
   std::set<std::uint16_t> ignored_ports;  // need not answer on new

@@ -62,7 +62,7 @@ class AddressesMover final : public Mover {
   Result<Json> act(const Context& context, const AddressSet& set, std::string_view verb, const Json& args);
   Ask ask_here(const Context& context, const AddressSet& set);
   Ask ask_host(const Context& context, const AddressSet& set, const std::string& host);
-  Ask ask_witness(const Context& context, const AddressSet& set);
+  Ask ask_witness(const Context& context, const AddressSet& set, const std::string& giver);
   Handover handover(const Context& context, const AddressSet& set, bool back);
   Result<Json> who(const Context& context, const Json& args);
   Result<Json> own_back(const Context& context, const AddressSet& set);
@@ -138,9 +138,9 @@ Ask AddressesMover::ask_host(const Context& context, const AddressSet& set, cons
   };
 }
 
-// `who` on the verifier, else on the host of the two that does not run this.
-Ask AddressesMover::ask_witness(const Context& context, const AddressSet& set) {
-  if (set.verifier.empty()) return ask_host(context, set, set.other(context.host).host);
+// `who` on the verifier, else on the giver: the taker does not hear itself, so it cannot see that it is answered.
+Ask AddressesMover::ask_witness(const Context& context, const AddressSet& set, const std::string& giver) {
+  if (set.verifier.empty()) return ask_host(context, set, giver);
   return [&context, &set](std::string_view verb, const Json& args) {
     return context.peers.call(set.verifier, "addresses", verb, args, context.task,
                               context.deadline.sooner(kPeerPatience), context.stop);
@@ -179,7 +179,7 @@ Handover AddressesMover::handover(const Context& context, const AddressSet& set,
           taker,
           ask_host(context, set, giver),
           ask_host(context, set, taker),
-          ask_witness(context, set),
+          ask_witness(context, set, giver),
           options_.checkpoint,
           context.deadline,
           context.stop};
@@ -268,7 +268,7 @@ Result<Json> AddressesMover::check(const Context& context, const Json& desired) 
   const AddressSet set = TRY(parse_address_set(desired));
   const bool staging = get_string_or(desired, "kind", "") == "stage";
   return check_addresses(set, ask_host(context, set, set.from.host), ask_host(context, set, set.to.host),
-                         ask_witness(context, set), ask_here(context, set), staging);
+                         ask_witness(context, set, set.from.host), ask_here(context, set), staging);
 }
 
 std::string AddressesMover::describe(const Json& desired) const {
@@ -362,7 +362,9 @@ bool AddressesMover::end_lease(const AddressSet& set, const Task& task, std::uin
     if (!lock->owns_lock()) lock = lock_set(set, base.deadline);
     return lock && side.keep(turn, base.task).has_value();
   }
-  const Ask other = ask_host(base, set, set.other(base.host).host);
+  const std::string& other_host = set.other(base.host).host;
+  if (!base.peers.level_epochs(other_host, base.deadline, base.stop)) return false;
+  const Ask other = ask_host(base, set, other_host);
   const auto title = title_of(other);
   if (!title) return false;  // nobody can know: held
   if (title->holding == Holding::owner && title->turn >= turn) return true;

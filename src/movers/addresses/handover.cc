@@ -61,6 +61,10 @@ Result<> nobody_else(const Handover& h, const std::string& giver_mac) {
   return {};
 }
 
+const std::string& seen_from(const Handover& h) {
+  return h.set.verifier.empty() ? h.giver_host : h.set.verifier;
+}
+
 // Afterwards: every address is answered, and by the taker alone.
 Result<> verify(const Handover& h, const std::string& taker_mac) {
   const Deadline until = h.deadline.sooner(kVerifyPatience);
@@ -74,14 +78,14 @@ Result<> verify(const Handover& h, const std::string& taker_mac) {
       if (macs.empty()) silent = to_string(address);
       for (const Json& mac : macs)
         if (mac != taker_mac)
-          return refused(fmt::format("{} is answered by {} beside {}, seen from a third host",
-                                     to_string(address), mac.dump(), h.taker_host),
+          return refused(fmt::format("{} is answered by {} beside {}, seen from {}", to_string(address),
+                                     mac.dump(), h.taker_host, seen_from(h)),
                          "find the host with that hardware address, or undo this step");
     }
     if (silent.empty()) return {};
   } while (!until.expired() && pause_for(kVerifyPause, h.stop));
-  return retry(fmt::format("{} owns the addresses, but {} is not answered, seen from a third host",
-                           h.taker_host, silent));
+  return retry(fmt::format("{} owns the addresses, but {} is not answered, seen from {}", h.taker_host, silent,
+                           seen_from(h)));
 }
 
 Result<> complete(const Handover& h, const std::string& taker_mac) {
@@ -169,6 +173,13 @@ Result<Json> hand_over(const Handover& h) {
   const auto taken = h.taker("take", at_turn(yielded.turn));
   const auto until = boot_now();
   if (!taken) {
+    // Its lease ended in this very moment and it took the addresses by itself.
+    if (taken.error().kind == ErrorKind::fenced) {
+      if (TRY(standing(h.taker, h.taker_host)).title.holding == Holding::owner) {
+        CHECK_OK(complete(h, taker.mac));
+        return Json::object();
+      }
+    }
     if (certain(taken.error())) return std::unexpected(give_back(h, yielded.turn, taken.error()));
     return std::unexpected(taken.error());
   }

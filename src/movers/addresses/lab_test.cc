@@ -184,6 +184,8 @@ struct Node {
   std::stop_source stop;
   std::atomic<bool> dead = false;  // crashed: answers nothing until restarted
   std::atomic<bool> cut = false;   // cannot be reached
+  std::atomic<std::uint64_t> epoch = 1;  // adopted here
+  std::unique_ptr<Peers> peers;
   std::mutex mutex;                // guards the two below
   std::string crash_at;
   std::map<std::string, std::function<void()>> at;
@@ -204,8 +206,46 @@ struct Node {
   }
 };
 
-class Bench : public ::testing::Test, public Peers {
+class Bench : public ::testing::Test {
  protected:
+  // What `caller` reaches the others by: calls are admitted by epoch, as agents do.
+  class Line : public Peers {
+   public:
+    Line(Bench& bench, Node& caller) : bench_(bench), caller_(caller) {}
+    Result<Json> call(const std::string& host, std::string_view mover, std::string_view verb, const Json& args,
+                      const Task& task, Deadline, const std::stop_token&) override {
+      Node& node = bench_.node(host);
+      if (mover != "addresses" || node.dead || node.cut) return retry("no link to " + host);
+      const std::uint64_t epoch = std::max(task.epoch, caller_.epoch.load());
+      if (epoch < node.epoch) return failure(ErrorKind::fenced, "an old epoch");
+      if (epoch > node.epoch) return retry("the epoch is not adopted yet");
+      try {
+        return within(node.space, [&] {
+          Context there = bench_.context(node, epoch);
+          return node.mover->peer(there, verb, args);
+        });
+      } catch (const Crash&) {
+        return failure(ErrorKind::unknown, host + " went away");
+      }
+    }
+    Result<std::unique_ptr<Stream>> open(const std::string&, std::string_view, const Json&, const Task&, Deadline,
+                                         const std::stop_token&) override {
+      return refused("no streams here");
+    }
+    Result<> level_epochs(const std::string& host, Deadline, const std::stop_token&) override {
+      Node& node = bench_.node(host);
+      if (node.dead || node.cut) return retry("no link to " + host);
+      const std::uint64_t higher = std::max(node.epoch.load(), caller_.epoch.load());
+      node.epoch = caller_.epoch = higher;
+      return {};
+    }
+
+   private:
+    Bench& bench_;
+    Node& caller_;
+  };
+  Node& node(const std::string& host) { return host == "old" ? old_ : host == "new" ? new_ : third_; }
+
   void SetUp() override {
     if (::geteuid() != 0) GTEST_SKIP() << "needs root to make network namespaces";
     char name[] = "/tmp/midstream-addresses-XXXXXX";
@@ -230,6 +270,7 @@ class Bench : public ::testing::Test, public Peers {
 
   void make(Node& node) {
     node.name = &node == &old_ ? "old" : &node == &new_ ? "new" : "third";
+    node.peers = std::make_unique<Line>(*this, node);
     node.space = make_space();
     ASSERT_TRUE(node.space);
     node.root = directory_ / node.name / "root";
@@ -289,26 +330,8 @@ class Bench : public ::testing::Test, public Peers {
   }
 
   Context context(Node& node, std::uint64_t epoch) {
-    return {{"autumn", "addresses", epoch}, node.name, node.state, *this, Deadline::in(Millis{20'000}),
+    return {{"autumn", "addresses", epoch}, node.name, node.state, *node.peers, Deadline::in(Millis{20'000}),
             node.stop.get_token()};
-  }
-
-  Result<Json> call(const std::string& host, std::string_view mover, std::string_view verb, const Json& args,
-                    const Task& task, Deadline, const std::stop_token&) override {
-    Node& node = host == "old" ? old_ : host == "new" ? new_ : third_;
-    if (mover != "addresses" || node.dead || node.cut) return retry("no link to " + host);
-    try {
-      return within(node.space, [&] {
-        Context there = context(node, task.epoch);
-        return node.mover->peer(there, verb, args);
-      });
-    } catch (const Crash&) {
-      return failure(ErrorKind::unknown, host + " went away");
-    }
-  }
-  Result<std::unique_ptr<Stream>> open(const std::string&, std::string_view, const Json&, const Task&,
-                                       Deadline, const std::stop_token&) override {
-    return refused("no streams here");
   }
 
   Json desired(const std::string& kind) {
@@ -318,12 +341,13 @@ class Bench : public ::testing::Test, public Peers {
             {"prefix6", 64},
             {"from", {{"host", "old"}, {"dev", "eth0"}}},
             {"to", {{"host", "new"}, {"dev", "eth0"}}},
-            {"verifier", "third"},
+            {"verifier", verifier_},
             {"gateway4", "192.0.2.1"},
             {"gateway6", "2001:db8:26::1"}};
   }
   enum class Verb { apply, undo, observe, check };
   Result<Json> ask(Verb verb, const std::string& kind, std::uint64_t epoch = 1) {
+    for (Node* one : {&old_, &new_, &third_}) one->epoch = std::max(one->epoch.load(), epoch);  // adopted beforehand
     try {
       return within(new_.space, [&] {
         const Context here = context(new_, epoch);
@@ -389,6 +413,7 @@ class Bench : public ::testing::Test, public Peers {
   }
 
   fs::path directory_;
+  std::string verifier_ = "third";
   Millis lease_{60'000};
   Fd bridge_;
   Node old_, new_, third_;
@@ -491,6 +516,31 @@ TEST_F(Bench, TenTimesToAndFro) {
   EXPECT_LT(at(gaps, 0.5), 250);  // loose: the build may be slow and instrumented
   EXPECT_EQ(on(new_, "lo").size(), moving().size());
   EXPECT_EQ(witness_->ports(), (std::set<std::string>{"p-old", "p-new"}));
+}
+
+// Without a third host each way is seen from the side that gave the addresses away.
+TEST_F(Bench, ToAndFroWithoutAThirdHost) {
+  for (const char* none : {"", "old", "new"}) {
+    verifier_ = none;
+    ASSERT_TRUE(ask(Verb::apply, "stage"));
+    auto probing = prober();
+    for (const Verb verb : {Verb::apply, Verb::undo}) {
+      const auto done = ask(verb, "own");
+      ASSERT_TRUE(done) << none << ": " << done.error().text();
+      expect_owner(verb == Verb::apply ? new_ : old_, verb == Verb::apply ? old_ : new_, none);
+    }
+    probing.request_stop();
+  }
+  // And what it sees counts: somebody else has an address while new is to give it back.
+  ASSERT_TRUE(ask(Verb::apply, "own"));
+  ip_command(third_.space, "addr add 192.0.2.20/32 dev eth0");
+  const auto contested = ask(Verb::undo, "own");
+  ASSERT_FALSE(contested);
+  EXPECT_EQ(contested.error().kind, ErrorKind::refused) << contested.error().text();
+  expect_owner(new_, old_);
+  ip_command(third_.space, "addr del 192.0.2.20/32 dev eth0");
+  ASSERT_TRUE(ask(Verb::undo, "own"));
+  expect_owner(old_, new_);
 }
 
 TEST_F(Bench, CrashesAnywhereThenGoesOnOrGoesBack) {
@@ -634,6 +684,25 @@ TEST_F(ShortLease, OldTakesBackOnceNewHasStoodDown) {
   ASSERT_TRUE(ask(Verb::apply, "own"));
   pause_for(Millis{600}, {});
   expect_owner(new_, old_);  // the lease's end finds that new owns
+}
+
+// The controller died while it began an epoch: one agent has adopted it, the other has not, and none ever comes back.
+TEST_F(ShortLease, TheLeaseEndsBetweenTwoEpochs) {
+  std::uint64_t epoch = 1;
+  for (Node* ahead : {&old_, &new_}) {
+    const std::string where = ahead->name + " is ahead";
+    new_.at["own: yielded"] = [&] {
+      ahead->epoch = ++epoch;
+      throw Crash{};
+    };
+    EXPECT_FALSE(ask(Verb::apply, "own", epoch)) << where;
+    EXPECT_EQ(on(new_, "eth0").size(), 0u) << where;
+    EXPECT_TRUE(comes_back()) << where;
+    pause_for(Millis{200}, {});
+    expect_owner(old_, new_, where);
+    EXPECT_EQ(old_.epoch, epoch) << where;
+    EXPECT_EQ(new_.epoch, epoch) << where;
+  }
 }
 
 TEST_F(ShortLease, OldGoesBackAloneBeforeItHasYielded) {
