@@ -17,8 +17,12 @@ inline constexpr uid_t kPostgres = 110;
 inline constexpr uid_t kBind = 111;
 inline constexpr uid_t kHaproxy = 112;
 inline constexpr uid_t kSshd = 113;
+inline constexpr uid_t kDovecot = 114;
+inline constexpr uid_t kDovenull = 115;
+inline constexpr uid_t kPostfix = 116;
 inline constexpr uid_t kShop = 2001;
 inline constexpr uid_t kStaff = 2002;
+inline constexpr uid_t kVmail = 5000;
 
 struct FileEntry {
   enum class Kind { file, directory, symlink };

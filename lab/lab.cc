@@ -64,7 +64,11 @@ Result<> check_machine() {
                            {"/usr/sbin/named", "bind9"}, {"/usr/bin/dig", "bind9-dnsutils"},
                            {"/usr/sbin/sshd", "openssh-server"}, {"/usr/bin/ssh-keygen", "openssh-client"},
                            {"/usr/sbin/ifup", "ifupdown"}, {"/usr/sbin/ip", "iproute2"},
-                           {"/usr/sbin/mkfs.ext4", "e2fsprogs"}, {"/usr/sbin/sysctl", "procps"}}) {
+                           {"/usr/sbin/mkfs.ext4", "e2fsprogs"}, {"/usr/sbin/sysctl", "procps"},
+                           {"/usr/sbin/dovecot", "dovecot-core"}, {"/usr/lib/dovecot/imap", "dovecot-imapd"},
+                           {"/usr/lib/dovecot/pop3", "dovecot-pop3d"}, {"/usr/lib/dovecot/lmtp", "dovecot-lmtpd"},
+                           {"/usr/bin/sievec", "dovecot-sieve"}, {"/usr/lib/dovecot/managesieve", "dovecot-managesieved"},
+                           {"/usr/sbin/postfix", "postfix"}}) {
     if (::access(need.program, X_OK) != 0) missing.push_back(need.package);
   }
   if (missing.empty()) return {};

@@ -1,7 +1,7 @@
 // A whole production environment in network namespaces, for as long as a Lab holds it.
 //
 //              wan 203.0.113.0/24              pub 192.0.2.0/26, 198.51.100.0/28
-//   out --------+-------- ns1, ns2               +---- old  (PostgreSQL, shop, relay)
+//   out --------+-------- ns1, ns2               +---- old  (PostgreSQL, shop, mail, relay)
 //               |                                |
 //               +------------ edge --------------+---- new  (the same, empty)
 //                       router, HAProxy

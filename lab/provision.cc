@@ -21,11 +21,15 @@ constexpr std::string_view kPasswd =
     "bind:x:111:111::/var/cache/bind:/usr/sbin/nologin\n"
     "haproxy:x:112:112::/var/lib/haproxy:/usr/sbin/nologin\n"
     "sshd:x:113:65534::/run/sshd:/usr/sbin/nologin\n"
+    "dovecot:x:114:114:Dovecot:/usr/lib/dovecot:/usr/sbin/nologin\n"
+    "dovenull:x:115:115:Dovecot's logins:/nonexistent:/usr/sbin/nologin\n"
+    "postfix:x:116:116::/var/spool/postfix:/usr/sbin/nologin\n"
     "shop:x:2001:2001:the shop:/srv:/bin/sh\n"
-    "staff1:x:2002:2002:an editor:/home/staff1:/bin/sh\n";
+    "staff1:x:2002:2002:an editor:/home/staff1:/bin/sh\n"
+    "vmail:x:5000:5000:mailboxes:/var/vmail:/usr/sbin/nologin\n";
 constexpr std::string_view kGroup =
     "root:x:0:\ndaemon:x:1:\nadm:x:4:\ntty:x:5:\nnogroup:x:65534:\npostgres:x:110:\nbind:x:111:\nhaproxy:x:112:\n"
-    "shop:x:2001:\nstaff1:x:2002:\n";
+    "dovecot:x:114:\ndovenull:x:115:\npostfix:x:116:\nshop:x:2001:\nstaff1:x:2002:\nvmail:x:5000:\n";
 
 std::string shadow() {
   std::string text;
@@ -53,7 +57,7 @@ void add_machine_files(FileSet& files) {
 void add_base(FileSet& files, const HostPlan& host, const std::string& zone) {
   add_machine_files(files);
   files.file("/etc/passwd", std::string(kPasswd));
-  files.file("/etc/group", std::string(kGroup));
+  files.file("/etc/group", fmt::format("{}postdrop:x:{}:\n", kGroup, postdrop_group()));
   files.file("/etc/shadow", shadow(), 0640);
   files.file("/etc/hostname", host.name + "\n");
   files.file("/etc/hosts", fmt::format("127.0.0.1 localhost\n::1 localhost\n{} {}\n", host.mgmt, host.name));
@@ -82,11 +86,13 @@ FileSet provision(const Scenario& scenario, const HostPlan& host, const Secrets&
       add_database(files, scenario, host);
       add_relay(files, host);
       add_shop(files, scenario, host, secrets);
+      add_mail(files, scenario, host, secrets);
       if (host.role == Role::old_side) add_roles(files, scenario, secrets);
       break;
     case Role::ns1:
     case Role::ns2: add_name_server(files, scenario, host, secrets); break;
     case Role::out:
+      add_mail_users(files, scenario, secrets);
       files.file("/etc/midstream/probe.pgpass",
                  fmt::format("*:*:*:{}:{}\n", scenario.probe_role, secrets.probe_password), 0600);
       files.file("/etc/midstream/clients.pgpass",

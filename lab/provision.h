@@ -17,12 +17,23 @@ struct KeyPair {
   std::string public_key;  // one line, without the newline
 };
 
+struct MailSecrets {
+  std::map<std::string, std::string> passwords;  // by address
+  std::string certificate, key;                  // PEM; for the mail names, its own authority
+  std::string authority_file;                    // the certificate's file name in a directory of authorities
+  std::string dkim_key;                          // PEM
+};
+Result<MailSecrets> make_mail_secrets(const Scenario& scenario);
+// `password` as Dovecot keeps it (scheme SSHA512), with a fresh salt.
+Result<std::string> mail_verifier(const std::string& password);
+
 // Fresh for every lab.
 struct Secrets {
   KeyPair operator_key;
   std::map<std::string, KeyPair> host_keys;  // by host name
   std::string tsig_secret;                   // base64
   std::string app_password, probe_password;
+  MailSecrets mail;
 };
 
 // `scratch` is made, used by ssh-keygen and removed.
@@ -49,6 +60,12 @@ void add_name_server(FileSet& files, const Scenario& scenario, const HostPlan& h
 std::string tsig_key_file(const Scenario& scenario, const Secrets& secrets);
 void add_shop(FileSet& files, const Scenario& scenario, const HostPlan& host, const Secrets& secrets);
 void add_operator(FileSet& files, const Scenario& scenario, const Secrets& secrets);
+// Dovecot and Postfix. The old side has mail already, the new one is ready and empty.
+void add_mail(FileSet& files, const Scenario& scenario, const HostPlan& host, const Secrets& secrets);
+// postdrop and postqueue are setgid in the machine's /usr, which all hosts share: the group's number is the machine's.
+gid_t postdrop_group();
+// What clients and probes of mail need to log in.
+void add_mail_users(FileSet& files, const Scenario& scenario, const Secrets& secrets);
 std::string move_manifest(const Scenario& scenario);
 
 }  // namespace midstream::lab

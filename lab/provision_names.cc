@@ -18,7 +18,15 @@ std::string zone_file(const Scenario& s) {
   }
   text += fmt::format("{} A {}\n{} AAAA {}\n", s.web_name, t.web4_old, s.web_name, t.web6_old);
   text += fmt::format("{} A {}\n", s.db_name, t.db4_old);
+  text += fmt::format("@ MX 10 {0}\n{0} A {2}\n{1} A {2}\n@ TXT \"v=spf1 ip4:{2} -all\"\n", s.mx_name, s.imap_name, kMailAddress);
   return text;
+}
+
+// The rest of the world's domain: it does not move, and only gets mail.
+std::string sink_zone_file(const Scenario& s) {
+  return fmt::format("$ORIGIN {0}\n$TTL 60\n@ IN SOA ns1.{1} hostmaster.{0} 1 60 10 604800 5\n@ NS ns1.{1}\n@ NS ns2.{1}\n"
+                     "@ MX 10 mail.{0}\nmail.{0} A {2}\n",
+                     s.sink_domain, s.zone, kSinkAddress);
 }
 
 std::string options() {
@@ -56,9 +64,12 @@ void add_name_server(FileSet& files, const Scenario& s, const HostPlan& host, co
         "    allow-transfer {{ none; }};\n}};\n",
         zone, kNs1Mgmt);
   }
+  // Both have it as a file: nothing changes it.
+  text += fmt::format("zone \"{}\" {{ type primary; file \"/var/lib/bind/sink-zone\"; notify no; }};\n", without_dot(s.sink_domain));
   files.file("/etc/bind/named.conf", text);
   files.directory("/var/cache/bind", 0755, kBind);
   files.directory("/var/lib/bind", 0755, kBind);
+  files.file("/var/lib/bind/sink-zone", sink_zone_file(s), 0644, kBind);
   if (host.role == Role::ns1) files.file("/var/lib/bind/zone", zone_file(s), 0644, kBind);
   files.service("named", "/usr/sbin/named -g -n 1 -u bind -c /etc/bind/named.conf",
                 "install -d -o bind -g bind -m 0755 /run/named\n");

@@ -43,6 +43,12 @@ std::vector<Check> checks(const Scenario& s) {
                  fmt::format("[ ! -x /opt/midstream/bin/lab-shop ] || timeout 2 bash -c 'exec 3<>/dev/tcp/{0}/80; "
                              "printf \"GET /health HTTP/1.0\\r\\nHost: {0}\\r\\n\\r\\n\" >&3; head -1 <&3 | grep -q \" 200\"'",
                              bare(s.web_name))});
+  const auto greeted = [](const std::string& host, int port, const char* word) {
+    return fmt::format("timeout 2 bash -c 'exec 3<>/dev/tcp/{}/{}; head -1 <&3 | grep -q \"^{}\"'", host, port, word);
+  };
+  all.push_back({"SMTP by its name", s.out, greeted(bare(s.mx_name), 25, "220")});
+  all.push_back({"IMAP by its name", s.out, greeted(bare(s.imap_name), 143, "[*] OK")});
+  all.push_back({"mail on new", s.new_host, greeted("127.0.0.1", 25, "220") + " && " + greeted("127.0.0.1", 143, "[*] OK")});
   for (const char* address : {"192.0.2.10", "192.0.2.33", "198.51.100.10", "2001:db8:26::10", "2001:db8:28::10"}) {
     all.push_back({fmt::format("the relay on {}", address), s.out,
                    fmt::format("timeout 1 bash -c 'exec 3<>/dev/tcp/{}/80'", address)});

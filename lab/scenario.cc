@@ -61,6 +61,10 @@ Scenario demo() {
   s.app_services = {"shop-1", "shop-2"};
   s.zone = "prod.example.", s.web_name = "shop.prod.example.", s.db_name = "db.prod.example.";
   s.tsig_key = "midstream";
+  s.mail_service = "mail", s.mail_domain = "prod.example";
+  s.mx_name = "mx.prod.example.", s.imap_name = "imap.prod.example.";
+  s.mail_users = {"user01", "user02", "user03", "user04", "user05", "user06", "user07", "user08"};
+  s.mail_probe = "probe", s.sink_domain = "world.example.";
   s.tree = "/srv/shop";
   return s;
 }
@@ -79,6 +83,10 @@ Scenario other() {
   s.app_services = {"store-a", "store-b"};
   s.zone = "live.test.", s.web_name = "store.live.test.", s.db_name = "ledger.live.test.";
   s.tsig_key = "mover-key";
+  s.mail_service = "post", s.mail_domain = "live.test";
+  s.mx_name = "in.live.test.", s.imap_name = "box.live.test.";
+  s.mail_users = {"box-a", "box-b", "box-c", "box-d", "box-e", "box-f", "box-g", "box-h"};
+  s.mail_probe = "watcher", s.sink_domain = "rest.test.";
   s.tree = "/srv/depot";
   return s;
 }
@@ -117,6 +125,13 @@ Json to_json(const Scenario& s) {
           {"zone", s.zone},
           {"web_name", s.web_name},
           {"db_name", s.db_name},
+          {"mail_service", s.mail_service},
+          {"mail_domain", s.mail_domain},
+          {"mx_name", s.mx_name},
+          {"imap_name", s.imap_name},
+          {"mail_users", s.mail_users},
+          {"mail_probe", s.mail_probe},
+          {"sink_domain", s.sink_domain},
           {"tree", s.tree}};
 }
 

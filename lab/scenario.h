@@ -45,6 +45,12 @@ struct Scenario {
   std::string zone;                                      // absolute
   std::string web_name, db_name;                         // absolute, in the zone
   std::string tsig_key;                                  // the key's name
+  std::string mail_service;                              // as the manifest names it
+  std::string mail_domain;                               // without the dot at its end
+  std::string mx_name, imap_name;                        // absolute; both lead to kMailAddress
+  std::vector<std::string> mail_users;                   // local parts
+  std::string mail_probe;                                // the account of the probes, a local part
+  std::string sink_domain;                               // absolute: mail for the rest of the world, taken by out
   std::string tree;                                      // the application's files
 
   int zone_ttl() const { return fast ? 5 : 30; }  // seconds, as the zone has it before the move
@@ -68,6 +74,9 @@ inline constexpr std::string_view kNs1Mgmt = "10.77.0.21";
 inline constexpr std::string_view kNs2Mgmt = "10.77.0.22";
 inline constexpr std::string_view kOutMgmt = "10.77.0.50";
 inline constexpr std::string_view kOpsMgmt = "10.77.0.60";
+
+inline constexpr std::string_view kMailAddress = "192.0.2.25";   // of old's /26: mail comes in and goes out by it
+inline constexpr std::string_view kSinkAddress = "203.0.113.50";  // out's
 
 // The addresses on eth0 of the old and of the new side, without prefix length.
 std::vector<std::string> old_addresses();  // 192.0.2.10 .. .33, 2001:db8:26::10

@@ -87,6 +87,7 @@ Result<Secrets> make_secrets(const Scenario& scenario, const fs::path& scratch) 
   secrets.tsig_secret = base64(TRY(random_bytes(32)));
   secrets.app_password = to_hex(TRY(random_bytes(16)));
   secrets.probe_password = to_hex(TRY(random_bytes(16)));
+  secrets.mail = TRY(make_mail_secrets(scenario));
   return secrets;
 }
 

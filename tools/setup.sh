@@ -25,6 +25,10 @@ install_packages() {
   if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
     mkdir -p /etc/postgresql-common && echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
   fi
+  # Postfix asks what kind of mail host this is, and unasked makes it one: the lab's hosts bring their own configuration.
+  if ! dpkg-query -W -f '${Status}' postfix 2>/dev/null | grep -q 'ok installed'; then
+    echo 'postfix postfix/main_mailer_type select No configuration' | debconf-set-selections
+  fi
   local log=build/apt.log code=0
   mkdir -p build
   { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $missing; } >$log 2>&1 || code=$?
