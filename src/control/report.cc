@@ -11,7 +11,7 @@ namespace {
 
 std::string_view verdict(const State& state) {
   if (state.stopped || !state.complete()) return "failed";
-  return state.goal == Goal::back ? "rolled-back" : "moved";
+  return state.goal == Goal::back || state.goal == Goal::end ? "rolled-back" : "moved";
 }
 
 std::string_view progress_name(Progress progress) {

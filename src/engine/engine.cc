@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "engine/flight.h"
+
 namespace midstream {
 
 namespace {
@@ -19,15 +21,6 @@ bool transient(ErrorKind kind) {
 }
 
 }  // namespace
-
-struct Engine::Flight {
-  std::int64_t now;
-  Effects effects;
-
-  void wake(std::int64_t at) {
-    if (!effects.wake_at || *effects.wake_at > at) effects.wake_at = at;
-  }
-};
 
 Json Engine::plan_record(std::int64_t now, const Plan& plan) {
   return {{"type", "plan"}, {"at", now}, {"hash", plan_hash(plan)}, {"plan", to_json(plan)}};
@@ -69,6 +62,8 @@ Effects Engine::handle(std::int64_t now, const Event& event) {
           facts_ = e;
         } else if constexpr (std::is_same_v<T, NoFacts>) {
           facts_.reset();
+        } else if constexpr (std::is_same_v<T, Left>) {
+          left(flight, e);
         }
       },
       event);
@@ -86,7 +81,10 @@ void Engine::renew_epoch(Flight& flight) {
   asked_in_vain_ = 0;
   not_before_ = 0;
   seen_ = Json::object();
-  for (const auto& host : state_.plan.hosts) flight.effects.commands.push_back(Adopt{host, state_.epoch});
+  departing_.clear();
+  for (const auto& host : state_.plan.hosts) {
+    if (!state_.leaving.contains(host)) flight.effects.commands.push_back(Adopt{host, state_.epoch});
+  }
 }
 
 // An answer to an earlier epoch may come late; it says nothing about what this one has ended.
@@ -102,6 +100,7 @@ void Engine::adopted(const Adopted& adoption) {
 void Engine::link_lost(Flight& flight, const std::string& host) {
   const int index = running_index();
   if (in_flight_ && index >= 0 && state_.plan.steps[index].host == host) return renew_epoch(flight);
+  if (state_.leaving.contains(host)) return;
   if (adopted_.erase(host) > 0) flight.effects.commands.push_back(Adopt{host, state_.epoch});
 }
 
@@ -109,6 +108,7 @@ std::optional<Error> Engine::objection(Goal goal) const {
   const auto no = [](std::string what, std::string todo) {
     return Error{ErrorKind::refused, std::move(what), std::move(todo)};
   };
+  if (auto why = objection_at_the_end(goal)) return why;
   if (goal == Goal::back && state_.past_return()) {
     return no("the move is past the point of no return: finish was begun", "let `finish` end");
   }
@@ -116,7 +116,7 @@ std::optional<Error> Engine::objection(Goal goal) const {
   if (goal != Goal::back && state_.goal == Goal::back && !state_.complete()) {
     return no("a rollback is under way", "use `rollback` to let it end, then run again");
   }
-  if (goal == Goal::finish && !state_.past_return()) {
+  if (goal == Goal::finish && !state_.past_return() && !state_.taken_back()) {
     for (std::size_t i = 0; i < state_.steps.size(); ++i) {
       const auto& step = state_.plan.steps[i];
       if (step.phase != "finish" && state_.steps[i].progress != Progress::done) {
@@ -143,7 +143,8 @@ std::optional<Error> Engine::objection_to_abort() const {
 void Engine::asked(Flight& flight, const Asked& ask) {
   if (objection(ask.goal)) return;
   const bool turning = ask.goal == Goal::back && state_.goal != Goal::back;
-  record(flight, {{"type", "asked"}, {"goal", to_string(ask.goal)}, {"until", ask.until}});
+  const Goal goal = ask.goal == Goal::finish && state_.taken_back() ? Goal::end : ask.goal;
+  record(flight, {{"type", "asked"}, {"goal", to_string(goal)}, {"until", ask.until}});
   asked_in_vain_ = 0;
   // An effect under way must be over before it is undone: the new epoch ends it.
   if (turning && in_flight_) {
@@ -182,10 +183,11 @@ void Engine::proceed(Flight& flight) {
   if (state_.plan.steps.empty() || in_flight_ || state_.stopped) return;
   if (state_.goal == Goal::run || state_.goal == Goal::finish) forward(flight);
   if (state_.goal == Goal::back) backward(flight);
+  if (departs()) depart(flight);
 }
 
 void Engine::forward(Flight& flight) {
-  while (!in_flight_ && !state_.stopped && !state_.complete()) {
+  while (!in_flight_ && !state_.stopped && !state_.complete() && !state_.steps_done()) {
     const auto next =
         std::ranges::find_if(state_.steps, [](const StepState& s) { return s.progress != Progress::done; });
     const int index = static_cast<int>(next - state_.steps.begin());
@@ -413,6 +415,7 @@ std::string Engine::waiting_for_agents(const Step& step) const {
 
 std::string Engine::waiting() const {
   if (state_.stopped) return fmt::format("stopped at '{}': {}", state_.stopped_step, state_.stopped->text());
+  if (departs()) return waiting_to_leave();
   const int index = next_index();
   if (index < 0) return "";
   const auto& step = state_.plan.steps[index];

@@ -32,7 +32,8 @@ enum class Goal {
   idle,    // nothing asked yet
   run,     // forward, up to and without `finish`
   back,    // undo everything that was done
-  finish,  // the steps of phase finish; from here only forward
+  finish,  // the steps of phase finish, then every host is left; from here only forward
+  end,     // every host is left after a whole rollback; recorded where `finish` was asked for then
 };
 std::string_view to_string(Goal goal);
 
@@ -72,9 +73,14 @@ struct Facts {
   bool window_open = true;
 };
 struct NoFacts {};  // they cannot be had at present: nobody measures
-struct Tick {};     // time has come
+struct Left {       // of a Depart: nothing of ours is on that host any more
+  std::string host;
+  std::uint64_t epoch;
+  Result<> result;
+};
+struct Tick {};  // time has come
 using Event =
-    std::variant<Started, Adopted, NotAdopted, LinkLost, Asked, Paused, Outcome, Observed, Facts, NoFacts, Tick>;
+    std::variant<Started, Adopted, NotAdopted, LinkLost, Asked, Paused, Outcome, Observed, Facts, NoFacts, Left, Tick>;
 
 // ---- effects ------------------------------------------------------------------------------------------------
 struct Adopt {
@@ -91,7 +97,14 @@ struct Call {
   std::uint64_t number;  // of this engine's calls; with the epoch it names the call
   std::int64_t deadline_ms;
 };
-using Command = std::variant<Adopt, Call>;
+// Take midstream off this host, whatever of it is there, as far as it got before; to be answered with Left, once. There is
+// no link to that host any more, and none is to be made.
+struct Depart {
+  std::string host;
+  bool power_off;
+  std::uint64_t epoch;
+};
+using Command = std::variant<Adopt, Call, Depart>;
 
 struct Effects {
   std::vector<Json> records;  // to be durable before any command is sent
@@ -120,9 +133,17 @@ struct State {
   std::vector<StepState> steps;
   std::optional<Error> stopped;  // why nothing goes on until the operator asks again
   std::string stopped_step;
+  std::set<std::string> leaving;  // hosts that midstream was asked to leave, those that it has left among them
+  std::set<std::string> left;
 
   // Steps done or under way, to undo on the way back; whether any irreversible step was begun.
   bool past_return() const;
+  // Going back has come to its end: nothing is left to undo.
+  bool taken_back() const;
+  // Every step is done.
+  bool steps_done() const;
+  // Midstream was taken off every host that the plan lists: the move is over.
+  bool over() const;
   // Everything that the goal asks for holds.
   bool complete() const;
 };
@@ -159,6 +180,9 @@ class Engine {
   void proceed(Flight& flight);
   void forward(Flight& flight);
   void backward(Flight& flight);
+  void depart(Flight& flight);
+  void left(Flight& flight, const Left& answer);
+  std::optional<Error> objection_at_the_end(Goal goal) const;
   void drive(Flight& flight, int index);
   void try_again(Flight& flight, int index);
   void begin(Flight& flight, int index, Direction direction);
@@ -173,6 +197,8 @@ class Engine {
   std::optional<Error> refusal(const Step& step) const;
   int running_index() const;
   int next_index() const;
+  bool departs() const;
+  std::string waiting_to_leave() const;
   std::string waiting_for_agents(const Step& step) const;
 
   State state_;
@@ -188,6 +214,8 @@ class Engine {
   std::int64_t not_before_ = 0;               // backoff or poll
   Json seen_ = Json::object();                // last observation of the running step
   std::optional<Facts> facts_;
+  std::string departing_;  // the host that a Depart is out for
+  int departures_ = 0;     // asked for of that host in vain
 };
 
 }  // namespace midstream

@@ -20,8 +20,8 @@
 #include <string>
 #include <string_view>
 
-#include "base/json.h"
 #include "base/histogram.h"
+#include "base/json.h"
 
 namespace midstream {
 

@@ -107,17 +107,21 @@ Result<> validate(const Plan& plan) {
     earlier.insert(step.id);
     last_phase = phase_index(step.phase);
   }
+  std::set<std::string> left;
+  for (const auto& leave : plan.leave) {
+    if (std::ranges::find(plan.hosts, leave.host) == plan.hosts.end() || !left.insert(leave.host).second)
+      return corrupt(fmt::format("plan: '{}' is no host that could be left, or is left twice", leave.host));
+  }
   return {};
 }
 
 Json to_json(const Plan& plan) {
   Json steps = Json::array();
   for (const auto& step : plan.steps) steps.push_back(step_json(step));
-  return {{"schema", "midstream.plan/1"},
-          {"move", plan.move},
-          {"hosts", plan.hosts},
-          {"budgets", plan.budgets},
-          {"steps", std::move(steps)}};
+  Json leave = Json::array();
+  for (const auto& one : plan.leave) leave.push_back({{"host", one.host}, {"power_off", one.power_off}});
+  return {{"schema", "midstream.plan/1"}, {"move", plan.move},         {"hosts", plan.hosts},
+          {"budgets", plan.budgets},      {"steps", std::move(steps)}, {"leave", std::move(leave)}};
 }
 
 Result<Plan> plan_from_json(const Json& value) {
@@ -128,6 +132,9 @@ Result<Plan> plan_from_json(const Json& value) {
   plan.budgets = TRY(get_object(value, "budgets"));
   if (!value.contains("steps") || !value["steps"].is_array()) return corrupt("the plan has no list of steps");
   for (const auto& step : value["steps"]) plan.steps.push_back(TRY(step_from_json(step, plan)));
+  // A journal from before hosts were left has none.
+  for (const auto& leave : value.value("leave", Json::array()))
+    plan.leave.push_back({TRY(get_string(leave, "host")), TRY(get_bool(leave, "power_off"))});
   CHECK_OK(validate(plan));
   return plan;
 }

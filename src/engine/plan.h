@@ -43,17 +43,25 @@ struct Step {
   std::vector<std::string> needs;  // ids of earlier steps whose outcome this one builds on
 };
 
+// The end: midstream takes itself off a host.
+struct Leave {
+  std::string host;
+  bool power_off = false;  // and the host is shut down as the last act there
+};
+
 struct Plan {
   std::string move;
   std::vector<std::string> hosts;  // every host with an agent, in the manifest's order
   Json budgets = Json::object();   // service -> downtime budget in ms
   std::vector<Step> steps;
+  std::vector<Leave> leave;  // one after the other, once everything else that `finish` asks for is done
 
   // Index of the step with this id, or -1.
   int find(std::string_view id) const;
 };
 
-// Ids unique, phases known and in order, needs met earlier, hosts known, irreversible steps only in `finish`.
+// Ids unique, phases known and in order, needs met earlier, hosts known, irreversible steps only in `finish`, no host left
+// twice.
 Result<> validate(const Plan& plan);
 
 // Canonical JSON, and back. plan_hash is over the canonical text: FNV-1a, 64 bits, hex; it tells plans apart and

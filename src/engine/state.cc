@@ -13,6 +13,7 @@ std::string_view to_string(Goal goal) {
     case Goal::run: return "run";
     case Goal::back: return "back";
     case Goal::finish: return "finish";
+    case Goal::end: return "end";
   }
   return "idle";
 }
@@ -20,7 +21,7 @@ std::string_view to_string(Goal goal) {
 namespace {
 
 Goal goal_from(std::string_view name) {
-  for (const auto goal : {Goal::run, Goal::back, Goal::finish}) {
+  for (const auto goal : {Goal::run, Goal::back, Goal::finish, Goal::end}) {
     if (to_string(goal) == name) return goal;
   }
   return Goal::idle;
@@ -63,7 +64,23 @@ bool State::past_return() const {
   return false;
 }
 
+bool State::taken_back() const {
+  return (goal == Goal::back || goal == Goal::end) && std::ranges::all_of(steps, [](const auto& s) {
+           return s.progress == Progress::pending || s.progress == Progress::undone;
+         });
+}
+
+bool State::steps_done() const {
+  return std::ranges::all_of(steps, [](const auto& s) { return s.progress == Progress::done; });
+}
+
+bool State::over() const {
+  return (goal == Goal::end || (goal == Goal::finish && steps_done())) &&
+         std::ranges::all_of(plan.leave, [&](const auto& leave) { return left.contains(leave.host); });
+}
+
 bool State::complete() const {
+  if (goal == Goal::end) return over();
   for (std::size_t i = 0; i < steps.size(); ++i) {
     const auto progress = steps[i].progress;
     if (goal == Goal::back) {
@@ -76,7 +93,7 @@ bool State::complete() const {
     if (goal == Goal::run && !until.empty() && phase > phase_index(until)) continue;
     if (progress != Progress::done) return false;
   }
-  return goal != Goal::idle;
+  return goal != Goal::idle && (goal != Goal::finish || over());
 }
 
 Result<> Engine::fold(const Json& record) {
@@ -115,6 +132,10 @@ Result<> Engine::fold(const Json& record) {
   if (type == "stopped") {
     state_.stopped = error_from_json(TRY(get_object(record, "error")));
     state_.stopped_step = TRY(get_string(record, "step"));
+    return {};
+  }
+  if (type == "leaving" || type == "left") {
+    (type == "left" ? state_.left : state_.leaving).insert(TRY(get_string(record, "host")));
     return {};
   }
   const int index = state_.plan.find(TRY(get_string(record, "step")));

@@ -106,10 +106,11 @@ class Player {
   // A line of the plan? Then it is taken in.
   Result<bool> planned(const Line& line) {
     const auto verb = line.word(0);
-    if (verb != "hosts" && verb != "budget" && verb != "step") return false;
+    if (verb != "hosts" && verb != "budget" && verb != "step" && verb != "leave") return false;
     if (!journal_.empty()) return refused("the plan comes before the first input");
     if (verb == "hosts") plan_.hosts.assign(line.words.begin() + 1, line.words.end());
     if (verb == "budget") plan_.budgets[line.word(1)] = TRY(number(line.word(2)));
+    if (verb == "leave") plan_.leave.push_back({line.word(1), line.has("off")});
     if (verb == "step") plan_.steps.push_back(TRY(parse_step(line)));
     return true;
   }
@@ -137,6 +138,8 @@ class Player {
     if (verb == "adopted") return Adopted{subject, epoch};
     if (verb == "lost") return LinkLost{subject};
     if (verb == "unadopted") return NotAdopted{subject, failure(error_kind_from(line.word(2)), line.word(3)).error()};
+    if (verb == "left" && line.words.size() == 2) return Left{subject, epoch, {}};
+    if (verb == "left") return Left{subject, epoch, failure(error_kind_from(line.word(2)), line.word(3))};
     if (verb == "blind") return NoFacts{};
     if (verb == "pause" || verb == "continue") return Paused{verb == "pause"};
     if (verb == "facts") return parse_facts(line);

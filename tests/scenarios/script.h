@@ -5,6 +5,7 @@
 //   budget db 1000                        downtime of a service, ms
 //   step PHASE ID KIND [HOST] [service=S] [blackout=MS] [deadline=MS] [poll=MS] [attempts=N] [needs=ID,ID]
 //                      [peers=HOST,HOST] [window] [irreversible]
+//   leave HOST [off]                      at the end; off: and it is shut down
 // then inputs, in any number; `now` starts at 0:
 //   start                                 the controller has begun
 //   crash                                 the engine is dropped and the journal folded again; `start` follows
@@ -17,6 +18,7 @@
 //   fail STEP KIND "what" [epoch=N] [call=N]   ... or failed
 //   see STEP reached|waiting|held|KIND ["why"] [epoch=N] [call=N]
 //   facts [SERVICE=MS ...] [window=open|closed]
+//   left HOST [KIND "what"]               nothing of ours is there any more, or that could not be done
 //   blind                                 the facts cannot be had at present
 //   now +MS                               time passes
 // A line that begins with # is a comment; comments and empty lines stay where they are when rewritten.

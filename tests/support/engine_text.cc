@@ -38,6 +38,9 @@ struct EventLine {
     return fmt::format("facts, window {}", e.window_open ? "open" : "closed");
   }
   std::string operator()(const NoFacts&) const { return "no facts"; }
+  std::string operator()(const Left& e) const {
+    return fmt::format("left {} in epoch {}: {}", e.host, e.epoch, e.result ? "ok" : error_line(e.result.error()));
+  }
   std::string operator()(const Tick&) const { return "tick"; }
 };
 
@@ -82,12 +85,16 @@ std::string record_line(const Json& record) {
   if (type == "stopped") {
     return fmt::format("stopped at {}: {}", step, error_line(error_from_json(record.value("error", Json::object()))));
   }
+  if (type == "leaving" || type == "left") return fmt::format("{} {}", type, get_string_or(record, "host", "?"));
   return type;
 }
 
 std::string command_line(const Command& command) {
   if (const auto* adopt = std::get_if<Adopt>(&command))
     return fmt::format("adopt on {}, epoch {}", adopt->host, adopt->epoch);
+  if (const auto* depart = std::get_if<Depart>(&command))
+    return fmt::format("depart from {}{}, epoch {}", depart->host, depart->power_off ? " and shut it down" : "",
+                       depart->epoch);
   const auto& call = std::get<Call>(command);
   return fmt::format("{} {} on {}, epoch {}", verb_name(call.verb), call.step, call.host, call.epoch);
 }
