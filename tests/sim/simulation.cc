@@ -230,6 +230,9 @@ class Simulation {
 
   void ask() {
     const auto& engine = shell().engine();
+    // To finish what was taken back would end it there.
+    const bool end = goal_ == Goal::finish && engine.state().taken_back();
+    if (end && !engine.objection(Goal::run)) return shell().deliver(Asked{Goal::run, ""});
     if (!engine.objection(goal_)) return shell().deliver(Asked{goal_, ""});
     if (engine.state().past_return()) {
       goal_ = Goal::finish;
