@@ -64,14 +64,10 @@ class ProbeMover final : public Mover {
     findings.push_back(finding("the probe's configuration", config.has_value(), config ? "" : config.error().what, config ? "" : config.error().todo));
     if (!config) return findings;
     for (const auto& service : config->services) {
-      if (service.kind != "postgres") continue;
-      void* library = ::dlopen("libpq.so.5", RTLD_NOW);
-      findings.push_back(finding("libpq for the probe of " + service.name, library != nullptr, library == nullptr ? "libpq.so.5 is not there" : "",
-                                 "install libpq5 on this host"));
-      if (library != nullptr) ::dlclose(library);
+      if (service.kind == "postgres") findings.push_back(libpq_for(service.name));
       if (service.password_file.empty()) continue;
       const bool there = fs::exists(service.password_file);
-      findings.push_back(finding("password file of the probe of " + service.name, there, service.password_file, "put a libpq pass file there, mode 0600"));
+      findings.push_back(finding("password file of the probe of " + service.name, there, service.password_file, service.kind == "mail" ? "write USER PASSWORD into it, mode 0600" : "put a libpq pass file there, mode 0600"));
     }
     return findings;
   }
@@ -83,6 +79,12 @@ class ProbeMover final : public Mover {
   }
 
  private:
+  static Json libpq_for(const std::string& service) {
+    void* library = ::dlopen("libpq.so.5", RTLD_NOW);
+    const bool there = library != nullptr;
+    if (there) ::dlclose(library);
+    return finding("libpq for the probe of " + service, there, there ? "" : "libpq.so.5 is not there", "install libpq5 on this host");
+  }
   static std::string service(const Context& context) { return "midstream-probe-" + context.task.move; }
   static Result<ProbeConfig> config_for(const Context& context, const Json& desired) {
     auto config = TRY(get_object(desired, "config"));

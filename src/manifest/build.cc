@@ -170,10 +170,18 @@ ProbeSpec Builder::probe(const MapReader& from) {
     probe.kind = kind;
     probe.target = from.text(kind);
   }
-  for (const auto* key : {"write", "password_file"}) {
-    if (probe.kind != "postgres" && from.has(key)) {
-      add(from.at(key), from.path(key), fmt::format("found '{}' beside {}, expected it beside postgres only", key, probe.kind));
-    }
+  // Every door that is named is part of one probe: mail is up when all are.
+  for (const auto* door : {"smtp", "submission", "imap"}) {
+    if (!from.has(door)) continue;
+    if (probe.kind != "mail") probe = {.kind = "mail", .every = Span(500), .timeout = Span(5'000)};
+    probe.target += fmt::format("{}{}={}", probe.target.empty() ? "" : " ", door, from.text(door));
+  }
+  if (probe.kind != "postgres" && from.has("write")) {
+    add(from.at("write"), from.path("write"), fmt::format("found 'write' beside {}, expected it beside postgres only", probe.kind));
+  }
+  if (probe.kind != "postgres" && probe.kind != "mail" && from.has("password_file")) {
+    add(from.at("password_file"), from.path("password_file"),
+        fmt::format("found 'password_file' beside {}, expected it beside postgres or mail only", probe.kind));
   }
   probe.write = from.flag("write");
   probe.password_file = from.text("password_file");

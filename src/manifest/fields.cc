@@ -133,14 +133,15 @@ constexpr Field kProbeFields[] = {
     {"http", &kUrl, one_of, "URL to GET; up is any 2xx"},
     {"tcp", &kHostPort, one_of, "host:port to connect to"},
     {"postgres", &kConninfo, one_of, "libpq key=value pairs, without a password"},
-    {"smtp", nullptr, later, "probing mail"},
-    {"imap", nullptr, later, "probing mail"},
+    {"smtp", &kHostPort, any_of, "mail, host:port: mail to postmaster would be taken"},
+    {"submission", &kHostPort, any_of, "mail, host:port: TLS and, with a password_file, a login"},
+    {"imap", &kHostPort, any_of, "mail, host:port: TLS and, with a password_file, a login and the INBOX"},
     {"write", &kBoolean, optional, "postgres: write a row rather than read one"},
-    {"password_file", &kPath, optional, "postgres: a libpq password file on the vantage host"},
-    {"every", &kPace, optional, "100ms where silent"},
-    {"timeout", &kPace, optional, "1s where silent"},
+    {"password_file", &kPath, optional, "on the vantage host; postgres: a libpq password file; mail: one line, USER PASSWORD"},
+    {"every", &kPace, optional, "100ms where silent; mail: 500ms"},
+    {"timeout", &kPace, optional, "1s where silent; mail: 5s"},
 };
-constexpr Shape kProbe = object("a probe, {http: URL}, {tcp: HOST:PORT} or {postgres: CONNINFO}", kProbeFields);
+constexpr Shape kProbe = object("a probe, {http: URL}, {tcp: HOST:PORT}, {postgres: CONNINFO} or {smtp, submission, imap: HOST:PORT}", kProbeFields);
 
 constexpr Field kFilesFields[] = {
     {"path", &kPath, required, "the tree"},

@@ -41,10 +41,10 @@ struct Rules {
 };
 
 struct ProbeSpec {
-  std::string kind;    // http, tcp or postgres
-  std::string target;  // URL, host:port, or a libpq connection string without a password
+  std::string kind;    // http, tcp, postgres or mail
+  std::string target;  // URL, host:port, a libpq connection string without a password, or mail's doors (probe.md)
   bool write = false;  // postgres: a write path
-  std::string password_file;  // on the vantage host; a libpq pass file
+  std::string password_file;  // on the vantage host; a libpq pass file, or mail's USER PASSWORD
   Span every{100};
   Span timeout{1'000};
 };

@@ -220,8 +220,6 @@ after: { old: stopped }
   EXPECT_EQ(lines,
             "m:11:3: rules: found 'guard'\n"
             "m:16:5: services.db: found 'gate'\n"
-            "m:25:14: services.mail.probe: found 'smtp'\n"
-            "m:25:37: services.mail.probe: found 'imap'\n"
             "m:26:5: services.mail: found 'mail'\n"
             "m:27:1: found 'units'\n");
 
@@ -231,6 +229,27 @@ after: { old: stopped }
   rest = replaced(rest, rest.substr(rest.find("  mail:"), rest.find("addresses:") - rest.find("  mail:")), "");
   const auto parsed = parse_manifest(rest, "m");
   EXPECT_TRUE(parsed) << parsed.error().text();
+}
+
+TEST(Manifest, TheDoorsOfMailAreOneProbe) {
+  const auto parsed = parse_manifest(R"(move: m
+hosts: { old: { ssh: root@192.0.2.1 }, new: { ssh: root@192.0.2.2 }, out: { ssh: root@192.0.2.3 } }
+services:
+  mail:
+    probe: { imap: "imap.example:993", smtp: "mx.example:25", submission: "mx.example:587", password_file: /etc/probe.mail }
+  bare:
+    probe: { imap: "imap.example:143", every: 1s, timeout: 2s }
+)",
+                                     "m");
+  ASSERT_TRUE(parsed) << parsed.error().text();
+  const auto& probe = *parsed->services[0].probe;
+  EXPECT_EQ(probe.kind, "mail");
+  EXPECT_EQ(probe.target, "smtp=mx.example:25 submission=mx.example:587 imap=imap.example:993");
+  EXPECT_EQ(probe.password_file, "/etc/probe.mail");
+  EXPECT_EQ(probe.every, Span(500));
+  EXPECT_EQ(probe.timeout, Span(5'000));
+  EXPECT_EQ(parsed->services[1].probe->target, "imap=imap.example:143");
+  EXPECT_EQ(parsed->services[1].probe->every, Span(1'000));
 }
 
 struct Bad {

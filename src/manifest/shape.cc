@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <set>
+#include <utility>
 
 #include "base/text.h"
 #include "manifest/values.h"
@@ -109,6 +110,7 @@ class Checker {
     if (!is(node, YamlNode::Kind::map, shape, path)) return;
     check_twice(node, path);
     std::vector<std::string_view> chosen;
+    bool any = false;                // an any_of was chosen
     std::vector<std::string> meant;  // what misspelled fields were most likely to be
     for (const auto& entry : node.entries) {
       const auto field = std::ranges::find(shape.fields, entry.key, &Field::name);
@@ -121,7 +123,8 @@ class Checker {
                                         field->about, join(names_of(shape, false), ", ")));
         chosen.push_back(field->name);
       } else {
-        if (field->need == Field::Need::one_of) chosen.push_back(field->name);
+        const bool together = field->need == Field::Need::any_of && !std::exchange(any, true);
+        if (field->need == Field::Need::one_of || together) chosen.push_back(field->name);
         check(*entry.value, *field->shape, path_to(path, field->name));
       }
     }
@@ -132,9 +135,10 @@ class Checker {
                      const std::vector<std::string_view>& chosen, const std::vector<std::string>& meant) {
     std::vector<std::string> choice;
     for (const auto& field : shape.fields) {
-      if (field.need == Field::Need::one_of) choice.emplace_back(field.name);
+      const bool chosen_from = field.need == Field::Need::one_of || field.need == Field::Need::any_of;
+      if (chosen_from) choice.emplace_back(field.name);
       if (std::ranges::find(meant, field.name) != meant.end()) {
-        if (field.need == Field::Need::one_of) return;
+        if (chosen_from) return;
       } else if (field.need == Field::Need::required && node.find(field.name) == nullptr) {
         add(node.at, path, fmt::format("found no '{}', expected {}", field.name, field.shape->expected));
       }
@@ -164,6 +168,7 @@ Json object_schema(const Shape& shape) {
   Json schema{{"type", "object"}, {"additionalProperties", false}};
   auto& properties = schema["properties"] = Json::object();
   Json choice = Json::array();
+  Json any = Json::array();
   for (const auto& field : shape.fields) {
     if (field.need == Field::Need::later) continue;
     auto property = schema_of(*field.shape);
@@ -171,7 +176,9 @@ Json object_schema(const Shape& shape) {
     properties[std::string(field.name)] = std::move(property);
     if (field.need == Field::Need::required) schema["required"].push_back(std::string(field.name));
     if (field.need == Field::Need::one_of) choice.push_back({{"required", Json::array({std::string(field.name)})}});
+    if (field.need == Field::Need::any_of) any.push_back({{"required", Json::array({std::string(field.name)})}});
   }
+  if (!any.empty()) choice.push_back({{"anyOf", std::move(any)}});
   if (!choice.empty()) schema["oneOf"] = std::move(choice);
   return schema;
 }

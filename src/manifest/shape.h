@@ -20,6 +20,7 @@ struct Field {
     optional,
     required,
     one_of,  // exactly one of the object's fields so marked
+    any_of,  // one or more of those so marked, in the place of a one_of
     later,   // known by name, but this version cannot do it: an error that says so
   };
   std::string_view name;

@@ -58,6 +58,8 @@ class PlainChannel final : public Channel {
     }
   }
 
+  Fd take() override { return std::move(fd_); }
+
  private:
   Fd fd_;
 };
@@ -84,6 +86,8 @@ class TlsChannel final : public Channel {
     bytes.resize(static_cast<std::size_t>(*got));
     return bytes;
   }
+
+  Fd take() override { return std::move(fd_); }
 
  private:
   // Repeats `step` until it is done; 0 for an orderly close.
@@ -123,7 +127,7 @@ Result<std::shared_ptr<TlsContext>> make_tls_context() {
   auto* context = ::SSL_CTX_new(::TLS_client_method());
   if (context == nullptr || ::SSL_CTX_set_default_verify_paths(context) != 1) {
     ::SSL_CTX_free(context);
-    return refused("cannot set up TLS for https probes", "check /etc/ssl/certs on the vantage host");
+    return refused("cannot set up TLS for probes", "check /etc/ssl/certs on the vantage host");
   }
   ::SSL_CTX_set_verify(context, SSL_VERIFY_PEER, nullptr);
   ::SSL_CTX_set_mode(context, SSL_MODE_AUTO_RETRY);

@@ -23,6 +23,8 @@ class Channel {
   virtual std::expected<void, std::string> write(std::string_view bytes, Deadline deadline, const std::stop_token& stop) = 0;
   // Empty: the peer closed.
   virtual std::expected<std::string, std::string> read(Deadline deadline, const std::stop_token& stop) = 0;
+  // The socket, for who goes on with it otherwise (STARTTLS); the channel is dead then.
+  virtual Fd take() = 0;
 };
 
 // `tls` null: plain. `name` is what the certificate must be for.

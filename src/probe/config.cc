@@ -36,8 +36,10 @@ Result<> check_target(const ServiceProbe& service) {
     if (auto good = parse_http_target(service.target); !good) return std::unexpected(good.error());
   } else if (service.kind == "tcp") {
     if (auto good = parse_tcp_target(service.target); !good) return std::unexpected(good.error());
+  } else if (service.kind == "mail") {
+    if (auto good = parse_mail_target(service.target); !good) return std::unexpected(good.error());
   } else if (service.kind != "postgres") {
-    return refused(fmt::format("probe configuration: '{}' is no kind of probe", printable(service.kind)), "use http, tcp or postgres");
+    return refused(fmt::format("probe configuration: '{}' is no kind of probe", printable(service.kind)), "use http, tcp, postgres or mail");
   }
   return {};
 }
@@ -54,6 +56,13 @@ Result<ServiceProbe> service_of(const Json& json) {
   service.write = get_bool_or(json, "write", false);
   service.table = get_string_or(json, "table", service.table);
   service.password_file = get_string_or(json, "password_file", "");
+  // Mail is slower to say hello, and what comes back within 5 s was a pause.
+  using std::chrono::milliseconds;
+  if (service.kind == "mail") {
+    service.every = milliseconds(500);
+    service.timeout = milliseconds(5'000);
+    service.slow = milliseconds(1'000);
+  }
   service.every = TRY(span_of(json, "every_ms", service.every, 5));
   service.timeout = TRY(span_of(json, "timeout_ms", service.timeout, 1));
   service.slow = TRY(span_of(json, "slow_ms", std::min(service.slow, service.timeout), 1));
@@ -135,6 +144,20 @@ Result<TcpTarget> parse_tcp_target(const std::string& text) {
   TcpTarget target{text.substr(0, colon), TRY(port_of(std::string_view(text).substr(colon + 1)))};
   if (target.host.starts_with('[') && target.host.ends_with(']')) target.host = target.host.substr(1, target.host.size() - 2);
   return target;
+}
+
+Result<std::vector<MailDoor>> parse_mail_target(const std::string& text) {
+  std::vector<MailDoor> doors;
+  for (const auto& word : split(text, ' ')) {
+    const auto equals = std::min(word.find('='), word.size());
+    const auto protocol = word.substr(0, equals);
+    const bool known = protocol == "smtp" || protocol == "submission" || protocol == "imap";
+    if (!known || equals == word.size() || std::ranges::find(doors, protocol, &MailDoor::protocol) != doors.end()) {
+      return refused(fmt::format("probe configuration: '{}' is no list of smtp=, submission= and imap=host:port, each once", printable(text)));
+    }
+    doors.push_back({protocol, TRY(parse_tcp_target(word.substr(equals + 1)))});
+  }
+  return doors;
 }
 
 Result<HttpTarget> parse_http_target(const std::string& url) {

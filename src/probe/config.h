@@ -13,11 +13,11 @@ namespace midstream {
 
 struct ServiceProbe {
   std::string name;
-  std::string kind;           // http, tcp or postgres
-  std::string target;         // URL, host:port, or libpq key=value pairs without a password
+  std::string kind;           // http, tcp, postgres or mail
+  std::string target;         // URL, host:port, libpq key=value pairs without a password, or doors of mail
   bool write = false;         // postgres: write a row
   std::string table = "probe";  // postgres: (n bigint primary key, at timestamptz); must be there
-  std::string password_file;  // postgres: a libpq password file
+  std::string password_file;  // postgres: a libpq password file; mail: one line, USER PASSWORD
   std::chrono::milliseconds every{100};
   std::chrono::milliseconds timeout{1'000};
   std::chrono::milliseconds slow{250};  // later than this is slow
@@ -54,5 +54,12 @@ struct TcpTarget {
 };
 // "host:port" or "[v6]:port".
 Result<TcpTarget> parse_tcp_target(const std::string& text);
+
+struct MailDoor {
+  std::string protocol;  // smtp, submission or imap
+  TcpTarget at;
+};
+// "smtp=mx.example:25 imap=imap.example:993": each protocol at most once, one at least.
+Result<std::vector<MailDoor>> parse_mail_target(const std::string& text);
 
 }  // namespace midstream

@@ -81,6 +81,7 @@ void TargetMeter::add(const RunLine& run, std::int64_t wall_ms) {
   if (is_up(run.outcome)) {
     if (run.outcome == ProbeOutcome::slow) done_.slow += count;
     if (run.error == "reconnected") done_.reconnected += count;
+    if (run.error == "deferred") done_.deferred += count;
     if (open_) close(done_, counted_until_, run.first_start + run.first_latency, DownInterval::End::up);
     open_.reset();
   } else {
@@ -172,6 +173,7 @@ Json Meter::to_json() const {
       one["requests"] = figures.requests;
       one["slow"] = figures.slow;
       one["reconnected"] = figures.reconnected;
+      one["deferred"] = figures.deferred;
       one["downtime_ms"] = bounds(figures);
       services.push_back(std::move(one));
     }

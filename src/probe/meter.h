@@ -49,6 +49,7 @@ struct Figures {
   std::int64_t failed = 0;
   std::int64_t slow = 0;
   std::int64_t reconnected = 0;  // succeeded, but only over a new connection
+  std::int64_t deferred = 0;     // succeeded, after having been told to come back
   Nanos unknown{0};
   Nanos lower{0};
   Nanos upper{0};

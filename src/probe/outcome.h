@@ -59,6 +59,13 @@ Result<std::unique_ptr<Prober>> make_http_prober(const HttpTarget& target, Resol
 // statement is the finding at once. libpq is loaded when this is called; refused where the host has none.
 Result<std::unique_ptr<Prober>> make_postgres_prober(const ServiceProbe& service, Resolver& resolver);
 
+// A dialog with every door of the target, on new connections, up to the point where a user would be served. Being told
+// to come back (4xx, BYE) or hung up on is answered by coming back within the same probe, for as long as the deadline
+// allows: the success is then "deferred" or "reconnected", and its latency is the pause. A permanent refusal (5xx), a
+// failed login and a connection that nobody takes are the finding at once. Refused without a password file that can be
+// read, where one is named.
+Result<std::unique_ptr<Prober>> make_mail_prober(const ServiceProbe& service, Resolver& resolver);
+
 // A connected socket to the first of `addresses` that takes the connection; each has its share of the time.
 std::expected<Fd, Finding> connect_any(const std::vector<std::string>& addresses, std::uint16_t port, Deadline deadline,
                                        const std::stop_token& stop);

@@ -80,6 +80,7 @@ class ServiceRunner {
 Result<std::unique_ptr<Prober>> make_prober(const ServiceProbe& service, Resolver& resolver) {
   if (service.kind == "http") return make_http_prober(TRY(parse_http_target(service.target)), resolver);
   if (service.kind == "tcp") return make_tcp_prober(TRY(parse_tcp_target(service.target)), resolver);
+  if (service.kind == "mail") return make_mail_prober(service, resolver);
   return make_postgres_prober(service, resolver);
 }
 

@@ -51,7 +51,7 @@ struct RunLine {
   std::chrono::microseconds first_latency{0};  // from the start, however it ended
   std::chrono::microseconds worst_latency{0};
   ProbeOutcome outcome = ProbeOutcome::ok;
-  std::string error;             // class in one word; "-" where there is none. With ok: "reconnected" or "-"
+  std::string error;             // class in one word; "-" where there is none. With ok: "reconnected", "deferred" or "-"
   std::string host;              // who answered, where the answer says so; else "-"
 };
 
