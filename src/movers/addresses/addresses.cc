@@ -11,7 +11,7 @@
 #include "base/text.h"
 #include "movers/addresses/checks.h"
 #include "movers/addresses/handover.h"
-#include "movers/addresses/keeper.h"
+#include "movers/keeper.h"
 #include "movers/addresses/local_side.h"
 #include "movers/addresses/proc.h"
 #include "sys/file.h"

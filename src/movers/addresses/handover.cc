@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "movers/addresses/title.h"
+#include "movers/title.h"
 
 namespace midstream {
 namespace {

@@ -13,7 +13,7 @@
 #include "movers/addresses/addresses.h"
 #include "movers/addresses/boot_config.h"
 #include "movers/addresses/netlink.h"
-#include "movers/addresses/title.h"
+#include "movers/title.h"
 #include "movers/addresses/wire.h"
 
 namespace midstream {

@@ -5,7 +5,7 @@
 #include "movers/addresses/frames.h"
 #include "movers/addresses/interfaces.h"
 #include "movers/addresses/proc.h"
-#include "movers/addresses/title.h"
+#include "movers/title.h"
 
 namespace midstream {
 namespace {

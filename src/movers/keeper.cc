@@ -1,4 +1,4 @@
-#include "movers/addresses/keeper.h"
+#include "movers/keeper.h"
 
 #include <algorithm>
 

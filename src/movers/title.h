@@ -1,5 +1,5 @@
-// Who owns a set of addresses, as each of the two hosts has it on disk. Pure; the mover stores what comes out
-// before it acts on it.
+// Who owns a thing that is handed from host to host (a set of addresses, a unit that runs on one side), as each of the
+// two hosts has it on disk. Pure; the mover stores what comes out before it acts on it.
 //
 // A title has a state and a turn. The turn grows by one with each handover and never falls. A host may become
 // owner at a turn only after the other host has durably written that turn, not being owner; from then on that
@@ -17,9 +17,9 @@ namespace midstream {
 
 enum class Holding {
   standby,   // never owned, or the title was renounced
-  owner,     // the one host that may answer for the addresses
-  yielding,  // still the only one that may; about to delete them
-  yielded,   // deleted here, the other side may take the title at this turn
+  owner,     // the one host that may have it: answer for the addresses, run the unit
+  yielding,  // still the only one that may; about to let go
+  yielded,   // let go here, the other side may take the title at this turn
 };
 
 std::string_view to_string(Holding holding);

@@ -1,4 +1,4 @@
-#include "movers/addresses/title.h"
+#include "movers/title.h"
 
 #include <fmt/format.h>
 
@@ -16,14 +16,14 @@ constexpr std::array<std::pair<Holding, std::string_view>, 4> kNames{{{Holding::
 
 std::unexpected<Error> past(const Title& now, std::string_view act, std::uint64_t turn) {
   return failure(ErrorKind::fenced,
-                 fmt::format("title of the addresses: cannot {} at turn {}: this host is {} at turn {}", act,
+                 fmt::format("title: cannot {} at turn {}: this host is {} at turn {}", act,
                              turn, to_string(now.holding), now.turn));
 }
 
 Result<> admit(const Title& now, std::uint64_t epoch) {
   if (epoch >= now.epoch) return {};
   return failure(ErrorKind::fenced,
-                 fmt::format("title of the addresses: epoch {} has acted, a request of epoch {} comes "
+                 fmt::format("title: epoch {} has acted, a request of epoch {} comes "
                              "too late",
                              now.epoch, epoch));
 }
@@ -56,7 +56,7 @@ Result<Title> title_from_json(const Json& value) {
               .epoch = static_cast<std::uint64_t>(TRY(get_int(value, "epoch")))};
   for (const auto& [holding, name] : kNames)
     if (name == state) return title.holding = holding, title;
-  return corrupt(fmt::format("title of the addresses: '{}' is no state", state));
+  return corrupt(fmt::format("title: '{}' is no state", state));
 }
 
 Result<Title> begin_yield(const Title& now, std::uint64_t turn, std::uint64_t epoch) {
@@ -64,7 +64,7 @@ Result<Title> begin_yield(const Title& now, std::uint64_t turn, std::uint64_t ep
   if (is(now, Holding::yielding, turn) || is(now, Holding::yielded, turn)) return seen(now, epoch);
   if (turn <= now.turn) return past(now, "yield", turn);
   if (now.holding != Holding::owner)
-    return refused(fmt::format("this host does not own the addresses, it is {} at turn {}",
+    return refused(fmt::format("title: cannot yield: this host is not owner, it is {} at turn {}",
                                to_string(now.holding), now.turn));
   return Title{Holding::yielding, turn, epoch};
 }
