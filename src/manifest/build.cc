@@ -81,6 +81,7 @@ class Builder {
   NameSpec name(const MapReader& from, const std::optional<TrafficSpec>& traffic);
   void check_name(const MapReader& from, const NameSpec& name);
   void addresses();
+  void units();
   void defaults();
 
   MapReader root_;
@@ -133,7 +134,9 @@ HostSpec Builder::host_spec(const MapReader& from, const std::string& name) {
     spec.at_least_memory = parse_size(least.text("memory")).value_or(0);
     spec.at_least_disk = parse_size(least.text("disk")).value_or(0);
     spec.at_least_cpus = static_cast<int>(least.integer("cpus", 0));
+    spec.at_least_inodes = static_cast<std::uint64_t>(least.integer("inodes", 0));
   }
+  spec.grow = parse_factor(from.text("grow")).value_or(0);
   return spec;
 }
 
@@ -370,6 +373,21 @@ void Builder::addresses() {
   }
 }
 
+void Builder::units() {
+  std::set<std::string> seen;
+  for (const auto& from : root_.maps("units")) {
+    UnitSpec unit{.name = from.text("name")};
+    unit.deadline = from.span("deadline", unit.deadline);
+    if (!seen.insert(unit.name).second) {
+      add(from.at("name"), from.path("name"), fmt::format("found {} a second time, expected it once", in_quotes(unit.name)));
+    }
+    manifest_.units.push_back(std::move(unit));
+  }
+  std::set<std::string> accepted;
+  for (const auto* line : root_.scalars("accept")) once(accepted, *line, "accept");
+  manifest_.accept = root_.texts("accept");
+}
+
 void Builder::defaults() {
   const bool measured = !manifest_.subnets.empty() ||
                         std::ranges::any_of(manifest_.services, [](const ServiceSpec& s) { return s.probe.has_value(); });
@@ -402,12 +420,18 @@ Manifest Builder::build() {
   if (manifest_.old_host == manifest_.new_host) {
     add(sides.at(), "sides", found_expected(manifest_.new_host, "two hosts", {}));
   }
+  for (const auto& host : manifest_.hosts) {
+    if (host.grow > 0 && host.name == manifest_.old_host) {
+      add(root_.at("hosts"), path_to("hosts", host.name), "found 'grow' at the host that is moved from, expected it at the new one");
+    }
+  }
   manifest_.rules = rules();
   const auto& services = *root_.find("services");
   std::vector<ServiceSpec> all;
   for (const auto& entry : services.entries) all.push_back(service({*entry.value, path_to("services", entry.key)}, entry.key));
   manifest_.services = order_services(std::move(all), services, problems_);
   addresses();
+  units();
   if (root_.has("after")) manifest_.after_old = root_.map("after").text("old", manifest_.after_old);
   defaults();
   check_addresses(manifest_, root_.node(), problems_);

@@ -36,6 +36,7 @@ bool valid_ttl(std::string_view t) {
   return span >= Span(1'000) && span.count() % 1'000 == 0;
 }
 bool valid_size(std::string_view t) { return parse_size(t).has_value(); }
+bool valid_factor(std::string_view t) { return parse_factor(t).has_value(); }
 bool valid_days(std::string_view t) { return parse_days(t).has_value(); }
 bool valid_time(std::string_view t) { return parse_time(t).has_value(); }
 bool valid_address(std::string_view t) { return parse_address(t).has_value(); }
@@ -72,6 +73,8 @@ constexpr Shape kConninfo{.kind = Kind::text,
                           .pattern = "=",
                           .secret = true};
 constexpr Shape kPort = integer("a port from 1 to 65535", 1, 65'535);
+constexpr Shape kInodes = integer("a number of inodes", 1, 1'000'000'000'000);
+constexpr Shape kGrow = text("a factor from 1x to 100x such as 1.5x", valid_factor, "^[0-9]+(\\.[0-9]+)?x$");
 constexpr Shape kCount = integer("a number from 1 to 4096", 1, 4'096);
 constexpr Shape kBoolean{.kind = Kind::boolean, .expected = "true or false"};
 constexpr Shape kPercent{.kind = Kind::percent, .expected = "a percentage from 1 to 100"};
@@ -83,6 +86,8 @@ constexpr Shape kDatabases = of(Kind::list, "a list of databases", kDatabase);
 constexpr Shape kDnsName = text("an absolute name with its final dot such as shop.example.", is_absolute_name, "^[A-Za-z0-9_.-]+\\.$");
 constexpr Shape kServer = text("a name or address such as ns1.example", is_server_name, "^[A-Za-z0-9_.:-]+$");
 constexpr Shape kDevice = text("a network device such as eth0", is_device_name, "^[A-Za-z0-9_.@-]{1,15}$");
+constexpr Shape kUnitName = text("a unit such as invoices.timer, queue@1.service or cron@invoices", is_unit_name,
+                                 "^[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,99}$");
 constexpr Shape kPattern = text("a pattern such as cache/", is_line, ".");
 constexpr Shape kPatterns = of(Kind::list, "a list of patterns", kPattern);
 constexpr std::array<std::string_view, 2> kTypeWords{"A", "AAAA"};
@@ -94,14 +99,16 @@ constexpr Field kAtLeastFields[] = {
     {"memory", &kSize, optional, "memory of the host"},
     {"cpus", &kCount, optional, "processors of the host"},
     {"disk", &kSize, optional, "free disk space of the host"},
+    {"inodes", &kInodes, optional, "free inodes of the host"},
 };
-constexpr Shape kAtLeast = object("what the host must have, {memory, cpus, disk}", kAtLeastFields);
+constexpr Shape kAtLeast = object("what the host must have, {memory, cpus, disk, inodes}", kAtLeastFields);
 
 constexpr Field kHostFields[] = {
     {"ssh", &kSsh, required, "user@host, over an address that does not move"},
     {"ssh_config", &kFile, optional, "a file for ssh -F"},
     {"data", &kAddress, optional, "numeric address for traffic between agents; ssh's where silent; never one that moves"},
     {"at_least", &kAtLeast, optional, "what the host must have"},
+    {"grow", &kGrow, optional, "how many times old's memory and processors the host must have, with room for what moves"},
     {"provision", nullptr, later, "making hosts at a hypervisor"},
 };
 constexpr Shape kHost = object("a host, {ssh: user@host}", kHostFields);
@@ -228,6 +235,19 @@ constexpr Shape kSubnets = of(Kind::list, "a list of subnets and pools", kSubnet
 constexpr Field kAfterFields[] = {{"old", &kAfterOld, optional, "what becomes of old at the end"}};
 constexpr Shape kAfter = object("{old: stopped, fenced or kept}", kAfterFields);
 
+constexpr std::array<std::string_view, 1> kUnitSides{"one"};
+constexpr Shape kOneSide = words("one", kUnitSides);
+constexpr Field kUnitFields[] = {
+    {"name", &kUnitName, required, "a service or timer of the host's supervisor, or cron@NAME for /etc/cron.d/NAME"},
+    {"sides", &kOneSide, optional, "one: it runs on old until the switch, then on new; one where silent"},
+    {"deadline", &kPositive, optional, "how long a run in progress is waited for; 30s where silent"},
+};
+constexpr Shape kUnit = object("a unit, {name: invoices.timer}", kUnitFields);
+constexpr Shape kUnits = of(Kind::list, "a list of units", kUnit);
+constexpr Shape kAccept = text("what `check` says is not covered, such as \"listen 127.0.0.1:6379\"", is_acceptance,
+                               "^(listen|unit|cron|mount|database|tree|firewall|ssh|certificates)( .+)?$");
+constexpr Shape kAccepted = of(Kind::list, "a list of what is accepted", kAccept);
+
 constexpr Field kManifestFields[] = {
     {"move", &kName, required, "the move's name"},
     {"hosts", &kHosts, required, "machines reached by ssh"},
@@ -238,8 +258,8 @@ constexpr Field kManifestFields[] = {
     {"services", &kServices, required, "what users see"},
     {"addresses", &kSubnets, optional, "subnets that move, and the temporary home"},
     {"after", &kAfter, optional, "what becomes of old at the end"},
-    {"units", nullptr, later, "units that must run on one side only"},
-    {"accept", nullptr, later, "what no mover covers, accepted in writing"},
+    {"units", &kUnits, optional, "units that must never run twice"},
+    {"accept", &kAccepted, optional, "what no mover covers, accepted in writing"},
 };
 constexpr Shape kManifest = object("a manifest, {move, hosts, services, ..}", kManifestFields);
 

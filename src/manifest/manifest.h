@@ -25,6 +25,8 @@ struct HostSpec {
   std::uint64_t at_least_memory = 0;    // bytes, 0: not asked
   std::uint64_t at_least_disk = 0;      // bytes free
   int at_least_cpus = 0;
+  std::uint64_t at_least_inodes = 0;    // free
+  double grow = 0;                      // at least so many times old's size, and room for what moves; 0: not asked
 };
 
 struct Window {
@@ -120,6 +122,12 @@ struct PoolSpec {
   std::string for_host;
 };
 
+// What must never run twice: on old until the switch, on new from there.
+struct UnitSpec {
+  std::string name;     // of the host's supervisor, or "cron@NAME" for /etc/cron.d/NAME
+  Span deadline{30'000};  // how long a run in progress is waited for
+};
+
 struct Manifest {
   std::string move;      // plain name
   std::string old_host;  // `sides: {old: .., new: ..}`; hosts named old and new by default
@@ -131,6 +139,8 @@ struct Manifest {
   std::vector<ServiceSpec> services;  // in the manifest's order, every service after those it needs
   std::vector<SubnetSpec> subnets;
   std::vector<PoolSpec> pools;
+  std::vector<UnitSpec> units;
+  std::vector<std::string> accept;    // "listen 127.0.0.1:6379": what no mover covers, accepted in writing
   std::string after_old = "fenced";   // stopped, fenced or kept
 
   const HostSpec* host(std::string_view name) const;

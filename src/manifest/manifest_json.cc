@@ -8,7 +8,9 @@ namespace {
 Json json_of(const HostSpec& host) {
   Json json{{"name", host.name}, {"ssh", host.ssh}, {"data", host.data}};
   json["ssh_config"] = host.ssh_config ? Json(*host.ssh_config) : Json();
-  json["at_least"] = {{"memory", host.at_least_memory}, {"disk", host.at_least_disk}, {"cpus", host.at_least_cpus}};
+  json["at_least"] = {{"memory", host.at_least_memory}, {"disk", host.at_least_disk}, {"cpus", host.at_least_cpus},
+                      {"inodes", host.at_least_inodes}};
+  json["grow"] = host.grow;
   return json;
 }
 
@@ -67,6 +69,8 @@ Json json_of(const SubnetSpec& subnet) {
 
 Json json_of(const PoolSpec& pool) { return {{"pool", pool.pool}, {"for", pool.for_host}}; }
 
+Json json_of(const UnitSpec& unit) { return {{"name", unit.name}, {"deadline_ms", unit.deadline.count()}}; }
+
 Json json_of(const ServiceSpec& service);
 
 template <class Item>
@@ -100,6 +104,8 @@ Json to_json(const Manifest& manifest) {
           {"services", list_of(manifest.services)},
           {"subnets", list_of(manifest.subnets)},
           {"pools", list_of(manifest.pools)},
+          {"units", list_of(manifest.units)},
+          {"accept", manifest.accept},
           {"after_old", manifest.after_old}};
 }
 

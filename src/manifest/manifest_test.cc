@@ -13,7 +13,7 @@ namespace {
 constexpr std::string_view kGood = R"(move: autumn
 hosts:
   old:  { ssh: root@10.77.0.11 }
-  new:  { ssh: root@new.mgmt.example, data: 10.77.0.12, at_least: { memory: 16G, cpus: 4, disk: 250G } }
+  new:  { ssh: root@new.mgmt.example, data: 10.77.0.12, at_least: { memory: 16G, cpus: 4, disk: 250G, inodes: 100000 }, grow: 1.5x }
   edge: { ssh: root@10.77.0.1, ssh_config: ssh.conf }
   out:  { ssh: probe@out.example }
 rules:
@@ -39,6 +39,8 @@ addresses:
   - { subnet: "2001:db8:26::/64", from: {host: old, dev: eth0}, to: {host: new, dev: eth0} }
   - { pool: 198.51.100.0/28, for: new }
 after: { old: stopped }
+units: [ { name: cron@invoices, sides: one, deadline: 1m }, { name: queue@1.service } ]
+accept: [ "listen 127.0.0.1:6379" ]
 )";
 
 std::string replaced(std::string_view text, std::string_view from, std::string_view to) {
@@ -58,6 +60,12 @@ TEST(Manifest, ReadsEveryField) {
   EXPECT_EQ(m.hosts[0].data, "10.77.0.11");  // ssh's own address where silent
   const auto* fresh = m.host("new");
   ASSERT_NE(fresh, nullptr);
+  EXPECT_EQ(fresh->at_least_inodes, 100'000u);
+  EXPECT_EQ(fresh->grow, 1.5);
+  ASSERT_EQ(m.units.size(), 2u);
+  EXPECT_EQ(m.units[0].deadline, Span(60'000));
+  EXPECT_EQ(m.units[1].name, "queue@1.service");
+  EXPECT_EQ(m.accept, std::vector<std::string>{"listen 127.0.0.1:6379"});
   EXPECT_EQ(fresh->data, "10.77.0.12");
   EXPECT_EQ(fresh->at_least_memory, 16ull << 30);
   EXPECT_EQ(fresh->at_least_disk, 250ull << 30);
@@ -220,15 +228,17 @@ after: { old: stopped }
   EXPECT_EQ(lines,
             "m:11:3: rules: found 'guard'\n"
             "m:16:5: services.db: found 'gate'\n"
-            "m:26:5: services.mail: found 'mail'\n"
-            "m:27:1: found 'units'\n");
+            "m:26:5: services.mail: found 'mail'\n");
 
   std::string rest(kExample);
   rest = replaced(rest, rest.substr(rest.find("  guard:"), rest.find("services:") - rest.find("  guard:")), "");
   rest = replaced(rest, rest.substr(rest.find("    gate:"), rest.find("    traffic:") - rest.find("    gate:")), "");
-  rest = replaced(rest, rest.substr(rest.find("  mail:"), rest.find("addresses:") - rest.find("  mail:")), "");
+  rest = replaced(rest, rest.substr(rest.find("  mail:"), rest.find("units:") - rest.find("  mail:")), "");
   const auto parsed = parse_manifest(rest, "m");
-  EXPECT_TRUE(parsed) << parsed.error().text();
+  ASSERT_TRUE(parsed) << parsed.error().text();
+  ASSERT_EQ(parsed->units.size(), 1u);
+  EXPECT_EQ(parsed->units[0].name, "cron@invoices");
+  EXPECT_EQ(parsed->units[0].deadline, Span(30'000));
 }
 
 TEST(Manifest, TheDoorsOfMailAreOneProbe) {
@@ -303,7 +313,7 @@ TEST(Schema, NamesEveryFieldThatIsThere) {
   const auto schema = manifest_schema();
   EXPECT_EQ(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
   EXPECT_EQ(schema["required"], (Json{"move", "hosts", "services"}));
-  EXPECT_FALSE(schema["properties"].contains("units"));
+  EXPECT_TRUE(schema["properties"].contains("units"));
   const auto& service = schema["properties"]["services"]["additionalProperties"];
   EXPECT_TRUE(service["properties"].contains("traffic"));
   EXPECT_FALSE(service["properties"].contains("gate"));

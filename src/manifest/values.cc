@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cstring>
 
@@ -74,6 +75,14 @@ std::optional<int> parse_percent(std::string_view text) {
   const auto percent = whole<int>(text);
   if (!percent || *percent < 1 || *percent > 100) return std::nullopt;
   return percent;
+}
+
+std::optional<double> parse_factor(std::string_view text) {
+  if (!text.ends_with('x') || text.size() > 10 || text.find_first_not_of("0123456789.") != text.size() - 1) return std::nullopt;
+  double factor = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size() - 1, factor, std::chars_format::fixed);
+  if (error != std::errc() || end != text.data() + text.size() - 1 || factor < 1 || factor > 100) return std::nullopt;
+  return factor;
 }
 
 std::optional<std::int64_t> parse_integer(std::string_view text) { return whole<std::int64_t>(text); }
@@ -263,6 +272,17 @@ bool is_proxy_name(std::string_view text) { return only(text, "_.:-", 128); }
 
 bool is_database_name(std::string_view text) {
   return !text.empty() && text.size() <= 63 && std::ranges::none_of(text, is_control);
+}
+
+bool is_unit_name(std::string_view text) {
+  return only(text, "_.:@-", 100) && text[0] != '-' && text[0] != '.' && text[0] != '@' && text[0] != ':' && !text.starts_with("midstream-") &&
+         (!text.starts_with("cron@") || (text.size() > 5 && text.find_first_of(".:@", 5) == std::string_view::npos));
+}
+
+bool is_acceptance(std::string_view text) {
+  constexpr std::array<std::string_view, 9> kKinds{"listen", "unit", "cron", "mount", "database", "tree", "firewall", "ssh", "certificates"};
+  const auto blank = text.find(' ');
+  return is_line(text) && std::ranges::find(kKinds, text.substr(0, blank)) != kKinds.end() && text.back() != ' ';
 }
 
 bool is_line(std::string_view text) {

@@ -19,6 +19,8 @@ std::optional<Span> parse_duration(std::string_view text);
 std::optional<std::uint64_t> parse_size(std::string_view text);
 // "5" or "5%", 1 to 100.
 std::optional<int> parse_percent(std::string_view text);
+// "1.5x" is 1.5; 1 to 100.
+std::optional<double> parse_factor(std::string_view text);
 std::optional<std::int64_t> parse_integer(std::string_view text);
 std::optional<bool> parse_boolean(std::string_view text);
 // "mon" or "fri-mon": days in order, 0 = Sunday.
@@ -71,6 +73,8 @@ bool is_absolute_path(std::string_view text);  // no "..", ".", empty or control
 bool is_device_name(std::string_view text);
 bool is_proxy_name(std::string_view text);     // an HAProxy backend or server
 bool is_database_name(std::string_view text);
+bool is_unit_name(std::string_view text);      // of systemd, runit or cron.d: no slash, no blank
+bool is_acceptance(std::string_view text);     // a line of `accept:`: a kind of thing, and which
 bool is_line(std::string_view text);           // 1 to 1,024 characters without control characters
 
 }  // namespace midstream
