@@ -267,7 +267,11 @@ class Init {
   void reap() {
     int status = 0;
     for (pid_t pid = 0; (pid = ::waitpid(-1, &status, WNOHANG)) > 0;) {
-      std::erase_if(services_, [&](const Service& service) { return service.keeper == pid; });
+      std::erase_if(services_, [&](const Service& service) {
+        if (service.keeper != pid) return false;
+        ::unlink(fmt::format("/run/service/{}.pid", service.name).c_str());
+        return true;
+      });
     }
   }
 

@@ -86,6 +86,7 @@ FileSet provision(const Scenario& scenario, const HostPlan& host, const Secrets&
       add_database(files, scenario, host);
       add_relay(files, host);
       add_shop(files, scenario, host, secrets);
+      add_worker(files, scenario, host);
       add_mail(files, scenario, host, secrets);
       if (host.role == Role::old_side) add_roles(files, scenario, secrets);
       break;

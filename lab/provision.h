@@ -59,6 +59,9 @@ void add_relay(FileSet& files, const HostPlan& host);
 void add_name_server(FileSet& files, const Scenario& scenario, const HostPlan& host, const Secrets& secrets);
 std::string tsig_key_file(const Scenario& scenario, const Secrets& secrets);
 void add_shop(FileSet& files, const Scenario& scenario, const HostPlan& host, const Secrets& secrets);
+// What must never run twice: up on old, installed and down on new.
+void add_worker(FileSet& files, const Scenario& scenario, const HostPlan& host);
+std::string worker_log(const Scenario& scenario);
 void add_operator(FileSet& files, const Scenario& scenario, const Secrets& secrets);
 // Dovecot and Postfix. The old side has mail already, the new one is ready and empty.
 void add_mail(FileSet& files, const Scenario& scenario, const HostPlan& host, const Secrets& secrets);

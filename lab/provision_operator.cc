@@ -67,6 +67,7 @@ std::string move_manifest(const Scenario& s) {
       "  - {{ pool: 198.51.100.0/28, for: {1} }}\n"
       "after: {{ old: fenced }}\n",
       s.old_host, s.new_host);
+  text += fmt::format("units:\n  - {{ name: {}, sides: one }}\n", s.unit);
   return text;
 }
 

@@ -81,6 +81,20 @@ void add_tree(FileSet& files, const std::string& top) {
 
 }  // namespace
 
+std::string worker_log(const Scenario& s) { return fmt::format("/var/log/{}-runs.jsonl", s.unit); }
+
+void add_worker(FileSet& files, const Scenario& s, const HostPlan& host) {
+  const auto command = fmt::format(
+      "setpriv --reuid=shop --regid=shop --clear-groups /opt/midstream/bin/lab-worker --host {} --log {} "
+      "--db \"host={} port=5432 dbname={} user={} passfile=/etc/shop/pgpass\"",
+      host.name, worker_log(s), s.db_name.substr(0, s.db_name.size() - 1), s.database, s.app_role);
+  files.service(s.unit, command,
+                fmt::format("export HOME=/srv\ntouch {0} && chown shop: {0}\n"
+                            "while [ ! -x /opt/midstream/bin/lab-worker ]; do sleep 1; done\n",
+                            worker_log(s)));
+  if (host.role == Role::new_side) files.file(fmt::format("/etc/service/{}/down", s.unit), "old runs it\n");
+}
+
 void add_shop(FileSet& files, const Scenario& s, const HostPlan& host, const Secrets& secrets) {
   const bool old_side = host.role == Role::old_side;
   files.directory(s.tree, 0755, kShop);

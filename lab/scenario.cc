@@ -65,6 +65,7 @@ Scenario demo() {
   s.mx_name = "mx.prod.example.", s.imap_name = "imap.prod.example.";
   s.mail_users = {"user01", "user02", "user03", "user04", "user05", "user06", "user07", "user08"};
   s.mail_probe = "probe", s.sink_domain = "world.example.";
+  s.unit = "invoices";
   s.tree = "/srv/shop";
   return s;
 }
@@ -87,6 +88,7 @@ Scenario other() {
   s.mx_name = "in.live.test.", s.imap_name = "box.live.test.";
   s.mail_users = {"box-a", "box-b", "box-c", "box-d", "box-e", "box-f", "box-g", "box-h"};
   s.mail_probe = "watcher", s.sink_domain = "rest.test.";
+  s.unit = "settle-day";
   s.tree = "/srv/depot";
   return s;
 }
@@ -132,6 +134,7 @@ Json to_json(const Scenario& s) {
           {"mail_users", s.mail_users},
           {"mail_probe", s.mail_probe},
           {"sink_domain", s.sink_domain},
+          {"unit", s.unit},
           {"tree", s.tree}};
 }
 

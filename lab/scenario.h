@@ -51,6 +51,7 @@ struct Scenario {
   std::vector<std::string> mail_users;                   // local parts
   std::string mail_probe;                                // the account of the probes, a local part
   std::string sink_domain;                               // absolute: mail for the rest of the world, taken by out
+  std::string unit;                                      // what must never run twice
   std::string tree;                                      // the application's files
 
   int zone_ttl() const { return fast ? 5 : 30; }  // seconds, as the zone has it before the move

@@ -9,6 +9,7 @@
 #include <fstream>
 
 #include "base/text.h"
+#include "lab/provision.h"
 #include "sys/file.h"
 #include "sys/stream.h"
 
@@ -167,6 +168,7 @@ Result<Json> Trial::judge(const std::string& final_side, int handovers) {
     } else if (side == final_side) {
       return std::unexpected(database.error());
     }
+    argv.insert(argv.end(), {"--" + side + "-runs", TRY(collect(host, {"sh", "-c", "cat " + worker_log(s) + " 2>/dev/null; true"}, side + "-runs.jsonl"))});
     const auto files = collect(host, {tool, "collect-files", "--dir", s.tree}, side + "-files.json");
     if (files) {
       argv.insert(argv.end(), {"--" + side + "-files", *files});
@@ -219,6 +221,8 @@ void print_table(const Json& report) {
   fmt::print("checker: {}; {} rows and {} files acknowledged, {} lost, {} doubled, two owners {} ms, two writers {} ms\n", get_string_or(checker, "verdict", ""),
              number(acknowledged, "rows"), number(acknowledged, "files"), number(checker, "lost"), number(checker, "doubled"), number(checker, "two_owners_ms"),
              number(checker, "two_writers_ms"));
+  const auto singletons = checker.value("singletons", Json::object());
+  fmt::print("singleton: {} runs by {} processes, at the same time {} ms\n", number(singletons, "runs"), number(singletons, "instances"), number(singletons, "overlaps_ms"));
   std::fflush(stdout);
 }
 

@@ -125,6 +125,42 @@ class Runner {
     return trial.end();
   }
 
+  // Once new has what must never run twice, old loses power: it does not come up there, with its agent or without.
+  Result<> power_cut_after_switch() {
+    auto trial = TRY(begin());
+    const auto& s = spec_scenario(trial);
+    CHECK_OK(succeed(trial, {"run", "--yes", "--until", "switch"}));
+    for (const bool with_agent : {false, true}) {
+      if (!with_agent) TRY(trial.lab().must(s.old_host, {"sh", "-c", "for d in /etc/service/midstream-agent-*; do touch $d/down; done; sync"}));
+      CHECK_OK(trial.lab().powercut(s.old_host));
+      CHECK_OK(trial.lab().await_host(s.old_host, Deadline::in(Millis(30'000))));
+      pause_for(Millis(2'000), {});
+      const auto seen = TRY(trial.lab().exec(s.old_host, {"sh", "-c", fmt::format("[ -e /run/service/{}.pid ] || pgrep -x lab-worker", s.unit)}, "",
+                                             Deadline::in(Millis(10'000))));
+      if (seen.code == 0) return refused(fmt::format("{} came up on {} after a power cut", s.unit, s.old_host));
+      TRY(trial.lab().must(s.old_host, {"sh", "-c", "rm -f /etc/service/midstream-agent-*/down"}));
+    }
+    CHECK_OK(say(fmt::format("{} stayed down on {} over two power cuts", s.unit, s.old_host)));
+    CHECK_OK(succeed(trial, {"run", "--yes"}));
+    CHECK_OK(judged(trial, "new", 1));
+    return trial.end();
+  }
+
+  // The checker's own trial: somebody starts it on both sides, and the checker says so.
+  Result<> singleton_on_both() {
+    auto trial = TRY(begin());
+    const auto& s = spec_scenario(trial);
+    TRY(trial.lab().must(s.new_host, {"rm", fmt::format("/etc/service/{}/down", s.unit)}));
+    pause_for(Millis(3'000), {});
+    TRY(trial.lab().must(s.new_host, {"touch", fmt::format("/etc/service/{}/down", s.unit)}));
+    const auto checker = TRY(trial.judge("old", 0));
+    const auto overlap = get_int_or(checker.value("singletons", Json::object()), "overlaps_ms", 0);
+    if (get_string_or(checker, "verdict", "") != "fail" || overlap < 1'000)
+      return refused(fmt::format("started on both sides, and the checker says {}", checker.dump()));
+    CHECK_OK(say(fmt::format("started on both sides: the checker fails with an overlap of {} ms", overlap)));
+    return trial.end();
+  }
+
   // Forward until `phase` is done, then back.
   Result<> roll_back(const std::string& phase) {
     auto trial = TRY(begin());
@@ -230,6 +266,8 @@ const std::vector<std::pair<std::string, Body>>& trials() {
       {"rollback-switch", [](Runner& r) { return r.roll_back("switch"); }},
       {"rollback-addresses", [](Runner& r) { return r.roll_back("addresses"); }},
       {"to-and-fro", [](Runner& r) { return r.to_and_fro(); }},
+      {"power-cut-after-switch", [](Runner& r) { return r.power_cut_after_switch(); }},
+      {"singleton-on-both", [](Runner& r) { return r.singleton_on_both(); }},
       {"bad-input", [](Runner& r) { return r.bad_input(); }},
       {"secrets", [](Runner& r) { return r.secrets(); }},
   };

@@ -16,7 +16,7 @@ namespace {
 constexpr std::size_t kMostBytes = std::size_t{2} << 30;
 
 struct JudgeOptions {
-  std::string ledger, witness, old_db, new_db, old_files, new_files, final_side, json;
+  std::string ledger, witness, old_db, new_db, old_files, new_files, old_runs, new_runs, final_side, json;
   std::string uploads = "uploads/";
   int handovers = -1;
 };
@@ -56,6 +56,9 @@ Result<Verdict> run_judge(const JudgeOptions& options) {
   CHECK_OK(load(options.new_db, &parse_database, evidence.new_database));
   CHECK_OK(load(options.old_files, &parse_files, evidence.old_files));
   CHECK_OK(load(options.new_files, &parse_files, evidence.new_files));
+  evidence.singletons_asked = !options.old_runs.empty() || !options.new_runs.empty();
+  CHECK_OK(load(options.old_runs, &parse_instances, evidence.old_runs));
+  CHECK_OK(load(options.new_runs, &parse_instances, evidence.new_runs));
   Terms terms;
   terms.final_side = options.final_side == "new" ? Side::new_host : Side::old_host;
   terms.handovers = options.handovers >= 0               ? static_cast<std::size_t>(options.handovers)
@@ -102,6 +105,8 @@ int main(int argc, char** argv) {
   judge_command->add_option("--new-db", options.new_db, "collection of new's database");
   judge_command->add_option("--old-files", options.old_files, "collection of old's files");
   judge_command->add_option("--new-files", options.new_files, "collection of new's files");
+  judge_command->add_option("--old-runs", options.old_runs, "log on old of what must never run twice");
+  judge_command->add_option("--new-runs", options.new_runs, "the same on new");
   judge_command->add_option("--final", options.final_side, "who owns all of it in the end")
       ->required()
       ->check(CLI::IsMember({"new", "old"}));

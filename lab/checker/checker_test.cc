@@ -272,6 +272,70 @@ TEST_F(JudgeTest, TwoOwners) {
   EXPECT_EQ(run().verdict, Verdict::pass);
 }
 
+std::vector<Instance> worker(const std::string& host, std::int64_t from_ms, std::int64_t to_ms, std::vector<std::int64_t> numbers) {
+  const auto runs = static_cast<std::int64_t>(numbers.size());
+  return {Instance{host, 7, from_ms * kMs, to_ms * kMs, runs, std::move(numbers)}};
+}
+
+TEST_F(JudgeTest, ASingletonThatRunsOnOneSideAtATime) {
+  evidence_.singletons_asked = true;
+  EXPECT_EQ(judge(evidence_, Terms{}).verdict, Verdict::unknown) << "no logs";
+  evidence_.old_runs = worker("old", 0, 100, {1, 2});
+  evidence_.new_runs = worker("new", 101, 200, {3});
+  for (const std::int64_t n : {1, 2, 3}) evidence_.new_database->runs.push_back({n, "x"});
+  const auto judged = judge(evidence_, Terms{});
+  EXPECT_EQ(judged.verdict, Verdict::pass) << to_json(judged).dump();
+  EXPECT_EQ(judged.singletons.runs, 3);
+  EXPECT_EQ(judged.singletons.overlaps_ms, 0);
+}
+
+TEST_F(JudgeTest, ASingletonOnBothSides) {
+  evidence_.singletons_asked = true;
+  for (const std::int64_t n : {1, 2, 3}) evidence_.new_database->runs.push_back({n, "x"});
+  evidence_.old_runs = worker("old", 0, 100, {1, 2});
+  evidence_.new_runs = worker("new", 100, 200, {3});  // at one instant alone
+  EXPECT_EQ(judge(evidence_, Terms{}).singletons.overlaps_ms, 1);
+  EXPECT_EQ(judge(evidence_, Terms{}).verdict, Verdict::fail);
+  evidence_.new_runs = worker("new", 40, 60, {3});  // within
+  const auto judged = judge(evidence_, Terms{});
+  EXPECT_EQ(judged.singletons.overlaps_ms, 20);
+  EXPECT_EQ(judged.singletons.out_of_place, 1);  // and old worked last
+  EXPECT_EQ(judged.verdict, Verdict::fail);
+  // Twice on one side is twice.
+  evidence_.old_runs->push_back(worker("old", 50, 70, {})[0]);
+  evidence_.new_runs = worker("new", 101, 200, {3});
+  EXPECT_EQ(judge(evidence_, Terms{}).singletons.overlaps_ms, 20);
+}
+
+TEST_F(JudgeTest, ARunThatIsLostOrDoubledOrOutOfPlace) {
+  evidence_.singletons_asked = true;
+  evidence_.old_runs = worker("old", 0, 100, {1, 2});
+  evidence_.new_runs = worker("new", 101, 200, {2});
+  evidence_.new_database->runs = {{2, "x"}};
+  const auto judged = judge(evidence_, Terms{});
+  EXPECT_EQ(judged.lost, 1);
+  EXPECT_EQ(judged.doubled, 1);
+  EXPECT_EQ(judge(evidence_, Terms{.final_side = Side::old_host}).singletons.out_of_place, 1);
+}
+
+TEST(Singletons, LogOfAWorker) {
+  const std::string text = R"({"t":"start","v":1,"host":"old","boot":"b","pid":7,"at_ns":5}
+{"t":"run","from_ns":6,"to_ns":9,"outcome":"acknowledged","n":1}
+{"t":"run","from_ns":10,"to_ns":12,"outcome":"failed"}
+{"t":"start","v":1,"host":"old","boot":"b","pid":8,"at_ns":20}
+{"t":"end","at_ns":25}
+{"t":"run","from_)";
+  const auto parsed = parse_instances(text);
+  ASSERT_TRUE(parsed) << parsed.error().text();
+  ASSERT_EQ(parsed->size(), 2u);
+  EXPECT_EQ((*parsed)[0].to_ns, 12);
+  EXPECT_EQ((*parsed)[0].runs, 2);
+  EXPECT_EQ((*parsed)[0].acknowledged, std::vector<std::int64_t>{1});
+  EXPECT_EQ((*parsed)[1].to_ns, 25);
+  EXPECT_FALSE(parse_instances("{\"t\":\"end\",\"at_ns\":25}\n"));
+  EXPECT_TRUE(parse_instances("")->empty());
+}
+
 TEST_F(JudgeTest, WhatIsMissingIsUnknownAndABrokenPromiseOutranksIt) {
   const auto clean = evidence_;
   const auto verdict_after = [&](auto change) {

@@ -27,6 +27,7 @@ class Collector {
     CHECK_OK(query("set local enable_bitmapscan = off"));
     const auto tracked = TRY(head());
     CHECK_OK(rows());
+    CHECK_OK(runs());
     if (tracked) CHECK_OK(commits());
     CHECK_OK(query("rollback"));
     out_ << end_line(lines_) << "\n";
@@ -70,6 +71,12 @@ class Collector {
       for (const auto& item : items) row.items.push_back(item.is_string() ? item.get<std::string>() : std::string());
       put(to_line(row));
     }
+    return {};
+  }
+
+  Result<> runs() {
+    const auto found = TRY(query("select n, host from worker_runs order by n"));
+    for (std::size_t r = 0; r < found.rows.size(); ++r) put(to_line(RunRow{std::stoll(found.at(r, 0)), found.at(r, 1)}));
     return {};
   }
 

@@ -69,6 +69,8 @@ std::string to_line(const Commit& commit) {
   return dump(Json{{"t", "commit"}, {"xid", commit.xid}, {"at_us", commit.at_us}, {"origin", commit.origin}});
 }
 
+std::string to_line(const RunRow& run) { return dump(Json{{"t", "run"}, {"n", run.n}, {"host", run.host}}); }
+
 std::string to_line(const FileEntry& file) {
   return dump(Json{{"t", "file"}, {"path", file.path}, {"size", file.size}, {"sha256", file.sha256}});
 }
@@ -90,6 +92,8 @@ Result<DatabaseCollection> parse_database(std::string_view text) {
     } else if (type == "commit") {
       out.commits.push_back(
           Commit{TRY(get_int(line, "xid")), TRY(get_int(line, "at_us")), TRY(get_int(line, "origin"))});
+    } else if (type == "run") {
+      out.runs.push_back(RunRow{TRY(get_int(line, "n")), TRY(get_string(line, "host"))});
     } else {
       return corrupt(fmt::format("unknown type '{}'", type));
     }

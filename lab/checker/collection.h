@@ -30,12 +30,21 @@ struct Commit {
   auto operator<=>(const Commit&) const = default;
 };
 
+// A row of what must never run twice.
+struct RunRow {
+  std::int64_t n = 0;
+  std::string host;  // that wrote it
+
+  bool operator==(const RunRow&) const = default;
+};
+
 struct DatabaseCollection {
   std::string system;  // system_identifier
   std::string name;
   bool commit_timestamps = false;  // track_commit_timestamp is on
   std::vector<OrderRow> rows;
   std::vector<Commit> commits;
+  std::vector<RunRow> runs;
 };
 
 struct FileEntry {
@@ -49,6 +58,7 @@ struct FileEntry {
 std::string database_line(const DatabaseCollection& head);
 std::string to_line(const OrderRow& row);
 std::string to_line(const Commit& commit);
+std::string to_line(const RunRow& run);
 std::string to_line(const FileEntry& file);
 // The last line: how many lines come before it. A collection without it, or with another count, is corrupt.
 std::string end_line(std::size_t lines);

@@ -84,8 +84,9 @@ class Judge {
     judge_files();
     judge_writers();
     judge_owners();
+    if (evidence_.singletons_asked) judge_singletons();
     const bool broken = out_.lost > 0 || out_.doubled > 0 || out_.unasked > 0 || out_.two_owners_ms > 0 ||
-                        out_.two_writers_ms > 0;
+                        out_.two_writers_ms > 0 || out_.singletons.overlaps_ms > 0 || out_.singletons.out_of_place > 0;
     out_.verdict = broken ? Verdict::fail : out_.unknowns.empty() ? Verdict::pass : Verdict::unknown;
     return std::move(out_);
   }
@@ -96,6 +97,25 @@ class Judge {
     if (out_.details.size() < kMostDetails) out_.details.push_back(std::move(detail));
   }
   void doubt(std::string why) { out_.unknowns.push_back(std::move(why)); }
+
+  void judge_singletons() {
+    const bool on_new = terms_.final_side == Side::new_host;
+    const auto& database = on_new ? evidence_.new_database : evidence_.old_database;
+    if (!evidence_.old_runs || !evidence_.new_runs) return doubt("the log of what must never run twice is missing on a side");
+    out_.singletons = judge_instances(*evidence_.old_runs, *evidence_.new_runs, on_new);
+    for (auto& detail : out_.singletons.complaints) {
+      if (out_.details.size() < kMostDetails) out_.details.push_back(detail);
+    }
+    if (out_.singletons.runs == 0) return doubt("what must never run twice did not run at all");
+    if (!database) return;
+    std::set<std::int64_t> there;
+    for (const auto& row : database->runs) there.insert(row.n);
+    std::set<std::int64_t> taken;
+    for (const auto n : out_.singletons.acknowledged) {
+      if (!there.contains(n)) complain(out_.lost, fmt::format("run {} was acknowledged and is not there", n));
+      if (!taken.insert(n).second) complain(out_.doubled, fmt::format("run {} was acknowledged twice", n));
+    }
+  }
 
   void judge_ledgers() {
     std::vector<Record> all;
@@ -389,6 +409,7 @@ Json to_json(const Judgement& judgement) {
       {"unasked", judgement.unasked},
       {"two_owners_ms", judgement.two_owners_ms},
       {"two_writers_ms", judgement.two_writers_ms},
+      {"singletons", to_json(judgement.singletons)},
       {"services", to_json(judgement.services)},
       {"addresses", addresses},
       {"details", judgement.details},

@@ -10,6 +10,7 @@
 
 #include "base/json.h"
 #include "lab/checker/collection.h"
+#include "lab/checker/singletons.h"
 #include "lab/checker/testimony.h"
 #include "lab/workload/record.h"
 
@@ -26,6 +27,9 @@ struct Evidence {
   std::optional<Testimony> testimony;
   std::optional<DatabaseCollection> old_database, new_database;
   std::optional<std::vector<FileEntry>> old_files, new_files;
+  // What must never run twice, by side; judged where it is asked for.
+  bool singletons_asked = false;
+  std::optional<std::vector<Instance>> old_runs, new_runs;
 };
 
 struct Terms {
@@ -52,6 +56,7 @@ struct Judgement {
   std::int64_t unasked = 0;  // there, but nobody asked for it, or it certainly was turned down
   std::int64_t two_owners_ms = 0, two_writers_ms = 0;  // rounded up: never 0 where there was any
   std::map<std::string, AddressFigures> addresses;
+  SingletonFigures singletons;
   std::map<std::string, ServiceFigures> services;
   std::vector<std::string> details;   // what is wrong, the first 20
   std::vector<std::string> unknowns;  // why it cannot be known

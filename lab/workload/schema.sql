@@ -40,6 +40,13 @@ create table probe (
   n  bigint primary key
 );
 
+-- One row a run of what must never run twice.
+create table worker_runs (
+  n    bigint primary key,
+  host text not null,
+  at   timestamptz not null default now()
+);
+
 create type tier as enum ('plain', 'silver', 'gold');
 
 create table customers (

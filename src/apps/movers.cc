@@ -3,6 +3,7 @@
 #include "apps/probe_mover.h"
 #include "movers/addresses/addresses.h"
 #include "movers/files/files.h"
+#include "movers/hosts/hosts.h"
 #include "movers/names/names.h"
 #include "movers/postgres/postgres.h"
 #include "movers/traffic/traffic.h"
@@ -16,6 +17,7 @@ std::vector<std::unique_ptr<Mover>> make_movers() {
   movers.push_back(make_traffic_mover());
   movers.push_back(make_names_mover());
   movers.push_back(make_addresses_mover());
+  movers.push_back(make_hosts_mover());
   movers.push_back(make_probe_mover());
   return movers;
 }

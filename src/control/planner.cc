@@ -125,8 +125,24 @@ class Builder {
              Span(ttl_ms * 2 + 60'000));
   }
 
+  // ---- units that run on one side only
+  Json unit_base(const UnitSpec& unit) const {
+    return {{"name", unit.name},
+            {"from", {{"host", manifest_.old_host}}},
+            {"to", {{"host", manifest_.new_host}}},
+            {"deadline_ms", unit.deadline.count()}};
+  }
+  void add_unit(const std::string& phase, const std::string& kind, const UnitSpec& unit, const std::string& host) {
+    const auto suffix = kind == "unit" ? std::string() : kind.substr(4) + (kind == "unit-end" ? "-" + host : "");
+    auto& step = add(phase, "", fmt::format("unit-{}{}", unit.name, suffix), host, "hosts", with(unit_base(unit), kind));
+    step.deadline_ms = unit.deadline.count() + 60'000;  // and its start, or its way back
+    if (kind == "unit") step.needs = {fmt::format("unit-{}-ready", unit.name)};
+    step.irreversible = kind == "unit-end";
+  }
+
   // ---- phases
   void prepare() {
+    for (const auto& unit : manifest_.units) add_unit("prepare", "unit-ready", unit, manifest_.new_host);
     const auto config = probe_config(manifest_);
     if (!config["services"].empty() || !config["addresses"].empty()) {
       add("prepare", "", "probe", manifest_.vantage, "probe", {{"kind", "probe"}, {"config", config}});
@@ -256,6 +272,8 @@ class Builder {
       step.attempts = 6;
       step.needs = {service.name + ".verify"};
     }
+    // Behind the databases: what works on one finds it where it will stay.
+    for (const auto& unit : manifest_.units) add_unit("switch", "unit", unit, manifest_.new_host);
   }
 
   void soak() {
@@ -329,6 +347,9 @@ class Builder {
   }
 
   void finish() {
+    for (const auto& unit : manifest_.units) {
+      for (const auto& host : {manifest_.new_host, manifest_.old_host}) add_unit("finish", "unit-end", unit, host);
+    }
     for (const auto& service : manifest_.services) {
       for (std::size_t i = 0; i < service.files.size(); ++i) {
         for (const auto* kind : {"end", "forget"}) {
