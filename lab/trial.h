@@ -45,6 +45,7 @@ class Trial {
   static Result<Trial> begin(const TrialSpec& spec);
 
   Lab& lab() { return lab_; }
+  const Lab& lab() const { return lab_; }
   // Starts `midstream ARGS... /root/move.yaml` on the operator's host.
   Result<Command> midstream(const std::vector<std::string>& arguments);
   // The same to its end, its lines told. The exit code.

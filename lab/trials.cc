@@ -1,6 +1,7 @@
 #include "lab/trials.h"
 
 #include "lab/bad_input.h"
+#include "lab/vanish.h"
 
 #include <fmt/format.h>
 #include <signal.h>
@@ -182,6 +183,22 @@ class Runner {
     return trial.end();
   }
 
+  // All of midstream killed at each held, fenced or drained moment; with `blow` a power cut on top.
+  Result<> vanish(Blow blow) {
+    auto trial = TRY(begin());
+    CHECK_OK(strike_at_each_moment(trial, blow, spec_.tell));
+    CHECK_OK(judged(trial, "new", 1));
+    return trial.end();
+  }
+
+  // No controller for five minutes, twice.
+  Result<> away() {
+    auto trial = TRY(begin());
+    CHECK_OK(leave_alone(trial, Millis(300'000), spec_.tell));
+    CHECK_OK(judged(trial, "new", 1));
+    return trial.end();
+  }
+
   Result<> bad_input() {
     auto lab = TRY(Lab::up({spec_.scenario, spec_.fast, spec_.directory, spec_.programs, spec_.tell}, Deadline::in(Millis(120'000))));
     CHECK_OK(try_bad_input(lab, [this](std::string_view line) { spec_.tell(line); }));
@@ -268,6 +285,10 @@ const std::vector<std::pair<std::string, Body>>& trials() {
       {"to-and-fro", [](Runner& r) { return r.to_and_fro(); }},
       {"power-cut-after-switch", [](Runner& r) { return r.power_cut_after_switch(); }},
       {"singleton-on-both", [](Runner& r) { return r.singleton_on_both(); }},
+      {"vanish", [](Runner& r) { return r.vanish(Blow::kill); }},
+      {"vanish-cut-old", [](Runner& r) { return r.vanish(Blow::cut_old); }},
+      {"vanish-cut-new", [](Runner& r) { return r.vanish(Blow::cut_new); }},
+      {"away", [](Runner& r) { return r.away(); }},
       {"bad-input", [](Runner& r) { return r.bad_input(); }},
       {"secrets", [](Runner& r) { return r.secrets(); }},
   };
