@@ -45,7 +45,7 @@ std::int64_t Histogram::quantile(double q) const {
 
 std::uint64_t Histogram::above(std::int64_t us) const {
   std::uint64_t above = 0;
-  for (std::size_t i = buckets_.size(); i-- > 0 && begin_of(i) >= static_cast<double>(us);) above += buckets_[i];
+  for (std::size_t i = buckets_.size(); i > 0 && begin_of(i - 1) >= static_cast<double>(us); --i) above += buckets_[i - 1];
   return above;
 }
 

@@ -101,7 +101,7 @@ void AgentLink::request(Json message, Done done) {
     std::lock_guard lock(mutex_);
     if (!lost_) {
       id = next_id_++;
-      waiting_[id] = std::move(done);
+      waiting_[id] = done;
     }
   }
   if (id == 0) return done(retry("the link to the agent is down"));

@@ -22,7 +22,8 @@ std::vector<MapReader> MapReader::maps(std::string_view key) const {
 
 std::string MapReader::text(std::string_view key, std::string fallback) const {
   const auto* value = find(key);
-  return value != nullptr ? value->text : std::move(fallback);
+  if (value != nullptr) return value->text;
+  return fallback;
 }
 
 Span MapReader::span(std::string_view key, Span fallback) const {

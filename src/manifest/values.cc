@@ -191,7 +191,8 @@ std::optional<Conninfo> parse_conninfo(std::string_view text) {
     std::string value;
     std::size_t i = 0;
     for (; i < text.size() && (quoted ? text[i] != '\'' : !std::string_view(" \t\r\n").contains(text[i])); ++i) {
-      if (text[i] == '\\' && ++i == text.size()) return std::nullopt;
+      if (text[i] == '\\') ++i;
+      if (i == text.size()) return std::nullopt;
       value += text[i];
     }
     if (quoted && i++ == text.size()) return std::nullopt;

@@ -38,7 +38,7 @@ void Scout::abandon_large() {
 }
 
 Result<> Scout::begin_large(const std::string& path, Mark mark) {
-  large_.emplace();
+  large_ = Large{};
   large_->path = path;
   large_->mark = mark;
   large_->file = ++large_number_;

@@ -49,7 +49,7 @@ Result<std::unique_ptr<Watcher>> Watcher::start(const Root& root, WatchSink sink
                                                 const std::atomic<bool>* hold) {
   unsigned flags = FAN_CLASS_NOTIF | FAN_REPORT_DFID_NAME_TARGET | FAN_NONBLOCK | FAN_CLOEXEC;
   if (unlimited_queue) flags |= FAN_UNLIMITED_QUEUE;
-  Fd fan(::fanotify_init(flags, O_RDONLY | O_CLOEXEC | O_LARGEFILE));
+  Fd fan(::fanotify_init(flags, O_RDONLY | O_CLOEXEC));
   if (!fan) return errno_failure("fanotify is not to be had", errno);
   if (::fanotify_mark(fan.get(), FAN_MARK_ADD | FAN_MARK_FILESYSTEM, kMask, root.fd(), nullptr) != 0) {
     return errno_failure("this file system takes no fanotify mark", errno);

@@ -26,7 +26,6 @@ namespace midstream {
 namespace {
 
 namespace fs = std::filesystem;
-using std::chrono::steady_clock;
 
 class NoPeers final : public Peers {
  public:
