@@ -141,7 +141,8 @@ Json to_json(const ProbeConfig& config) {
 Result<TcpTarget> parse_tcp_target(const std::string& text) {
   const auto colon = text.rfind(':');
   if (colon == std::string::npos || colon == 0) return refused(fmt::format("probe configuration: '{}' is not host:port", printable(text)));
-  TcpTarget target{text.substr(0, colon), TRY(port_of(std::string_view(text).substr(colon + 1)))};
+  const auto port = TRY(port_of(std::string_view(text).substr(colon + 1)));
+  TcpTarget target{text.substr(0, colon), port};
   if (target.host.starts_with('[') && target.host.ends_with(']')) target.host = target.host.substr(1, target.host.size() - 2);
   return target;
 }

@@ -9,15 +9,17 @@
 namespace midstream::postgres {
 
 Pool::Loan::~Loan() {
-  if (session_ && session_->idle()) pool_->give_back(key_, std::move(*session_));
+  if (session_ && session_->idle()) pool_->give_back(key_, std::move(*session_), generation_);
 }
 
 Result<Pool::Loan> Pool::get(const Session::Target& target, Deadline deadline, const std::stop_token& stop) {
   const auto key = fmt::format("{} {} {}", target.database, target.user, target.port);
+  std::uint64_t generation = 0;
   for (;;) {
     std::optional<Session> found;
     {
       const std::lock_guard lock(mutex_);
+      generation = generation_;
       if (const auto it = idle_.find(key); it != idle_.end()) {
         found.emplace(std::move(it->second.session));
         idle_.erase(it);
@@ -25,13 +27,14 @@ Result<Pool::Loan> Pool::get(const Session::Target& target, Deadline deadline, c
     }
     if (!found) break;
     // A restart of the server shows only when the session is used.
-    if (found->query("SELECT 1", {}, deadline, stop)) return Loan(*this, key, std::move(*found));
+    if (found->query("SELECT 1", {}, deadline, stop)) return Loan(*this, key, std::move(*found), generation);
   }
-  return Loan(*this, key, TRY(Session::connect(target, deadline, stop)));
+  return Loan(*this, key, TRY(Session::connect(target, deadline, stop)), generation);
 }
 
-void Pool::give_back(const std::string& key, Session session) {
+void Pool::give_back(const std::string& key, Session session, std::uint64_t generation) {
   const std::lock_guard lock(mutex_);
+  if (generation != generation_) return;
   idle_.emplace(key, Idle{std::move(session), boot_now()});
 }
 
@@ -47,6 +50,7 @@ void Pool::drop_older_than(Millis age) {
 
 void Pool::drop_all() {
   const std::lock_guard lock(mutex_);
+  ++generation_;
   idle_.clear();
 }
 

@@ -21,8 +21,8 @@ class Pool {
   // A session that goes back to the pool when it is let go, if it is still good.
   class Loan {
    public:
-    Loan(Pool& pool, std::string key, Session session)
-        : pool_(&pool), key_(std::move(key)), session_(std::move(session)) {}
+    Loan(Pool& pool, std::string key, Session session, std::uint64_t generation)
+        : pool_(&pool), key_(std::move(key)), session_(std::move(session)), generation_(generation) {}
     Loan(Loan&&) = default;
     Loan& operator=(Loan&&) = delete;
     ~Loan();
@@ -33,19 +33,21 @@ class Pool {
     Pool* pool_;
     std::string key_;
     std::optional<Session> session_;
+    std::uint64_t generation_;
     friend class Pool;
   };
   Result<Loan> get(const Session::Target& target, Deadline deadline, const std::stop_token& stop);
   void drop(const std::string& database);  // close the idle ones in `database`
   void drop_older_than(Millis age);
-  void drop_all();
+  void drop_all();  // those on loan too, when they come back
 
  private:
   struct Idle {
     Session session;
     std::chrono::nanoseconds since;
   };
-  void give_back(const std::string& key, Session session);
+  void give_back(const std::string& key, Session session, std::uint64_t generation);
+  std::uint64_t generation_ = 0;  // how often all were dropped; guarded by mutex_
   std::mutex mutex_;
   std::multimap<std::string, Idle> idle_;  // by "database user"
 };

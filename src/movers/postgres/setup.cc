@@ -148,6 +148,7 @@ Result<> remove_access(const Work& work) {
     CHECK_OK(session.run("DROP OWNED BY " + ident(role), {}, work.context.deadline, work.context.stop));
     CHECK_OK(session.run("DROP ROLE IF EXISTS " + ident(role), {}, work.context.deadline, work.context.stop));
   }
+  work.pool.drop_all();  // what the keeper began meanwhile: a role that is made again is not the one of these sessions
   return Record::remove(work.context, work.plan.move);
 }
 
