@@ -10,6 +10,7 @@
 #include "movers/postgres/schema_sql.h"
 #include "movers/postgres/setup.h"
 #include "movers/postgres/stream.h"
+#include "movers/postgres/wal.h"
 
 namespace midstream::postgres {
 
@@ -72,6 +73,7 @@ void check_cluster(const Json& facts, const std::string& where, Json& findings) 
   const auto workers = get_int_or(facts, "workers", 0);
   add("logical replication workers", workers >= 2, std::to_string(workers),
       "raise max_logical_replication_workers to 4");
+  check_wal(facts, where, findings);
   findings.push_back(finding("commit timestamps on " + where, true, get_string_or(facts, "timestamps", ""),
                              "track_commit_timestamp = on would let commits of both sides be compared"));
 }
@@ -138,6 +140,7 @@ Result<Json> cluster_facts(const Work& work) {
   Json facts{{"version", row.number(0, 0)},      {"wal_level", row.text(0, 1)}, {"free_slots", row.number(0, 2)},
              {"free_senders", row.number(0, 3)}, {"workers", row.number(0, 4)}, {"timestamps", row.text(0, 5)},
              {"system", row.text(0, 6)},         {"needed_slots", 3 * count},   {"databases", Json::object()}};
+  facts.update(TRY(wal_facts(work)));
   facts["prepared"] = number_of(work, "max_prepared_transactions");
   struct statvfs room {};
   if (::statvfs(row.text(0, 7).c_str(), &room) == 0)

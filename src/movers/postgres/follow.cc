@@ -75,6 +75,9 @@ Result<Json> observe_follow(const Work& work) {
       continue;
     }
     const auto lag = lag_from_json(TRY(work.ask("lag", {{"database", database}})));
+    if (!lag.wal.given_up.empty()) return refused(fmt::format("{} is not followed any more: {}", database, lag.wal.given_up));
+    out["wal"][database] = to_json(lag.wal);
+    if (const auto alarm = alarm_of(lag.wal, work.theirs().host); !alarm.empty()) out["alarm"] = alarm;
     lag_bytes += lag.bytes;
     lag_ms = std::max(lag_ms, lag.ms);
     if (arrival.ready < arrival.tables || arrival.tables == 0)
@@ -89,6 +92,8 @@ Result<Json> observe_follow(const Work& work) {
               {"copied_bytes", bytes},
               {"lag_bytes", lag_bytes},
               {"lag_ms", lag_ms}});
+  if (out.contains("alarm") && !get_bool_or(out, "reached", false))
+    out["why"] = get_string_or(out, "why", "") + "; " + get_string_or(out, "alarm", "");
   out["phase"] = ready < tables ? "copying" : get_bool_or(out, "reached", false) ? "following" : "stalled";
   return out;
 }

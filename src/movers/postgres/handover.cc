@@ -214,6 +214,7 @@ Result<Json> prepare_give(const Work& work, const std::string& database, const J
   CHECK_OK(disable_subscription(work, *session, database));
   CHECK_OK(nobody_in_the_way(work, *session, database));
   const auto lag = TRY(look_at_slot(work, work.outgoing(database)));
+  if (!lag.wal.given_up.empty()) return refused(fmt::format("{} stays on {}: {}", database, work.context.host, lag.wal.given_up));
   if (!lag.active || lag.bytes > kMostLag)
     return retry(
         fmt::format("{} lags {} bytes behind and is {}connected", database, lag.bytes, lag.active ? "" : "not "));

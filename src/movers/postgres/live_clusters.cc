@@ -205,6 +205,10 @@ void World::restart_agents(bool with_keepers, Millis lease) {
   }
 }
 
+void World::set_wal_floor(std::int64_t bytes) {
+  for (auto* side : {&old_side_, &new_side_}) side->options.wal_floor = bytes;
+}
+
 void World::make_shop() {
   old_->sql("postgres",
             "CREATE ROLE shop_owner NOLOGIN; CREATE ROLE client LOGIN PASSWORD 'client-password' IN ROLE "

@@ -77,6 +77,7 @@ class World {
   void make_shop();  // database `shop` on old, as a small shop has it
   void drop_shop();  // on both, with its roles
   void restart_agents(bool with_keepers, Millis lease = Millis(10'000));  // new movers over the same state
+  void set_wal_floor(std::int64_t bytes);                                 // for the agents that are started next
   void forget();                                                          // state directories emptied
 
   Json desired(const std::string& kind) const;

@@ -13,6 +13,7 @@
 #include "movers/postgres/switch.h"
 #include "movers/postgres/title.h"
 #include "movers/postgres/verify.h"
+#include "movers/postgres/wal.h"
 #include "sys/file.h"
 #include "sys/log.h"
 
@@ -20,6 +21,8 @@ namespace midstream {
 
 namespace postgres {
 namespace {
+
+constexpr Millis kGuardPeriod{1'000};
 
 // No agents: the keeper asks nobody.
 class NoPeers : public Peers {
@@ -170,12 +173,25 @@ class PostgresMover : public Mover {
     if (!record.contains("desired")) return false;
     auto work = TRY(make_work(context, options_, pool_, titles_, record.at("desired")));
     work.keeping = true;
+    guard(work);
     return keep(work, fresh);
+  }
+
+  // Its trouble is its own: leases must not count as ended because a disk cannot be looked at.
+  void guard(const Work& work) {
+    if (boot_now() - guarded_ < kGuardPeriod) return;
+    guarded_ = boot_now();
+    const auto done = guard_wal(work);
+    const auto trouble = done ? "" : done.error().text();
+    if (!trouble.empty() && trouble != blind_) log_warn("postgres", "move {}: the log's room is not watched: {}", work.plan.move, trouble);
+    blind_ = trouble;
   }
 
   PostgresOptions options_;
   Pool pool_;
   std::mutex titles_;
+  std::chrono::nanoseconds guarded_{0};  // when the log's room was last looked at
+  std::string blind_;                    // why it could not be
   std::string trouble_;  // the keeper's last, so that it is told once
   std::stop_source ending_;
   std::jthread keeper_;  // last: joined before what it uses goes

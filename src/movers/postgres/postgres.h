@@ -2,6 +2,7 @@
 // (docs/formats/desired.md; docs/movers/postgres.md says what holds a fence and what each name is).
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -17,6 +18,9 @@ struct PostgresOptions {
   std::string superuser = "postgres";  // the role that this OS user is by peer authentication
   Millis lease{10'000};                // how long old may stay soft-fenced without having yielded
   Millis old_transaction{500};         // a write transaction older than this postpones the switch
+  // Bytes; with less free on the disk of the log, a slot that burdens it is given up. 0: a tenth of that disk, at least
+  // 64 MiB, at most 10 GiB.
+  std::int64_t wal_floor = 0;
   // Called at every named point between two effects; tests throw here to stand for a crash.
   std::function<void(std::string_view point)> checkpoint;
 };

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "movers/postgres/access.h"
+#include "movers/postgres/cluster.h"
 #include "movers/postgres/live_clusters.h"
 #include "sys/file.h"
 
@@ -332,6 +333,113 @@ TEST_F(Live, WhatIsLeftClosedOpensByItself) {
   client.end();
   EXPECT_EQ(client.audit(world.new_server()), "");
   EXPECT_EQ(side_changes(world), 1);
+}
+
+// A role that is dropped and made again is another one: sessions of the first one are of no use to it.
+TEST_F(Live, ASessionOnLoanIsDroppedWithTheOthers) {
+  Session::Target target;
+  target.host = world.old_server().directory();
+  target.port = world.old_server().port();
+  target.database = target.user = "postgres";
+  target.os_user = "postgres";
+  Pool pool;
+  const auto pid = [&](bool drop_meanwhile) -> std::string {
+    auto loan = pool.get(target, Deadline::in(Millis(5'000)), {});
+    if (!loan) return loan.error().text();
+    if (drop_meanwhile) pool.drop_all();
+    const auto rows = (*loan)->run("SELECT pg_backend_pid()", {}, Deadline::in(Millis(5'000)), {});
+    return rows ? rows->text(0, 0) : rows.error().text();
+  };
+  const auto first = pid(false);
+  EXPECT_EQ(pid(true), first);
+  EXPECT_NE(pid(false), first);
+}
+
+// Whoever takes the stream of `server` is gone for good, and `server` goes on writing.
+void write_for_nobody(Server& server, Server& gone) {
+  const auto subscription = gone.sql("shop", "SELECT subname FROM pg_subscription", true);
+  ASSERT_EQ(gone.sql("shop", "SET midstream.allow = on; ALTER SUBSCRIPTION \"" + subscription + "\" DISABLE", true), "");
+  for (int i = 0; i < 24; ++i) server.sql("postgres", "SELECT pg_logical_emit_message(false, 'x', 'x'), pg_switch_wal()");
+  server.sql("postgres", "CHECKPOINT");
+  ASSERT_EQ(server.sql("postgres", "SELECT string_agg(wal_status, ' ') FROM pg_replication_slots"), "extended");
+}
+
+constexpr std::int64_t kMoreThanAnyDisk = std::int64_t{1} << 60;
+
+TEST_F(Live, ASlotForNobodyIsGivenUpBeforeTheDiskIsFull) {
+  const auto slots = [](Server& server) { return server.sql("postgres", "SELECT count(*) FROM pg_replication_slots"); };
+  const auto given_up = [&](Server& server) {
+    for (const auto limit = Deadline::in(Millis(10'000)); !limit.expired(); pause_for(Millis(50), {}))
+      if (slots(server) == "0") return true;
+    return false;
+  };
+  const auto free = static_cast<std::int64_t>(std::filesystem::space(world.old_server().directory()).available);
+  Client client(world);
+  world.restart_agents(true);
+  ASSERT_NO_FATAL_FAILURE(follow());
+  write_for_nobody(world.old_server(), world.new_server());
+  // With room enough it is kept, for as long as it takes; where it gets tight, that is said.
+  pause_for(Millis(2'500), {});
+  auto seen = world.observe("follow");
+  OK(seen);
+  EXPECT_FALSE(seen->contains("alarm")) << seen->dump();
+  EXPECT_GT((*seen)["wal"]["shop"]["retained_bytes"].get<std::int64_t>(), 256 << 20) << seen->dump();
+  world.set_wal_floor(free * 6 / 10);
+  world.restart_agents(true);
+  pause_for(Millis(2'500), {});
+  seen = world.observe("follow");
+  OK(seen);
+  EXPECT_NE(seen->value("alarm", "").find("MiB free"), std::string::npos) << seen->dump();
+  EXPECT_EQ(slots(world.old_server()), "1");
+
+  // Noted by an agent that died before it dropped it, and now there is room: it goes on.
+  const auto slot = world.old_server().sql("postgres", "SELECT slot_name FROM pg_replication_slots");
+  const auto note = world.old_server().directory().parent_path() / "state-alpha" / (slot + ".given-up");
+  OK(write_file_durably(note, R"({"why": "the disk was full"})"));
+  EXPECT_FALSE(world.observe("follow"));
+  world.set_wal_floor(1);
+  world.restart_agents(true);
+  for (const auto limit = Deadline::in(Millis(10'000)); std::filesystem::exists(note) && !limit.expired();) pause_for(Millis(50), {});
+  OK(world.observe("follow"));
+  EXPECT_EQ(slots(world.old_server()), "1");
+
+  world.set_wal_floor(kMoreThanAnyDisk);
+  world.restart_agents(true);
+  ASSERT_TRUE(given_up(world.old_server()));
+  ASSERT_TRUE(client.wait_orders(20, Millis(10'000))) << "old serves on";
+  seen = world.observe("follow");
+  ASSERT_FALSE(seen) << seen->dump();
+  EXPECT_EQ(seen.error().kind, ErrorKind::refused);
+  EXPECT_NE(seen.error().what.find("the copy on new must start again"), std::string::npos) << seen.error().what;
+  EXPECT_FALSE(world.apply("switch")) << "a copy with a gap must never own";
+
+  // The copy starts again, and the move goes on.
+  world.set_wal_floor(0);
+  world.restart_agents(true);
+  OK(world.undo("follow"));
+  OK(world.apply("follow"));
+  ASSERT_TRUE(world.wait_reached("follow", Millis(20'000))) << world.why;
+  OK(world.apply("switch"));
+  ASSERT_TRUE(world.wait_reached("switch", Millis(10'000))) << world.why;
+
+  // The same on the way back: new goes on serving, and going back is refused rather than done with a gap.
+  write_for_nobody(world.new_server(), world.old_server());
+  world.set_wal_floor(kMoreThanAnyDisk);
+  world.restart_agents(true);
+  ASSERT_TRUE(given_up(world.new_server()));
+  ASSERT_TRUE(client.wait_orders(20, Millis(10'000))) << "new serves on";
+  seen = world.observe("switch");
+  OK(seen);
+  EXPECT_NE(seen->value("alarm", "").find("going back is not possible"), std::string::npos) << seen->dump();
+  const auto back = world.undo("switch");
+  ASSERT_FALSE(back);
+  EXPECT_EQ(back.error().kind, ErrorKind::refused);
+  EXPECT_NE(back.error().what.find("going back is not possible"), std::string::npos) << back.error().what;
+  EXPECT_EQ(slots(world.old_server()), "0") << "what was made for the way back is gone again";
+  client.end();
+  EXPECT_EQ(client.audit(world.new_server()), "");
+  EXPECT_EQ(side_changes(world), 1);
+  world.set_wal_floor(0);
 }
 
 TEST_F(Live, PostponedAndRefusedWithTheReason) {

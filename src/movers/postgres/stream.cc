@@ -75,6 +75,11 @@ Result<> make_publication(const Work& work, const std::string& database) {
 }
 
 Result<> drop_slot(const Work& work, const std::string& name) {
+  CHECK_OK(drop_slot_alone(work, name));
+  return forget_given_up(work, name);
+}
+
+Result<> drop_slot_alone(const Work& work, const std::string& name) {
   auto session = TRY(work.maintenance());
   const auto& context = work.context;
   for (;;) {
@@ -98,6 +103,7 @@ Result<> make_slot(const Work& work, const std::string& database, const std::str
   const auto present = TRY(
       session->run("SELECT 1 FROM pg_replication_slots WHERE slot_name = $1", {name}, context.deadline, context.stop));
   if (present.size() > 0) return {};
+  CHECK_OK(forget_given_up(work, name));
   // Waits for every transaction that has written; a server left waiting would make the slot after we gave up.
   const auto limit = std::clamp<std::int64_t>(context.deadline.remaining().count() - 500, 200, 30'000);
   CHECK_OK(session->run(fmt::format("SET statement_timeout = {}", limit), {}, context.deadline, context.stop));
@@ -245,17 +251,18 @@ Result<Lag> look_at_slot(const Work& work, const std::string& name) {
                            "pg_stat_replication r ON r.pid = "
                            "s.active_pid WHERE s.slot_name = $1",
                            {name}));
-  if (rows.size() == 0) return Lag{};
-  return Lag{true, rows.truth(0, 0), rows.number(0, 1), rows.number(0, 2)};
+  auto wal = TRY(look_at_wal(work, name));
+  if (rows.size() == 0) return Lag{.wal = std::move(wal)};
+  return Lag{true, rows.truth(0, 0), rows.number(0, 1), rows.number(0, 2), std::move(wal)};
 }
 
 Json to_json(const Lag& lag) {
-  return {{"slot", lag.slot}, {"active", lag.active}, {"bytes", lag.bytes}, {"ms", lag.ms}};
+  return {{"slot", lag.slot}, {"active", lag.active}, {"bytes", lag.bytes}, {"ms", lag.ms}, {"wal", to_json(lag.wal)}};
 }
 
 Lag lag_from_json(const Json& value) {
   return Lag{get_bool_or(value, "slot", false), get_bool_or(value, "active", false), get_int_or(value, "bytes", 0),
-             get_int_or(value, "ms", 0)};
+             get_int_or(value, "ms", 0), wal_room_from_json(value.value("wal", Json::object()))};
 }
 
 Result<std::string> barrier_position(const Work& work, Session& session) {

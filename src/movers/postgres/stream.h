@@ -5,6 +5,7 @@
 #include <string>
 
 #include "movers/postgres/cluster.h"
+#include "movers/postgres/wal.h"
 
 namespace midstream::postgres {
 
@@ -20,6 +21,7 @@ Result<std::vector<std::string>> tables_without_identity(const Work& work, Sessi
 // copy).
 Result<> make_slot(const Work& work, const std::string& database, const std::string& name, bool fresh);
 Result<> drop_slot(const Work& work, const std::string& name);
+Result<> drop_slot_alone(const Work& work, const std::string& name);  // what is noted about it stays
 
 // The file with the replication password, readable by the server alone, and the line that points to it.
 Result<std::string> write_pass_file(const Work& work, const std::string& password);
@@ -49,6 +51,7 @@ struct Lag {
   bool active = false;
   std::int64_t bytes = 0;
   std::int64_t ms = 0;
+  WalRoom wal;
 };
 Result<Lag> look_at_slot(const Work& work, const std::string& name);
 Json to_json(const Lag& lag);

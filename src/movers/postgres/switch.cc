@@ -128,12 +128,16 @@ class Switch {
 
   Result<Json> hand_over(bool from_old) const {
     const auto ready = TRY(side(!from_old, "prepare_take"));
-    const auto lag = TRY(side(from_old, "prepare_give", {{"fingerprint", ready.value("fingerprint", "")}}));
+    const auto asked = side(from_old, "prepare_give", {{"fingerprint", ready.value("fingerprint", "")}});
+    if (!asked) return postponed(from_old, asked.error());
+    const auto& lag = *asked;
     work_.at("switch.prepared");
     const auto start = boot_now();
     auto given = side(from_old, "give", {{"deadline_ms", work_.plan.deadline_ms}});
     if (!given) {
-      if (given.error().kind != ErrorKind::unknown) return given;
+      const auto kind = given.error().kind;
+      if (kind == ErrorKind::retry || kind == ErrorKind::refused) return postponed(from_old, given.error());
+      if (kind != ErrorKind::unknown) return given;
       // The answer was lost on the way: the titles know.
       const auto both = TRY(settle());
       if ((from_old ? both.new_side : both.old_side).state != "owner") return given;
@@ -160,6 +164,13 @@ class Switch {
   }
 
  private:
+  // Nothing was yielded. The slot that the taker has made would keep its log for nobody until the next try, which makes it
+  // anew; where it cannot be dropped now, the taker's agent does it when the disk gets tight.
+  std::unexpected<Error> postponed(bool from_old, const Error& why) const {
+    (void)side(!from_old, "drop_slot");
+    return std::unexpected(why);
+  }
+
   const Work& work_;
   std::string database_;
 };
@@ -235,6 +246,10 @@ Result<Json> observe_switch(const Work& work) {
       continue;
     }
     const auto reverse = TRY(one.side(true, "arrival"));
+    const auto room = TRY(look_at_wal(work, work.outgoing(database)));
+    out["wal"][database] = to_json(room);
+    if (const auto alarm = alarm_of(room, work.context.host); !alarm.empty()) out["alarm"] = alarm;
+    if (!room.given_up.empty()) continue;  // new owns, and nothing leads back any more: the alarm says so
     if (get_bool_or(reverse, "enabled", false) && get_bool_or(reverse, "running", false)) continue;
     out["reached"] = false;
     out["why"] = fmt::format("the stream of {} back to old does not run yet", database);
