@@ -15,6 +15,7 @@ struct Word {
   std::string text;       // unquoted
   std::size_t begin = 0;  // where it stands in the file
   std::size_t end = 0;
+  bool open = false;  // a quote, or a backslash, of it is not closed on the line: what is appended would belong to it
 };
 
 struct Section {
@@ -58,7 +59,7 @@ std::vector<Word> next_line(std::string_view file, std::size_t& at) {
     } else if (quote == 0 && (c == '"' || c == '\'')) {
       open(at);
       quote = c;
-    } else if (c == quote) {
+    } else if (quote != 0 && c == quote) {
       quote = 0;
     } else if (c == '\\' && quote != '\'' && at + 1 < file.size() && file[at + 1] != '\n') {
       open(at);
@@ -66,10 +67,12 @@ std::vector<Word> next_line(std::string_view file, std::size_t& at) {
     } else {
       open(at);
       words.back().text += c;
+      words.back().open = c == '\\' && quote != '\'';
     }
     if (in_word) words.back().end = at + 1;
   }
   if (at < file.size()) ++at;
+  if (quote != 0) words.back().open = true;
   return words;
 }
 
@@ -118,7 +121,11 @@ const Word* weight_of(const std::vector<Word>& line, std::size_t first) {
 
 Result<const std::vector<Word>*> server_line(const Section& section, const std::string& server) {
   for (const auto& line : section.lines) {
-    if (line.size() >= 3 && line[0].text == "server" && line[1].text == server) return &line;
+    if (line.size() < 3 || line[0].text != "server" || line[1].text != server) continue;
+    if (line.back().open)
+      return refused(fmt::format("a quote or backslash on the line of server {} in backend {} is not closed", server, section.name),
+                     "close it; HAProxy would not start with this file");
+    return &line;
   }
   return refused(fmt::format("the configuration file has no line 'server {}' in backend {}", server, section.name),
                  "servers made by server-template or at run time cannot be kept over a reload: write them out");
@@ -167,7 +174,7 @@ Result<std::string> rewrite_weights(std::string_view file, std::string_view back
     const Word* weight = weight_of(line, kServerOptions);
     if (weight == nullptr && wanted)
       edits.push_back({line.back().end, line.back().end, fmt::format(" weight {}", *wanted)});
-    if (weight != nullptr && wanted) edits.push_back({weight->begin, weight->end, *wanted});
+    if (weight != nullptr && wanted && weight->text != *wanted) edits.push_back({weight->begin, weight->end, *wanted});
     if (weight != nullptr && !wanted) {
       const Word& before = *(weight - 2);  // "weight" stands between; kServerOptions leaves at least the address
       edits.push_back({before.end, weight->end, ""});
