@@ -1,6 +1,7 @@
 #include "lab/trials.h"
 
 #include "lab/bad_input.h"
+#include "lab/operator_trial.h"
 #include "lab/vanish.h"
 
 #include <fmt/format.h>
@@ -205,6 +206,13 @@ class Runner {
     return lab.down();
   }
 
+  Result<> at_the_operators_word() {
+    auto trial = TRY(begin());
+    CHECK_OK(try_operator(trial, [this](std::string_view line) { spec_.tell(line); }));
+    CHECK_OK(judged(trial, "old", 2));
+    return trial.end();
+  }
+
   // After a whole move, every secret of the run is looked for wherever it must not be.
   Result<> secrets() {
     auto trial = TRY(begin());
@@ -290,6 +298,7 @@ const std::vector<std::pair<std::string, Body>>& trials() {
       {"vanish-cut-new", [](Runner& r) { return r.vanish(Blow::cut_new); }},
       {"away", [](Runner& r) { return r.away(); }},
       {"bad-input", [](Runner& r) { return r.bad_input(); }},
+      {"operator", [](Runner& r) { return r.at_the_operators_word(); }},
       {"secrets", [](Runner& r) { return r.secrets(); }},
   };
   return all;
