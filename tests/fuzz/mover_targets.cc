@@ -2,7 +2,7 @@
 #include "movers/addresses/address_set.h"
 #include "movers/addresses/frames.h"
 #include "movers/addresses/interfaces.h"
-#include "movers/addresses/title.h"
+#include "movers/title.h"
 #include "movers/files/wire.h"
 #include "movers/names/key_file.h"
 #include "movers/postgres/access.h"
