@@ -232,6 +232,19 @@ Result<Json> Agent::adopt(const Json& request) {
 }
 
 namespace {
+
+// Movers return their errors. What one throws all the same (a field of another type than it took for granted) is a bug,
+// which ends the call and not the agent: in an agent that starts again and again, leases and following would end with it.
+template <class Body>
+auto no_throw(const std::string& mover, std::string_view verb, Body body) -> decltype(body()) {
+  try {
+    return body();
+  } catch (const std::exception& thrown) {
+    return failure(ErrorKind::corrupt, fmt::format("mover '{}' broke off in '{}': {}", mover, verb, thrown.what()),
+                   "this is a bug of midstream's; keep the logs, and `rollback` or `run` again");
+  }
+}
+
 Task task_of(const Json& request) {
   return Task{get_string_or(request, "move", ""), get_string_or(request, "step", ""),
               static_cast<std::uint64_t>(get_int_or(request, "epoch", 0))};
@@ -248,12 +261,14 @@ Result<Json> Agent::run_call(const Json& request) {
   Mover* one = mover(name);
   if (one == nullptr) return refused(fmt::format("there is no mover '{}'", name));
   const auto asked = context(task, name, Deadline::in(Millis(TRY(get_int(request, "deadline_ms")))), admission.stop());
-  if (verb == "observe") return one->observe(asked, desired);
-  if (verb == "check") return one->check(asked, desired);
+  if (verb == "observe") return no_throw(name, verb, [&] { return one->observe(asked, desired); });
+  if (verb == "check") return no_throw(name, verb, [&] { return one->check(asked, desired); });
   log_info("agent", "{} {} {} (epoch {})", task.step, name, verb, task.epoch);
-  auto result = verb == "apply"  ? one->apply(asked, desired)
-                : verb == "undo" ? one->undo(asked, desired)
-                                 : Result<Json>(refused(fmt::format("movers have no verb '{}'", verb)));
+  auto result = no_throw(name, verb, [&]() -> Result<Json> {
+    if (verb == "apply") return one->apply(asked, desired);
+    if (verb == "undo") return one->undo(asked, desired);
+    return refused(fmt::format("movers have no verb '{}'", verb));
+  });
   if (!result) log_warn("agent", "{} {} {} failed: {}", task.step, name, verb, result.error().text());
   return result;
 }
@@ -272,8 +287,10 @@ void Agent::serve_peer(Fd socket, const std::stop_token& stop) {
     if (get_string_or(*request, "type", "") == "open") {
       Mover* one = mover(name);
       if (one == nullptr || get_string_or(*request, "move", "") != config_.move) return;
-      auto served = one->serve(context(task_of(*request), name, Deadline::in(kForever), stop), *peer->stream,
-                               request->value("hello", Json::object()));
+      const auto served = no_throw(name, "serve", [&] {
+        return one->serve(context(task_of(*request), name, Deadline::in(kForever), stop), *peer->stream,
+                          request->value("hello", Json::object()));
+      });
       if (!served && !stop.stop_requested()) {
         log_warn("agent", "a stream of mover {} from {} ended: {}", name, peers_.host_of(peer->fingerprint), served.error().text());
       }
@@ -308,8 +325,10 @@ Result<Json> Agent::peer_call(const Json& request) {
   const auto name = TRY(get_string(request, "mover"));
   Mover* one = mover(name);
   if (one == nullptr) return refused(fmt::format("there is no mover '{}'", name));
-  return one->peer(context(task, name, Deadline::in(Millis(TRY(get_int(request, "deadline_ms")))), admission.stop()),
-                   TRY(get_string(request, "verb")), TRY(get_object(request, "args")));
+  const auto asked = context(task, name, Deadline::in(Millis(TRY(get_int(request, "deadline_ms")))), admission.stop());
+  const auto verb = TRY(get_string(request, "verb"));
+  const auto args = TRY(get_object(request, "args"));
+  return no_throw(name, verb, [&] { return one->peer(asked, verb, args); });
 }
 
 }  // namespace midstream

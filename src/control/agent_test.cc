@@ -54,6 +54,7 @@ class NotingMover final : public Mover {
       auto stream = TRY(context.peers.open("b", "noting", {{"greeting", "hello"}}, context.task, context.deadline, context.stop));
       return Json{{"heard", TRY(read_frame(*stream, context.deadline, context.stop))}};
     }
+    if (kind == "bug") return Json{{"length", desired.at("kind").get<int>()}};  // throws: it is no number
     ++notes_.applied;
     return Json{{"epoch", context.task.epoch}};
   }
@@ -149,6 +150,14 @@ TEST_F(AgentTest, ALateCommandOfAnOldEpochHasNoEffect) {
   EXPECT_EQ(notes_a_.applied, 0);
   EXPECT_EQ(adopt(*a_, 1)["error"]["kind"], "fenced");
   EXPECT_EQ(a_->ask(call(2, "note"))["result"]["epoch"], 2);
+}
+
+TEST_F(AgentTest, ABugInAMoverEndsTheCallAndNotTheAgent) {
+  ASSERT_TRUE(adopt(*a_, 1)["ok"]);
+  const auto error = a_->ask(call(1, "bug"))["error"];
+  EXPECT_EQ(error["kind"], "corrupt");
+  EXPECT_NE(error["what"].get<std::string>().find("'noting' broke off in 'apply'"), std::string::npos) << error;
+  EXPECT_EQ(a_->ask(call(1, "note"))["result"]["epoch"], 1);
 }
 
 TEST_F(AgentTest, TheEpochSurvivesARestart) {
