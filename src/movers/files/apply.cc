@@ -46,12 +46,14 @@ std::unexpected<Error> as_refusal(Error error) {
 }
 
 Result<> set_name_metadata(int directory, const char* name, const Version& version) {
-  if (::fchownat(directory, name, version.uid, version.gid, AT_SYMLINK_NOFOLLOW) != 0) return io_failure("cannot set the owner", errno);
+  if (::fchownat(directory, name, version.uid, version.gid, AT_SYMLINK_NOFOLLOW) != 0)
+    return io_failure("cannot set the owner", errno);
   if (version.type != EntryType::symlink && ::fchmodat(directory, name, version.mode, 0) != 0) {
     return io_failure("cannot set the mode", errno);
   }
   const timespec times[2] = {omit(), at_ns(version.mtime_ns)};
-  if (::utimensat(directory, name, times, AT_SYMLINK_NOFOLLOW) != 0) return io_failure("cannot set the modification time", errno);
+  if (::utimensat(directory, name, times, AT_SYMLINK_NOFOLLOW) != 0)
+    return io_failure("cannot set the modification time", errno);
   return {};
 }
 
@@ -61,6 +63,25 @@ mode_t special_bits(EntryType type) {
 }
 
 }  // namespace
+
+Result<> stage_part(Tree& tree, Staged& staged, const Part& part) {
+  if (!staged.fd) {
+    const int hidden = TRY(tree.root->hidden());
+    staged.name = tree.root->temporary_name();
+    staged.fd = Fd(::openat(hidden, staged.name.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
+    if (!staged.fd) return io_failure("cannot make a temporary file", errno);
+  }
+  auto left = part.bytes;
+  auto offset = part.offset;
+  while (!left.empty()) {
+    const ssize_t n = ::pwrite(staged.fd.get(), left.data(), left.size(), static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return io_failure("cannot write a file", errno);
+    left.remove_prefix(static_cast<std::size_t>(n));
+    offset += static_cast<std::uint64_t>(n);
+  }
+  return {};
+}
 
 Result<> Applier::apply(const Change& change, Staged* staged, bool& need_content) {
   need_content = false;
@@ -119,7 +140,8 @@ Result<Version> Applier::current_version(const std::string& path, const Place& p
     if (const auto* entry = std::as_const(*tree_.index).find(path); entry && it->second.known) return entry->version;
     local.mtime_ns = it->second.mtime_ns;
   }
-  if (const auto it = tree_.sent.find(path); it != tree_.sent.end() && it->second.entry.matches(local)) return it->second.entry.version;
+  if (const auto it = tree_.sent.find(path); it != tree_.sent.end() && it->second.entry.matches(local))
+    return it->second.entry.version;
   if (const auto* entry = std::as_const(*tree_.index).find(path); entry && entry->matches(local)) return entry->version;
   auto loaded = load(place, stat, 0, true);
   if (!loaded) return as_refusal(loaded.error());
@@ -128,7 +150,8 @@ Result<Version> Applier::current_version(const std::string& path, const Place& p
 }
 
 // Who wins between the change and what is here. Clean: the sender knew what is here, nobody changed it since.
-Result<Applier::Verdict> Applier::judge(const Change& change, const Place& place, const std::optional<Stat>& local, Version& current) {
+Result<Applier::Verdict> Applier::judge(const Change& change, const Place& place, const std::optional<Stat>& local,
+                                        Version& current) {
   const std::string path(change.path);
   const auto* entry = std::as_const(*tree_.index).find(path);
   current = Version{};
@@ -142,7 +165,8 @@ Result<Applier::Verdict> Applier::judge(const Change& change, const Place& place
   const bool unchanged = entry && (entry->matches(*local) || (touched != touched_.end() && touched->second.known));
   if (unchanged && entry->from_peer) return Verdict::clean;
   if (digest(current) == change.base) return Verdict::clean;
-  if (current.type == EntryType::directory && change.version.type == EntryType::directory && !tree_.outgoing) return Verdict::clean;
+  if (current.type == EntryType::directory && change.version.type == EntryType::directory && !tree_.outgoing)
+    return Verdict::clean;
   return wins_over(change.version, current) ? Verdict::wins : Verdict::loses;
 }
 
@@ -169,7 +193,8 @@ Result<> Applier::put(const Change& change, Staged* staged, bool& need_content) 
     auto seen = look_at(place.fd(), place.leaf.c_str());
     if (!seen) return as_refusal(seen.error());
     const auto local = *seen;
-    if (local && local->type == EntryType::none) return refused(fmt::format("{} is a socket there", printable(change.path)), "remove it");
+    if (local && local->type == EntryType::none)
+      return refused(fmt::format("{} is a socket there", printable(change.path)), "remove it");
     Version current;
     const auto verdict = TRY(judge(change, place, local, current));
     if (verdict == Verdict::stale) return {};
@@ -178,7 +203,8 @@ Result<> Applier::put(const Change& change, Staged* staged, bool& need_content) 
       return {};
     }
     if (verdict == Verdict::loses) return lose(change, staged);
-    const bool both_directories = local && change.version.type == EntryType::directory && local->type == EntryType::directory;
+    const bool both_directories =
+        local && change.version.type == EntryType::directory && local->type == EntryType::directory;
     const bool same_content = local && change.version.type == EntryType::file && local->type == EntryType::file &&
                               current.hash == change.version.hash && current.size == change.version.size;
     if (both_directories || (same_content && local->nlink == 1)) return change_metadata(change, place, *local);
@@ -231,7 +257,8 @@ Result<> Applier::stage(const Change& change, Staged& staged) {
     return set_metadata(staged.fd.get(), v, change.xattrs);
   }
   if (v.type == EntryType::symlink) {
-    if (::symlinkat(std::string(change.content).c_str(), hidden, name) != 0) return io_failure("cannot make a link", errno);
+    if (::symlinkat(std::string(change.content).c_str(), hidden, name) != 0)
+      return io_failure("cannot make a link", errno);
   } else if (::mknodat(hidden, name, special_bits(v.type) | 0600, v.rdev) != 0) {
     return io_failure("cannot make a special file", errno);
   }
@@ -261,12 +288,14 @@ Result<> Applier::install(const Change& change, const Place& place, const std::o
   again = false;
   bool occupied = local.has_value();
   if (local && local->type == EntryType::directory) {
-    if (::unlinkat(place.fd(), leaf, AT_REMOVEDIR) != 0) return io_failure(fmt::format("{} is a directory there", printable(change.path)), errno);
+    if (::unlinkat(place.fd(), leaf, AT_REMOVEDIR) != 0)
+      return io_failure(fmt::format("{} is a directory there", printable(change.path)), errno);
     occupied = false;
   }
   if (::renameat2(hidden, from, place.fd(), leaf, occupied ? RENAME_EXCHANGE : RENAME_NOREPLACE) != 0) {
     again = errno == EEXIST || errno == ENOENT;
-    return again ? Result<>() : Result<>(io_failure(fmt::format("cannot put {} in its place", printable(change.path)), errno));
+    return again ? Result<>()
+                 : Result<>(io_failure(fmt::format("cannot put {} in its place", printable(change.path)), errno));
   }
   if (occupied) {
     const auto old = look_at(hidden, from);
@@ -302,7 +331,8 @@ Result<> Applier::lose(const Change& change, Staged* staged) {
 Result<> Applier::remove_directory(const Change& change, const Place& place) {
   const std::string path(change.path);
   if (::unlinkat(place.fd(), place.leaf.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT) {
-    if (errno != ENOTEMPTY && errno != EEXIST) return io_failure(fmt::format("cannot remove {}", printable(path)), errno);
+    if (errno != ENOTEMPTY && errno != EEXIST)
+      return io_failure(fmt::format("cannot remove {}", printable(path)), errno);
     if (tree_.outgoing) tree_.dirty.mark(path, Millis(0));  // something new is in it: it goes back
   }
   touched_.erase(path);

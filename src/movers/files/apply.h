@@ -16,6 +16,10 @@ struct Staged {
   std::string name;
 };
 
+// Writes a piece of one, which is made with the first. retry: the disk is full or ill. With the tree's mutex held
+// where `staged` is not made yet.
+Result<> stage_part(Tree& tree, Staged& staged, const Part& part);
+
 // What did not go in, with owned texts.
 struct Rejected {
   std::string path;

@@ -10,6 +10,7 @@
 #include "base/text.h"
 #include "movers/files/check.h"
 #include "movers/files/incoming.h"
+#include "movers/files/mend.h"
 #include "movers/files/outgoing.h"
 #include "movers/files/path.h"
 #include "movers/files/verify.h"
@@ -43,7 +44,9 @@ class FilesMover final : public Mover {
   Result<> serve(const Context& context, Stream& stream, const Json& hello) override;
 
  private:
-  std::filesystem::path state_of(const Context& context, const std::string& id) const { return context.state / "trees" / id; }
+  std::filesystem::path state_of(const Context& context, const std::string& id) const {
+    return context.state / "trees" / id;
+  }
   Result<std::shared_ptr<Tree>> tree(const Context& context, const std::string& id, const std::string& path);
   Result<> resume(const Context& base, const std::filesystem::path& folder);
   Result<> begin(const Context& context, const FollowSpec& spec, const Json& record, bool copied);
@@ -60,10 +63,10 @@ class FilesMover final : public Mover {
                                                    std::vector<std::string> candidates);
 
   Result<Json> peer_remove(const Context& context, const Json& args);
-  Result<Json> peer_give(const Context& context, const Json& args);
   Result<Json> peer_versions(const Context& context, const Json& args);
   Result<> serve_follow(const Context& context, Stream& stream, const Json& hello);
   Result<> serve_listing(const Context& context, Stream& stream, const Json& hello);
+  Result<> serve_mending(const Context& context, Stream& stream, const Json& hello);
   void end_served(const std::string& id);
 
   const FilesOptions options_;
@@ -114,12 +117,15 @@ Result<> FilesMover::resume(const Context& base, const std::filesystem::path& fo
 // The tree of `id`: the same object for what leaves and what arrives.
 Result<std::shared_ptr<Tree>> FilesMover::tree(const Context& context, const std::string& id, const std::string& path) {
   if (!is_plain_name(id)) return refused(fmt::format("'{}' is no plain name for a tree", printable(id)));
+  const auto run = options_.run.empty() ? TRY(host_run()) : HostRun{options_.run, options_.run_since_ns};
   const std::lock_guard lock(mutex_);
   for (const auto& [other, known] : trees_) {
     const auto theirs = known->path.string();
-    if (other == id && theirs != path) return refused(fmt::format("the tree {} is {}, not {}", id, theirs, printable(path)));
+    if (other == id && theirs != path)
+      return refused(fmt::format("the tree {} is {}, not {}", id, theirs, printable(path)));
     if (other != id && (theirs == path || theirs.starts_with(path + "/") || path.starts_with(theirs + "/"))) {
-      return refused(fmt::format("{} and {} overlap: {} and {}", other, id, theirs, printable(path)), "name one of them, or except it");
+      return refused(fmt::format("{} and {} overlap: {} and {}", other, id, theirs, printable(path)),
+                     "name one of them, or except it");
     }
   }
   auto& slot = trees_[id];
@@ -128,6 +134,7 @@ Result<std::shared_ptr<Tree>> FilesMover::tree(const Context& context, const std
     slot->id = id;
     slot->path = path;
     slot->state = state_of(context, id);
+    slot->run = run;
   }
   return slot;
 }
@@ -157,14 +164,15 @@ Result<> FilesMover::begin(const Context& context, const FollowSpec& spec, const
   };
   const std::lock_guard lock(mutex_);
   Peers& peers = peers_ ? *peers_ : context.peers;
-  follows_[spec.id] = std::make_shared<Outgoing>(of, spec, task_from(record.value("task", Json::object())), context.host, peers,
-                                                 options_, copied, note);
+  follows_[spec.id] = std::make_shared<Outgoing>(of, spec, task_from(record.value("task", Json::object())),
+                                                 context.host, peers, options_, copied, note);
   return {};
 }
 
 Result<Json> FilesMover::follow(const Context& context, const Json& desired) {
   const auto spec = TRY(follow_spec(desired));
-  if (spec.to == context.host) return refused(fmt::format("{} cannot be followed from {} to itself", spec.path, spec.to));
+  if (spec.to == context.host)
+    return refused(fmt::format("{} cannot be followed from {} to itself", spec.path, spec.to));
   std::shared_ptr<Outgoing> running;
   {
     const std::lock_guard lock(mutex_);
@@ -206,20 +214,23 @@ Result<Json> FilesMover::barrier(const Context& context, const Json& desired) {
 }
 
 // Looks at what differed again, on both sides, until it is equal or stays different.
-Result<std::vector<std::string>> FilesMover::still_different(const Context& context, const FollowSpec& spec, const Root& root,
-                                                             std::vector<std::string> candidates) {
+Result<std::vector<std::string>> FilesMover::still_different(const Context& context, const FollowSpec& spec,
+                                                             const Root& root, std::vector<std::string> candidates) {
   std::map<std::string, std::pair<std::string, std::string>> last;
   for (int round = 0; round < 20 && !candidates.empty(); ++round) {
-    if (round > 0 && !pause_for(Millis(250), context.stop)) return failure(ErrorKind::cancelled, "stopped while comparing trees");
+    if (round > 0 && !pause_for(Millis(250), context.stop))
+      return failure(ErrorKind::cancelled, "stopped while comparing trees");
     bool moved = false;
     std::vector<std::string> next;
     for (std::size_t from = 0; from < candidates.size(); from += 500) {
-      const std::vector<std::string> part(candidates.begin() + static_cast<std::ptrdiff_t>(from),
-                                          candidates.begin() + static_cast<std::ptrdiff_t>(std::min(from + 500, candidates.size())));
+      const std::vector<std::string> part(
+          candidates.begin() + static_cast<std::ptrdiff_t>(from),
+          candidates.begin() + static_cast<std::ptrdiff_t>(std::min(from + 500, candidates.size())));
       Json paths = Json::array();
       for (const auto& path : part) paths.push_back(to_hex(path));
-      const auto answer = TRY(context.peers.call(spec.to, "files", "versions", {{"id", spec.id}, {"path", spec.path}, {"paths", paths}},
-                                                 context.task, context.deadline, context.stop));
+      const auto answer =
+          TRY(context.peers.call(spec.to, "files", "versions", {{"id", spec.id}, {"path", spec.path}, {"paths", paths}},
+                                 context.task, context.deadline, context.stop));
       const auto theirs = TRY(get_strings(answer, "versions"));
       if (theirs.size() != part.size()) return corrupt("the other host answered for other paths");
       for (std::size_t i = 0; i < part.size(); ++i) {
@@ -249,9 +260,11 @@ Result<Json> FilesMover::verify(const Context& context, const Json& desired) {
   const auto different = TRY(still_different(context, spec, root, compared->different));
   if (!different.empty()) {
     std::vector<std::string> names;
-    for (std::size_t i = 0; i < std::min<std::size_t>(different.size(), 10); ++i) names.push_back(printable(different[i]));
-    return refused(fmt::format("{} entries of {} differ on {}: {}", different.size(), spec.path, spec.to, join(names, ", ")),
-                   "wait until the follow has caught up; what differs then was changed there");
+    for (std::size_t i = 0; i < std::min<std::size_t>(different.size(), 10); ++i)
+      names.push_back(printable(different[i]));
+    return refused(
+        fmt::format("{} entries of {} differ on {}: {}", different.size(), spec.path, spec.to, join(names, ", ")),
+        "wait until the follow has caught up; what differs then was changed there");
   }
   const auto took = std::chrono::duration_cast<Millis>(boot_now() - began);
   return Json{{"entries", compared->entries}, {"ms", took.count()}, {"compared_again", compared->different.size()}};
@@ -320,7 +333,8 @@ Result<> FilesMover::forget(const Context& context, const std::string& id) {
   std::error_code failed;
   if (std::filesystem::exists(state / "conflicts", failed)) {
     CHECK_OK(make_directories(context.state / "kept"));
-    std::filesystem::rename(state / "conflicts", context.state / "kept" / fmt::format("{}-{}", id, wall_now_ms()), failed);
+    std::filesystem::rename(state / "conflicts", context.state / "kept" / fmt::format("{}-{}", id, wall_now_ms()),
+                            failed);
     if (failed) return refused(fmt::format("cannot keep what lost conflicts in {}: {}", id, failed.message()));
   }
   std::filesystem::remove_all(state, failed);
@@ -338,13 +352,16 @@ Result<> FilesMover::stop_follow(const Context& context, const std::string& id, 
   }
   if (running && ending != Ending::at_once) {
     auto drained = running->barrier(context.deadline, context.stop);
-    if (!drained) return with_context(std::move(drained).error(), fmt::format("the tree {} is not complete on the other side yet", id));
+    if (!drained)
+      return with_context(std::move(drained).error(),
+                          fmt::format("the tree {} is not complete on the other side yet", id));
     const auto writers = drained->value("writers", Json::array());
     if (ending == Ending::complete_and_closed && !writers.empty()) {
       const auto& first = writers[0];
-      return retry(fmt::format("{} files of the tree {} are still being written on {}, one by {} (pid {})", writers.size(), id, context.host,
-                               get_string_or(first, "command", "?"), get_int_or(first, "pid", 0)),
-                   "wait for the writer, or end it");
+      return retry(
+          fmt::format("{} files of the tree {} are still being written on {}, one by {} (pid {})", writers.size(), id,
+                      context.host, get_string_or(first, "command", "?"), get_int_or(first, "pid", 0)),
+          "wait for the writer, or end it");
     }
   }
   {
@@ -360,8 +377,8 @@ Result<Json> FilesMover::unfollow(const Context& context, const FollowSpec& spec
   // What users wrote here while both sides served must be there before nobody carries it over any more.
   CHECK_OK(stop_follow(context, spec.id, spec.first ? Ending::at_once : Ending::complete_and_closed));
   if (!spec.first) return Json::object();
-  auto removed = TRY(context.peers.call(spec.to, "files", "remove", {{"id", spec.id}, {"path", spec.path}}, context.task,
-                                        context.deadline, context.stop));
+  auto removed = TRY(context.peers.call(spec.to, "files", "remove", {{"id", spec.id}, {"path", spec.path}},
+                                        context.task, context.deadline, context.stop));
   end_served(spec.id);
   if (auto root = Root::open(spec.path)) CHECK_OK(root->remove_hidden());
   CHECK_OK(forget(context, spec.id));
@@ -395,13 +412,15 @@ Result<Json> FilesMover::check(const Context& context, const Json& desired) {
   const auto spec = TRY(follow_spec(desired));
   if (spec.to == context.host) {
     const auto room = TRY(room_for(spec.path));
-    return Json::array({finding(fmt::format("room at {} on {}", spec.path, context.host), true,
-                                fmt::format("{} MiB and {} inodes free", room["bytes"].get<std::uint64_t>() >> 20, room["inodes"].dump()))});
+    return Json::array({finding(
+        fmt::format("room at {} on {}", spec.path, context.host), true,
+        fmt::format("{} MiB and {} inodes free", room["bytes"].get<std::uint64_t>() >> 20, room["inodes"].dump()))});
   }
   Json measured;
   auto out = TRY(check_source(spec, context.deadline, context.stop, measured));
   if (measured.is_null()) return out;
-  auto room = context.peers.call(spec.to, "files", "room", {{"path", spec.path}}, context.task, context.deadline, context.stop);
+  auto room =
+      context.peers.call(spec.to, "files", "room", {{"path", spec.path}}, context.task, context.deadline, context.stop);
   const auto what = fmt::format("{} has room for {}", spec.to, spec.path);
   if (!room) {
     out.push_back(finding(what, false, room.error().text(), "start the agent there"));
@@ -410,8 +429,10 @@ Result<Json> FilesMover::check(const Context& context, const Json& desired) {
   const auto bytes = get_int_or(measured, "bytes", 0), entries = get_int_or(measured, "entries", 0);
   const auto free = get_int_or(*room, "bytes", 0), inodes = get_int_or(*room, "inodes", 0);
   const bool fits = free > bytes + bytes / 20 && inodes > entries;
-  out.push_back(finding(what, fits, fmt::format("needs {} MiB and {} inodes, has {} MiB and {}", bytes >> 20, entries, free >> 20, inodes),
-                        fits ? "" : "make room there"));
+  out.push_back(
+      finding(what, fits,
+              fmt::format("needs {} MiB and {} inodes, has {} MiB and {}", bytes >> 20, entries, free >> 20, inodes),
+              fits ? "" : "make room there"));
   return out;
 }
 
@@ -431,7 +452,8 @@ Result<Json> FilesMover::peer_remove(const Context& context, const Json& args) {
   const auto path = TRY(get_string(args, "path"));
   {
     const std::lock_guard lock(mutex_);
-    if (follows_.contains(id)) return refused(fmt::format("{} is followed from {} as well", path, context.host), "undo that follow first");
+    if (follows_.contains(id))
+      return refused(fmt::format("{} is followed from {} as well", path, context.host), "undo that follow first");
   }
   end_served(id);
   const auto of = TRY(tree(context, id, path));
@@ -455,40 +477,9 @@ Result<Json> FilesMover::peer_versions(const Context& context, const Json& args)
   return Json{{"versions", std::move(versions)}};
 }
 
-// One entry, back to a host whose disk lost it: as a batch of one change, or of a removal.
-Result<Json> FilesMover::peer_give(const Context& context, const Json& args) {
-  const auto of = TRY(tree(context, TRY(get_string(args, "id")), TRY(get_string(args, "path"))));
-  const auto path = from_hex(TRY(get_string(args, "entry")));
-  if (!is_safe_path(path)) return corrupt("an unsafe path was asked for");
-  std::error_code ignored;
-  if (!std::filesystem::exists(of->state, ignored)) return refused(fmt::format("the tree {} is not known here", of->id));
-  const auto root = TRY(Root::open(of->path));
-  bool gone = false;
-  auto place = root.place(path, &gone);
-  if (!place && !gone) return std::unexpected(place.error());
-  const auto stat = gone ? std::optional<Stat>() : TRY(look_at(place->fd(), place->leaf.c_str()));
-  Change change;
-  change.path = path;
-  change.op = Op::gone;
-  Loaded loaded;
-  if (stat && stat->type != EntryType::none) {
-    if (stat->size > kMaxInline) return refused(fmt::format("{} is too large to be given back at once", printable(path)), "copy it by hand");
-    loaded = TRY(load(*place, *stat, kMaxInline, true, context.stop));
-    if (!loaded.steady) return retry(fmt::format("{} is being changed", printable(path)));
-    change.op = Op::put;
-    change.version = loaded.version;
-    change.xattrs = loaded.xattrs;
-    change.content = loaded.content;
-  }
-  BatchWriter writer;
-  writer.add(change);
-  return Json{{"frame", to_hex(writer.take(1))}};
-}
-
 Result<Json> FilesMover::peer(const Context& context, std::string_view verb, const Json& args) {
   if (verb == "remove") return peer_remove(context, args);
   if (verb == "versions") return peer_versions(context, args);
-  if (verb == "give") return peer_give(context, args);
   if (verb == "room") return room_for(TRY(get_string(args, "path")));
   return Mover::peer(context, verb, args);
 }
@@ -497,7 +488,8 @@ Result<> FilesMover::serve_follow(const Context& context, Stream& stream, const 
   const auto id = TRY(get_string(hello, "id"));
   const auto path = TRY(get_string(hello, "path"));
   const bool first = get_bool_or(hello, "first", false);
-  if (get_int_or(hello, "protocol", 0) != kProtocol) return refused("the sender speaks another protocol", "use the same version on both hosts");
+  if (get_int_or(hello, "protocol", 0) != kProtocol)
+    return refused("the sender speaks another protocol", "use the same version on both hosts");
   const auto of = TRY(tree(context, id, path));
   if (first) CHECK_OK(note_origin(*of));
   end_served(id);  // of a sender that went away without our noticing
@@ -520,19 +512,42 @@ Result<> FilesMover::serve_follow(const Context& context, Stream& stream, const 
 Result<> FilesMover::serve_listing(const Context& context, Stream& stream, const Json& hello) {
   const auto of = TRY(tree(context, TRY(get_string(hello, "id")), TRY(get_string(hello, "path"))));
   std::error_code ignored;
-  if (!std::filesystem::exists(of->state, ignored)) return refused(fmt::format("the tree {} is not known here", of->id));
+  if (!std::filesystem::exists(of->state, ignored))
+    return refused(fmt::format("the tree {} is not known here", of->id));
   const auto root = TRY(Root::open(of->path));
   return send_listing(root, Except(TRY(get_strings(hello, "except"))), stream, context.stop);
+}
+
+// For a host that comes back from a power cut. What its last stream still brings is taken first.
+Result<> FilesMover::serve_mending(const Context& context, Stream& stream, const Json& hello) {
+  if (get_int_or(hello, "protocol", 0) != kProtocol)
+    return refused("the other host speaks another protocol", "use the same version on both hosts");
+  const auto of = TRY(tree(context, TRY(get_string(hello, "id")), TRY(get_string(hello, "path"))));
+  std::error_code ignored;
+  if (!std::filesystem::exists(of->state / "index", ignored))
+    return refused(fmt::format("the tree {} is not known here", of->id));
+  CHECK_OK(open_tree(*of, false));
+  if (get_string_or(hello, "for", "") == "known") {
+    end_served(of->id);
+    return send_known(*of, stream, context.stop);
+  }
+  const auto path = from_hex(TRY(get_string(hello, "entry")));
+  if (path != "." && !is_safe_path(path)) return corrupt("an unsafe path was asked for");
+  return send_entry(TRY(Root::open(of->path)), path, stream, context.stop);
 }
 
 Result<> FilesMover::serve(const Context& context, Stream& stream, const Json& hello) {
   const auto purpose = TRY(get_string(hello, "for"));
   if (purpose == "listing") return serve_listing(context, stream, hello);
-  if (purpose != "follow") return refused(fmt::format("files takes no stream for '{}'", printable(purpose)));
-  auto ended = serve_follow(context, stream, hello);
+  const bool mending = purpose == "known" || purpose == "entry";
+  if (!mending && purpose != "follow")
+    return refused(fmt::format("files takes no stream for '{}'", printable(purpose)));
+  auto ended = mending ? serve_mending(context, stream, hello) : serve_follow(context, stream, hello);
   if (!ended) {
     // The sender shows it; if it is gone already, nobody needs it.
-    if (auto told = write_frame(stream, encode(Refusal{ended.error()}), Deadline::in(Millis(1000)), context.stop); !told) return ended;
+    if (auto told = write_frame(stream, encode(Refusal{ended.error()}), Deadline::in(Millis(1000)), context.stop);
+        !told)
+      return ended;
   }
   return ended;
 }

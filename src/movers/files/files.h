@@ -12,11 +12,14 @@ namespace midstream {
 
 // What tests and benchmarks turn; operators never do.
 struct FilesOptions {
-  bool watch = true;                     // false: behave as where fanotify is refused (rescan)
-  bool unlimited_queue = true;           // false: the kernel's queue overflows at fs.fanotify.max_queued_events
+  bool watch = true;            // false: behave as where fanotify is refused (rescan)
+  bool unlimited_queue = true;  // false: the kernel's queue overflows at fs.fanotify.max_queued_events
   const std::atomic<bool>* hold_drain = nullptr;  // while true, events stay in the kernel's queue
-  Millis checkpoint{1000};               // what was applied is made durable at least this often
-  Millis backoff_max{5000};              // between attempts to reach the other host
+  Millis checkpoint{1000};                        // what was applied is made durable at least this often
+  Millis source_checkpoint{5000};                 // the same of what was sent, on the sending host
+  std::string run;  // "": which run of the host it is, and since when, is asked of the kernel
+  std::int64_t run_since_ns = 0;
+  Millis backoff_max{5000};  // between attempts to reach the other host
 };
 
 std::unique_ptr<Mover> make_files_mover(const FilesOptions& options = {});

@@ -17,7 +17,7 @@ namespace midstream::files {
 
 namespace {
 
-constexpr std::size_t kMaxStaged = 8;                // files arriving in parts at one time
+constexpr std::size_t kMaxStaged = 8;  // files arriving in parts at one time
 constexpr std::uint64_t kCheckpointBytes = 128u << 20;
 constexpr auto kSilence = std::chrono::seconds(30);  // the sender pings every few seconds
 constexpr auto kWrite = std::chrono::seconds(30);
@@ -147,26 +147,9 @@ Result<> Incoming::take_batch(const Batch& batch) {
 }
 
 Result<> Incoming::take_part(const Part& part) {
-  auto it = staged_.find(part.file);
-  if (it == staged_.end()) {
-    if (staged_.size() >= kMaxStaged) return corrupt("the sender sends too many files at a time");
-    const int hidden = TRY(tree_.root->hidden());
-    Staged staged;
-    staged.name = tree_.root->temporary_name();
-    staged.fd = Fd(::openat(hidden, staged.name.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
-    if (!staged.fd) return io_failure("cannot make a temporary file", errno);
-    it = staged_.emplace(part.file, std::move(staged)).first;
-  }
-  auto left = part.bytes;
-  auto offset = part.offset;
-  while (!left.empty()) {
-    const ssize_t n = ::pwrite(it->second.fd.get(), left.data(), left.size(), static_cast<off_t>(offset));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return io_failure("cannot write a file", errno);
-    left.remove_prefix(static_cast<std::size_t>(n));
-    offset += static_cast<std::uint64_t>(n);
-  }
-  return {};
+  if (!staged_.contains(part.file) && staged_.size() >= kMaxStaged)
+    return corrupt("the sender sends too many files at a time");
+  return stage_part(tree_, staged_[part.file], part);
 }
 
 void Incoming::drop(std::uint32_t file) {
@@ -207,30 +190,12 @@ Result<> Incoming::handle(std::string_view body) {
 // Makes everything applied so far durable, then the index that speaks of it, and only then says so.
 Result<> Incoming::checkpoint() {
   std::uint64_t upto = 0;
-  std::string records;
-  {
-    const std::lock_guard tree_lock(tree_.mutex);
+  CHECK_OK(files::checkpoint(tree_, [&] {
     const std::lock_guard lock(mutex_);
     upto = applied_;
     bytes_ = 0;
     hurry_ = false;
-    records = tree_.index->take_records();
-    tree_.received_unsynced = false;
-  }
-  if (::syncfs(tree_.root->fd()) != 0) {
-    const int code = errno;
-    const std::lock_guard tree_lock(tree_.mutex);
-    tree_.index->put_back(std::move(records));
-    tree_.received_unsynced = true;
-    return errno_failure("syncing the file system failed", code);
-  }
-  {
-    const std::lock_guard tree_lock(tree_.mutex);
-    if (auto written = tree_.index->write_records(records, true); !written) {
-      tree_.index->put_back(std::move(records));
-      return written;
-    }
-  }
+  }));
   const std::lock_guard lock(mutex_);
   durable_ = upto;
   return {};
@@ -260,6 +225,8 @@ Result<> Incoming::run() {
   std::uint64_t incarnation = 0;
   {
     const std::lock_guard lock(tree_.mutex);
+    // Where nothing leaves this host, the index speaks of nothing that was not on disk before.
+    if (tree_.distrusted && !tree_.outgoing) trust(tree_);
     incarnation = std::strtoull(tree_.index->fact("incarnation").c_str(), nullptr, 10);
   }
   CHECK_OK(send(encode(Welcome{kProtocol, incarnation})));

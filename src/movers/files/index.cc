@@ -17,7 +17,7 @@ namespace {
 
 constexpr std::string_view kMagic = "midstream-index-1\n";
 constexpr std::size_t kMaxRecord = 16u << 10;
-enum Kind : std::uint8_t { kPut = 1, kErase = 2, kFact = 3 };
+enum Kind : std::uint8_t { kPut = 1, kErase = 2, kFact = 3, kCheckpoint = 4 };
 
 std::string put_record(std::string_view path, const Entry& entry) {
   std::string out;
@@ -28,6 +28,14 @@ std::string put_record(std::string_view path, const Entry& entry) {
   writer.u64(entry.ino);
   writer.u64(static_cast<std::uint64_t>(entry.ctime_ns));
   writer.u8(static_cast<std::uint8_t>((entry.from_peer ? 1 : 0) | (entry.racy ? 2 : 0) | (entry.linked ? 4 : 0)));
+  return out;
+}
+
+std::string erase_record(std::string_view path) {
+  std::string out;
+  Writer writer(out);
+  writer.u8(kErase);
+  writer.text(path);
   return out;
 }
 
@@ -90,6 +98,7 @@ Result<std::unique_ptr<Index>> Index::open(const std::filesystem::path& file) {
     if (::getrandom(&number, sizeof number, 0) != sizeof number) return errno_failure("no random numbers", errno);
     index->set_fact("incarnation", std::to_string(number | 1));
   }
+  index->since_checkpoint_ = index->unproven_.size();
   if (good == 0 || index->records_ > 2 * index->entries_.size() + 1000) CHECK_OK(index->compact());
   return index;
 }
@@ -115,7 +124,12 @@ Result<> Index::replay(std::string_view log, std::size_t& good) {
 Result<> Index::apply_record(std::string_view payload) {
   Reader in(payload);
   const auto kind = TRY(in.u8());
+  if (kind == kCheckpoint) {
+    unproven_.clear();
+    return {};
+  }
   const std::string path(TRY(in.text(kMaxPath)));
+  if (kind == kPut || kind == kErase) unproven_.insert(path);
   if (kind == kErase) {
     if (const auto it = entries_.find(path); it != entries_.end()) {
       unlink(it->second, path);
@@ -149,18 +163,25 @@ Result<> Index::compact() {
   std::string out(kMagic);
   for (const auto& [key, value] : facts_) append_record(out, fact_record(key, value));
   for (const auto& [path, entry] : entries_) {
+    if (unproven(path)) continue;
     append_record(out, put_record(path, entry));
     if (out.size() < (1u << 20)) continue;
     CHECK_OK(write_fully(fd.get(), out));
     out.clear();
   }
+  out += checkpoint_record();
+  for (const auto& path : unproven_) {
+    const auto* entry = std::as_const(*this).find(path);
+    append_record(out, entry ? put_record(path, *entry) : erase_record(path));
+  }
   CHECK_OK(write_fully(fd.get(), out));
   if (::fdatasync(fd.get()) != 0) return errno_failure(fmt::format("cannot sync {}", next), errno);
-  if (::rename(next.c_str(), file_.c_str()) != 0) return errno_failure(fmt::format("cannot replace {}", file_.string()), errno);
+  if (::rename(next.c_str(), file_.c_str()) != 0)
+    return errno_failure(fmt::format("cannot replace {}", file_.string()), errno);
   const Fd parent(::open(file_.parent_path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!parent || ::fsync(parent.get()) != 0) return errno_failure("cannot sync the index's directory", errno);
   log_ = std::move(fd);
-  records_ = entries_.size();
+  records_ = entries_.size() + unproven_.size();
   pending_.clear();
   return {};
 }
@@ -178,6 +199,13 @@ Entry* Index::find(std::string_view path) {
 void Index::record(std::string_view payload) {
   append_record(pending_, payload);
   ++records_;
+  ++since_checkpoint_;
+}
+
+std::string Index::checkpoint_record() {
+  std::string out;
+  append_record(out, std::string(1, static_cast<char>(kCheckpoint)));
+  return out;
 }
 
 void Index::put(std::string_view path, const Entry& entry) {
@@ -197,11 +225,7 @@ void Index::erase(std::string_view path) {
   if (it == entries_.end()) return;
   unlink(it->second, path);
   entries_.erase(it);
-  std::string payload;
-  Writer writer(payload);
-  writer.u8(kErase);
-  writer.text(path);
-  record(payload);
+  record(erase_record(path));
 }
 
 void Index::link(std::uint64_t ino, std::string_view path) { links_.emplace(ino, path); }

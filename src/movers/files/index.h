@@ -1,11 +1,15 @@
 // What both hosts agreed on, path by path, with the local identity that it had then: the memory that makes a
 // restart cost what changed. Durable: an append-only log of checked records, compacted when it is opened.
+// A checkpoint in the log says: what the records before it speak of was on this host's disk. What comes behind the
+// last one is unproven: after a power cut nobody knows whether the file system still has it.
 // Not thread-safe: its tree's mutex guards it.
 #pragma once
 
+#include <algorithm>
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -60,6 +64,15 @@ class Index {
   void put_back(std::string records);  // what could not be written
   std::size_t pending_bytes() const { return pending_.size(); }
 
+  // To follow the records that were taken when nothing but what they speak of, or older, was in the file system that
+  // has been synced since.
+  static std::string checkpoint_record();
+  // Changes since the last checkpoint was taken, in memory: whether another would prove anything.
+  std::size_t since_checkpoint() const { return since_checkpoint_; }
+  void checkpointed(std::size_t changes) { since_checkpoint_ -= std::min(changes, since_checkpoint_); }
+  // Whether the log, as it was opened, spoke of `path` behind its last checkpoint.
+  bool unproven(std::string_view path) const { return unproven_.contains(path); }
+
  private:
   Result<> replay(std::string_view log, std::size_t& good);
   Result<> apply_record(std::string_view payload);
@@ -74,7 +87,9 @@ class Index {
   std::unordered_multimap<std::uint64_t, std::string> links_;
   std::map<std::string, std::string> facts_;
   std::string pending_;
+  std::set<std::string, std::less<>> unproven_;  // when it was opened
   std::size_t records_ = 0;
+  std::size_t since_checkpoint_ = 0;
 };
 
 }  // namespace midstream::files

@@ -17,8 +17,8 @@ namespace {
 constexpr auto kPing = std::chrono::seconds(5);
 constexpr auto kSilence = std::chrono::seconds(30);
 constexpr auto kConnect = std::chrono::seconds(10);
-constexpr Millis kSettleWritten{500};    // written to and not yet closed
-constexpr Millis kSettleChildren{20};    // a directory: more children may change
+constexpr Millis kSettleWritten{500};              // written to and not yet closed
+constexpr Millis kSettleChildren{20};              // a directory: more children may change
 constexpr auto kRescan = std::chrono::seconds(2);  // where nothing watches
 constexpr std::size_t kTake = 256;
 }  // namespace
@@ -40,23 +40,35 @@ Result<FollowSpec> follow_spec(const Json& desired) {
 
 Outgoing::Outgoing(std::shared_ptr<Tree> tree, FollowSpec spec, Task task, std::string host, Peers& peers,
                    const FilesOptions& options, bool copied, std::function<void()> on_copied)
-    : tree_(std::move(tree)), spec_(std::move(spec)), host_(std::move(host)), peers_(peers), options_(options),
-      on_copied_(std::move(on_copied)), outbox_(*tree_), task_(std::move(task)), copied_(copied) {
+    : tree_(std::move(tree)),
+      spec_(std::move(spec)),
+      host_(std::move(host)),
+      peers_(peers),
+      options_(options),
+      on_copied_(std::move(on_copied)),
+      outbox_(*tree_),
+      mender_(
+          *tree_, [this](const Json& hello) { return open_stream(hello, stop_.get_token()); }, stop_.get_token()),
+      task_(std::move(task)),
+      copied_(copied) {
   tree_->outgoing = true;
   outbox_.progressed = [this] { notify(); };
   scout_ = std::make_unique<Scout>(*tree_, outbox_, Except(spec_.except), stop_.get_token());
+  syncer_ = std::jthread([this](const std::stop_token& stop) { checkpoints(stop); });
   worker_ = std::jthread([this](const std::stop_token& stop) { run(stop); });
 }
 
 void Outgoing::request_stop() {
   stop_.request_stop();
   worker_.request_stop();
+  syncer_.request_stop();
   tree_->dirty.poke();
 }
 
 Outgoing::~Outgoing() {
   request_stop();
   if (worker_.joinable()) worker_.join();
+  if (syncer_.joinable()) syncer_.join();
   watcher_.reset();
   tree_->outgoing = false;
 }
@@ -92,7 +104,9 @@ void Outgoing::run(const std::stop_token& stop) {
 Result<> Outgoing::start_watching() {
   WatchSink sink;
   sink.changed = [this](const std::string& path, Hint hint) {
-    tree_->dirty.mark(path, hint == Hint::changed ? Millis(0) : hint == Hint::written ? kSettleWritten : kSettleChildren);
+    tree_->dirty.mark(path, hint == Hint::changed   ? Millis(0)
+                            : hint == Hint::written ? kSettleWritten
+                                                    : kSettleChildren);
   };
   sink.cookie = [this](std::string_view name) {
     const std::lock_guard lock(mutex_);
@@ -104,8 +118,9 @@ Result<> Outgoing::start_watching() {
     rescan_ = true;
     tree_->dirty.poke();
   };
-  auto watcher = options_.watch ? Watcher::start(*tree_->root, std::move(sink), options_.unlimited_queue, options_.hold_drain)
-                                : Result<std::unique_ptr<Watcher>>(refused("turned off"));
+  auto watcher = options_.watch
+                     ? Watcher::start(*tree_->root, std::move(sink), options_.unlimited_queue, options_.hold_drain)
+                     : Result<std::unique_ptr<Watcher>>(refused("turned off"));
   const std::lock_guard lock(mutex_);
   level_ = watcher ? "fanotify" : fmt::format("rescan every {} s: {}", kRescan.count(), watcher.error().what);
   watcher_ = watcher ? std::move(*watcher) : nullptr;
@@ -118,13 +133,13 @@ Result<> Outgoing::prepare() {
     CHECK_OK(open_tree(*tree_, false));
     CHECK_OK(start_watching());
     rescan_ = true;
-    const std::lock_guard lock(tree_->mutex);
-    const auto boot = tree_->index->fact("boot");
-    distrust_ = !boot.empty() && boot != boot_id();
-    scout_->distrust_disk(distrust_);
-    if (boot.empty()) tree_->index->set_fact("boot", boot_id());
-    CHECK_OK(write_index(*tree_));
   }
+  {
+    const std::lock_guard lock(tree_->mutex);
+    distrust_ = tree_->distrusted;
+  }
+  scout_->distrust_disk(distrust_);
+  if (distrust_) rescan_ = true;
   return check_root();
 }
 
@@ -145,15 +160,18 @@ Result<> Outgoing::check_root() {
                  "a mount may be missing; nothing is deleted on the other host meanwhile");
 }
 
-Result<std::shared_ptr<Stream>> Outgoing::connect(const std::stop_token& stop) {
+Result<std::unique_ptr<Stream>> Outgoing::open_stream(Json hello, const std::stop_token& stop) {
   Task task;
   {
     const std::lock_guard lock(mutex_);
     task = task_;
   }
-  const Json hello = {{"id", spec_.id}, {"path", spec_.path}, {"from", host_}, {"first", spec_.first},
-                      {"for", "follow"}, {"protocol", kProtocol}};
-  std::shared_ptr<Stream> stream = TRY(peers_.open(spec_.to, "files", hello, task, Deadline::in(kConnect), stop));
+  hello.update({{"id", spec_.id}, {"path", spec_.path}, {"from", host_}, {"protocol", kProtocol}});
+  return peers_.open(spec_.to, "files", hello, task, Deadline::in(kConnect), stop);
+}
+
+Result<std::shared_ptr<Stream>> Outgoing::connect(const std::stop_token& stop) {
+  std::shared_ptr<Stream> stream = TRY(open_stream({{"for", "follow"}, {"first", spec_.first}}, stop));
   const auto body = TRY(read_frame(*stream, Deadline::in(kSilence), stop, kMaxFileFrame));
   const auto frame = TRY(decode(body));
   if (const auto* refusal = std::get_if<Refusal>(&frame)) return std::unexpected(refusal->error);
@@ -177,6 +195,7 @@ Result<std::shared_ptr<Stream>> Outgoing::connect(const std::stop_token& stop) {
 
 Result<> Outgoing::connect_and_follow(const std::stop_token& stop) {
   CHECK_OK(prepare());
+  if (distrust_) CHECK_OK(mender_.compare());
   const auto stream = TRY(connect(stop));
   {
     const std::lock_guard lock(mutex_);
@@ -216,7 +235,8 @@ Result<> Outgoing::follow(const std::shared_ptr<Stream>& stream, const std::stop
   reader.join();
   // A write that failed says less than what the other side said last; what we found ourselves says most.
   const std::lock_guard lock(mutex_);
-  const bool theirs = link_error_ && (link_error_->kind == ErrorKind::refused || link_error_->kind == ErrorKind::corrupt);
+  const bool theirs =
+      link_error_ && (link_error_->kind == ErrorKind::refused || link_error_->kind == ErrorKind::corrupt);
   if (theirs && !ended && ended.error().kind != ErrorKind::refused) return std::unexpected(*link_error_);
   return ended;
 }
@@ -254,7 +274,7 @@ Result<> Outgoing::turn(const std::stop_token& stop, bool& idle) {
     }
     if (!scout_->scanning()) {
       last_scan_ns_ = boot_now().count();
-      CHECK_OK(fetch_lost(stop));
+      CHECK_OK(mend_lost());
     }
   }
   if (scout_->sending_large()) CHECK_OK(scout_->large_step());
@@ -273,45 +293,38 @@ Result<> Outgoing::turn(const std::stop_token& stop, bool& idle) {
   return {};
 }
 
-// Takes back from the other host what this one's disk lost with the power.
-Result<> Outgoing::fetch_lost(const std::stop_token& stop) {
+// Makes good what the walk has found, and believes this host's disk from then on.
+Result<> Outgoing::mend_lost() {
   if (!distrust_) return {};
   while (!scout_->lost().empty()) {
-    const auto path = scout_->lost().back();
-    const Json args = {{"id", spec_.id}, {"path", spec_.path}, {"entry", to_hex(path)}};
-    Task task;
-    {
-      const std::lock_guard lock(mutex_);
-      task = task_;
-    }
-    auto answer = peers_.call(spec_.to, "files", "give", args, task, Deadline::in(kConnect), stop);
-    if (!answer && answer.error().kind != ErrorKind::refused) return std::unexpected(answer.error());
+    CHECK_OK(mender_.mend(scout_->lost().back()));
     scout_->found_again();
-    if (!answer) {
-      scout_->note_trouble(path, "lost with the power, and not given back: " + answer.error().what);
-      continue;
-    }
-    const auto body = from_hex(TRY(get_string(*answer, "frame")));
-    const auto frame = TRY(decode(body));
-    const auto* batch = std::get_if<Batch>(&frame);
-    if (!batch) return corrupt("the other host gave back something else");
-    const std::lock_guard lock(tree_->mutex);
-    tree_->index->erase(path);
-    Applier applier(*tree_);
-    for (const auto& change : batch->changes) {
-      bool need_content = false;
-      if (auto done = applier.apply(change, nullptr, need_content); !done) return done;
-    }
-    ++restored_;
   }
-  const std::lock_guard lock(tree_->mutex);
-  if (::syncfs(tree_->root->fd()) != 0) return errno_failure("syncing the file system failed", errno);
-  tree_->received_unsynced = false;
-  tree_->index->set_fact("boot", boot_id());
-  CHECK_OK(write_index(*tree_));
+  {
+    const std::lock_guard lock(tree_->mutex);
+    trust(*tree_);
+  }
+  CHECK_OK(checkpoint(*tree_));
   distrust_ = false;
   scout_->distrust_disk(false);
   return {};
+}
+
+// What was carried over is made durable here as well, so that after a power cut little is in doubt. The sync is spaced
+// by what it costs this host's users: at most a twentieth of the time is spent in it.
+void Outgoing::checkpoints(const std::stop_token& stop) {
+  auto pause = options_.source_checkpoint;
+  while (pause_for(pause, stop)) {
+    {
+      const std::lock_guard lock(tree_->mutex);
+      if (!tree_->root || tree_->distrusted || tree_->index->since_checkpoint() == 0) continue;
+    }
+    const auto began = boot_now();
+    const auto done = checkpoint(*tree_);  // failed: nothing is proven by it, and the next one says so again
+    const auto took = std::chrono::duration_cast<Millis>(boot_now() - began);
+    pause = std::max(options_.source_checkpoint, took * 20);
+    if (!done) scout_->note_trouble(".", done.error().what);
+  }
 }
 
 // Copied: all that the first walk met is on the other host's disk.
@@ -381,7 +394,8 @@ Json Outgoing::observe(std::string_view until) {
     if (!figures.troubles.empty()) {
       why = fmt::format("{}: {}", printable(figures.troubles.begin()->first), figures.troubles.begin()->second);
     } else {
-      why = copied_ ? fmt::format("{} entries are pending, the oldest for {} ms", pending, oldest_ms) : "the first copy is under way";
+      why = copied_ ? fmt::format("{} entries are pending, the oldest for {} ms", pending, oldest_ms)
+                    : "the first copy is under way";
     }
   }
   auto out = observation(reached, reached ? "" : why);
@@ -402,7 +416,7 @@ Json Outgoing::observe(std::string_view until) {
   out["sent_changes"] = figures.sent_changes;
   out["sent_bytes"] = figures.sent_bytes;
   out["received_changes"] = tree_->received.load();
-  out["restored"] = restored_.load();
+  out["restored"] = mender_.restored();
   out["scans"] = scans_done_.load();
   Json troubles = Json::array();
   for (const auto& [path, text] : figures.troubles) {
@@ -412,7 +426,8 @@ Json Outgoing::observe(std::string_view until) {
   return out;
 }
 
-Result<> Outgoing::wait_for(Deadline deadline, const std::stop_token& stop, std::string_view what, const std::function<bool()>& done) {
+Result<> Outgoing::wait_for(Deadline deadline, const std::stop_token& stop, std::string_view what,
+                            const std::function<bool()>& done) {
   std::unique_lock lock(mutex_);
   while (true) {
     const auto seen = ticks_;
@@ -423,7 +438,8 @@ Result<> Outgoing::wait_for(Deadline deadline, const std::stop_token& stop, std:
     if (stop.stop_requested()) return failure(ErrorKind::cancelled, "stopped within a barrier");
     if (deadline.expired()) {
       const auto& why = why_.empty() ? remote_why_ : why_;
-      return retry(fmt::format("the barrier on {} waited in vain for {}{}{}", spec_.path, what, why.empty() ? "" : ": ", why));
+      return retry(
+          fmt::format("the barrier on {} waited in vain for {}{}{}", spec_.path, what, why.empty() ? "" : ": ", why));
     }
     changed_.wait_for(lock, stop, std::min(deadline.remaining(), Millis(100)), [&] { return ticks_ != seen; });
   }
@@ -469,15 +485,15 @@ Result<> Outgoing::drain(Deadline deadline, const std::stop_token& stop) {
     const auto session = session_.load();
     const auto serial = tree_->dirty.next_serial();
     CHECK_OK(wait_for(deadline, stop, "what is pending", [&] {
-      return session_ != session || (connected_ && !scanning_ && !large_ && !rescan_ && tree_->dirty.clean_before(serial));
+      return session_ != session ||
+             (connected_ && !scanning_ && !large_ && !rescan_ && tree_->dirty.clean_before(serial));
     }));
     const auto sequence = outbox_.figures().sequence;
     if (session_ != session) continue;
     checkpoint_ = true;
     tree_->dirty.poke();
-    CHECK_OK(wait_for(deadline, stop, "the other host's disk", [&] {
-      return session_ != session || outbox_.figures().durable >= sequence;
-    }));
+    CHECK_OK(wait_for(deadline, stop, "the other host's disk",
+                      [&] { return session_ != session || outbox_.figures().durable >= sequence; }));
     if (session_ == session && connected_) return {};
   }
 }
@@ -493,11 +509,12 @@ Result<Json> Outgoing::barrier(Deadline deadline, const std::stop_token& stop) {
   const auto after = outbox_.figures();
   if (!after.troubles.empty()) {
     const auto& [path, why] = *after.troubles.begin();
-    return refused(fmt::format("{} entries of {} could not be put on {}, the first: {}: {}", after.troubles.size(), spec_.path,
-                               spec_.to, printable(path), why));
+    return refused(fmt::format("{} entries of {} could not be put on {}, the first: {}: {}", after.troubles.size(),
+                               spec_.path, spec_.to, printable(path), why));
   }
   const auto took = std::chrono::duration_cast<Millis>(boot_now() - began);
-  return Json{{"ms", took.count()}, {"drained", after.sent_changes - before.sent_changes + before.pending},
+  return Json{{"ms", took.count()},
+              {"drained", after.sent_changes - before.sent_changes + before.pending},
               {"writers", open_writers(spec_.path)}};
 }
 

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "movers/files/files.h"
+#include "movers/files/mend.h"
 #include "movers/files/outbox.h"
 #include "movers/files/scout.h"
 #include "movers/files/watch.h"
@@ -51,12 +52,15 @@ class Outgoing {
   Result<> keep_alive();
   void read_acks(Stream& stream, const std::stop_token& stop);
   Result<> check_root();
-  Result<> fetch_lost(const std::stop_token& stop);
+  Result<std::unique_ptr<Stream>> open_stream(Json hello, const std::stop_token& stop);
+  Result<> mend_lost();
+  void checkpoints(const std::stop_token& stop);
   void note_copied();
   Result<> start_watching();
   Result<> drain(Deadline deadline, const std::stop_token& stop);
   Result<> wait_for_cookie(Deadline deadline, const std::stop_token& stop);
-  Result<> wait_for(Deadline deadline, const std::stop_token& stop, std::string_view what, const std::function<bool()>& done);
+  Result<> wait_for(Deadline deadline, const std::stop_token& stop, std::string_view what,
+                    const std::function<bool()>& done);
   void notify();
 
   const std::shared_ptr<Tree> tree_;
@@ -68,6 +72,7 @@ class Outgoing {
   std::stop_source stop_;
   Outbox outbox_;
   std::unique_ptr<Scout> scout_;      // the worker's
+  Mender mender_;                     // the worker's
   std::unique_ptr<Watcher> watcher_;  // the worker's
 
   std::mutex mutex_;
@@ -91,10 +96,10 @@ class Outgoing {
   std::atomic<bool> large_{false};
   std::atomic<std::uint64_t> scans_done_{0};
   std::atomic<int> urgent_{0};
-  std::atomic<std::uint64_t> restored_{0};  // fetched back after a power cut
   bool distrust_ = false;  // the worker's: the disk has been through a power cut since the index was written
   std::int64_t last_ping_ns_ = 0, last_root_ns_ = 0, last_scan_ns_ = 0;
 
+  std::jthread syncer_;
   std::jthread worker_;  // last: ends before what it uses
 };
 

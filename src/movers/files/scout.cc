@@ -14,8 +14,8 @@ namespace midstream::files {
 
 namespace {
 
-constexpr std::size_t kStep = 256;        // entries in one step of a walk
-constexpr int kPatience = 5;              // readings of a file that keeps changing
+constexpr std::size_t kStep = 256;  // entries in one step of a walk
+constexpr int kPatience = 5;        // readings of a file that keeps changing
 constexpr std::int64_t kRacyNs = 20'000'000;
 constexpr std::uint64_t kSlowBytes = 32u << 20;  // a second's worth, for files written to all the time
 
@@ -57,28 +57,12 @@ void Scout::note_trouble(const std::string& path, std::string why) {
   troubles_[path] = std::move(why);
 }
 
-// A file whose last change is older than the one that both hosts had agreed on, or not newer and yet different.
-bool Scout::went_back(const std::string& path, const Stat& stat) {
+bool Scout::is_suspect(const std::string& path, const Stat& stat) {
   const std::lock_guard lock(tree_.mutex);
   const auto* entry = std::as_const(*tree_.index).find(path);
-  if (!entry || stat.type != EntryType::file || entry->version.type != EntryType::file) return false;
-  return stat.ctime_ns <= entry->ctime_ns && !entry->matches(stat) && !entry->racy;
-}
-
-// A missing name whose directory was not changed since it had appeared in it: nobody removed it.
-bool Scout::lost_name(const std::string& path) {
-  std::int64_t ctime_ns = 0;
-  {
-    const std::lock_guard lock(tree_.mutex);
-    const auto* entry = std::as_const(*tree_.index).find(path);
-    if (!entry) return false;
-    ctime_ns = entry->ctime_ns;
-  }
-  for (auto above = parent_of(path);; above = parent_of(above)) {
-    const auto stat = tree_.root->look(above);
-    if (stat && *stat) return (*stat)->ctime_ns < ctime_ns;
-    if (above == ".") return false;
-  }
+  if (!entry || entry->ino == 0 || stat.type != EntryType::file || entry->matches(stat)) return false;
+  const auto since = tree_.run.since_ns;
+  return stat.ctime_ns < since || (stat.size == 0 && stat.mtime_ns < since);
 }
 
 Result<> Scout::look(const std::string& path, Mark mark) {
@@ -99,6 +83,10 @@ Result<> Scout::look(const std::string& path, Mark mark) {
 }
 
 Result<> Scout::look_at_place(const std::string& path, Mark mark, const Place& place, const Stat& stat) {
+  if (distrust_ && is_suspect(path, stat)) {
+    lost_.push_back(path);
+    return {};
+  }
   bool scan_it = false;
   bool was_directory = false;
   {
@@ -172,8 +160,9 @@ void Scout::emit(const std::string& path, const Loaded& loaded, bool force, bool
   change.version = loaded.version;
   change.base = known ? digest(known->version) : 0;
   change.xattrs = loaded.xattrs;
-  const bool same_content = known && !force && known->version.type == EntryType::file && loaded.version.type == EntryType::file &&
-                            known->version.hash == loaded.version.hash && known->version.size == loaded.version.size;
+  const bool same_content = known && !force && known->version.type == EntryType::file &&
+                            loaded.version.type == EntryType::file && known->version.hash == loaded.version.hash &&
+                            known->version.size == loaded.version.size;
   change.op = same_content ? Op::meta : Op::put;
   if (change.op == Op::put) change.content = loaded.content;
   outbox_.add(change, entry);
@@ -184,8 +173,9 @@ Result<> Scout::guard_root() {
   const bool empty = std::ranges::all_of(names, [](const auto& name) { return name == kHidden; });
   const std::lock_guard lock(tree_.mutex);
   if (empty && tree_.index->entries().size() > 2) {
-    return refused(fmt::format("{} is empty all of a sudden: nothing is deleted on the other host", tree_.path.string()),
-                   "put its files back, or undo the follow if this is meant");
+    return refused(
+        fmt::format("{} is empty all of a sudden: nothing is deleted on the other host", tree_.path.string()),
+        "put its files back, or undo the follow if this is meant");
   }
   return {};
 }
@@ -306,10 +296,6 @@ Result<> Scout::visit(Scan& scan, const std::string& name) {
     if (equal) ++equal_files_, equal_bytes_ += (*stat)->size;
   }
   const auto behind = scans_.size();
-  if (distrust_ && !equal && went_back(path, **stat)) {
-    lost_.push_back(path);
-    return {};
-  }
   if (!equal) CHECK_OK(look_at_place(path, Mark{}, Place{scan.place->directory, name}, **stat));
   if (scans_.size() > behind) scans_.pop_back();  // this very walk goes into it
   if (directory) scan.todo.push_back(path);
@@ -318,7 +304,9 @@ Result<> Scout::visit(Scan& scan, const std::string& name) {
 
 // What the index knows below the top and this walk did not meet is looked at once more: gone, or only new.
 Result<> Scout::finish_scan(Scan& scan) {
-  if (scan.failed) return refused(fmt::format("the tree cannot be read: {}", scan.why), "nothing is deleted on the other host meanwhile");
+  if (scan.failed)
+    return refused(fmt::format("the tree cannot be read: {}", scan.why),
+                   "nothing is deleted on the other host meanwhile");
   std::vector<std::string> missing;
   {
     const std::lock_guard lock(tree_.mutex);
@@ -333,11 +321,7 @@ Result<> Scout::finish_scan(Scan& scan) {
     if (!stat) return std::unexpected(stat.error());
     const bool excepted = except_.matches(*it, *stat && (*stat)->type == EntryType::directory);
     if (*stat || excepted) continue;
-    if (distrust_ && lost_name(*it)) {
-      lost_.push_back(*it);  // what lies deeper comes first, and is fetched last
-    } else {
-      CHECK_OK(look_gone(*it, false));
-    }
+    CHECK_OK(look_gone(*it, false));
   }
   return {};
 }

@@ -34,8 +34,8 @@ class Scout {
   // Full walks that ended so far.
   std::uint64_t scans_done() const { return scans_done_; }
 
-  // After a power cut the file system may have lost what it had not written yet. What both hosts had agreed on and
-  // is now gone, or older than it was (its ctime went back), is no change of a user's: it is not sent, it is lost.
+  // After a power cut a file that changed before this run of the host, or is empty since, may be what the cut left of
+  // a change: it is not sent, it is to be mended.
   void distrust_disk(bool distrust) { distrust_ = distrust; }
   const std::vector<std::string>& lost() const { return lost_; }
   void found_again() { lost_.pop_back(); }
@@ -84,8 +84,7 @@ class Scout {
   Result<> send_content(const std::string& path, Mark mark, const Place& place, const Stat& stat);
   void emit(const std::string& path, const Loaded& loaded, bool force, bool unsteady);
   Result<> guard_root();
-  bool went_back(const std::string& path, const Stat& stat);
-  bool lost_name(const std::string& path);
+  bool is_suspect(const std::string& path, const Stat& stat);
 
   Result<> enter_directory(Scan& scan);
   Result<> visit(Scan& scan, const std::string& name);

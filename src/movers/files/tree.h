@@ -3,13 +3,15 @@
 #pragma once
 
 #include <atomic>
+#include <deque>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <string>
 
-
+#include "base/json.h"
 #include "movers/files/dirty.h"
 #include "movers/files/index.h"
 #include "movers/files/root.h"
@@ -22,10 +24,26 @@ struct Sent {
   Entry entry;  // version none: a removal
 };
 
+// Which run of this host it is, and since when (wall clock, ns). A kernel boots once, but a container or a lab host is
+// started anew within one boot: the start of its first process tells those apart.
+struct HostRun {
+  std::string name;
+  std::int64_t since_ns = 0;
+};
+Result<HostRun> host_run();
+
+// What lost a conflict, and where it lies.
+struct Kept {
+  std::string path;  // in the tree
+  std::string file;  // below the tree's state
+  std::int64_t wall_ms = 0;
+};
+
 struct Tree {
   std::string id;
   std::filesystem::path path;
   std::filesystem::path state;  // its own directory: index, follow, conflicts
+  HostRun run;                  // set before it is opened
 
   // Guards what follows, and every act in the tree that has to agree with it: looking at a path and putting its
   // state into a batch is one, applying a frame is another.
@@ -34,12 +52,16 @@ struct Tree {
   std::unique_ptr<Index> index;
   std::map<std::string, Sent, std::less<>> sent;
   bool received_unsynced = false;  // the index speaks of received changes that are not on disk yet
-  std::uint64_t conflict_number = 0;
+  bool syncing = false;            // a checkpoint is under way: what is noted meanwhile goes behind it
+  bool distrusted = false;         // the host was started anew since: the file system may hold less than the index says
+  std::deque<Kept> kept;           // the latest of what lost conflicts
 
-  DirtySet dirty;                       // thread-safe by itself
-  std::atomic<bool> outgoing{false};    // a follow leaves this host: local changes will be sent
-  std::atomic<std::uint64_t> conflicts{0};
-  std::atomic<std::uint64_t> received{0};  // changes taken from the other host
+  DirtySet dirty;                           // thread-safe by itself
+  std::atomic<bool> outgoing{false};        // a follow leaves this host: local changes will be sent
+  std::atomic<std::uint64_t> conflicts{0};  // kept so far on this host, over restarts
+  std::atomic<std::uint64_t> received{0};   // changes taken from the other host
+
+  std::mutex checkpoint_mutex;  // one checkpoint at a time; taken before `mutex`
 
   // What is known to be at `path` on both hosts or on its way: sent, else indexed, else null.
   const Entry* known(const std::string& path) const;
@@ -53,7 +75,20 @@ Result<> open_tree(Tree& tree, bool create);
 // then the checkpoint writes them. With the tree's mutex held.
 Result<> write_index(Tree& tree);
 
-// Keeps what lost a conflict in the tree's state: the open file `fd`, or `bytes`.
+// Makes the tree and then the index durable (syncfs, fdatasync). `begun` is called with the mutex held: what happened
+// before it is covered. Without the tree's mutex held.
+Result<> checkpoint(Tree& tree, const std::function<void()>& begun = {});
+
+// The host's disk is as the index says again, or was made so: from here on this run counts. Durable with the next
+// checkpoint. With the tree's mutex held.
+void trust(Tree& tree);
+
+// Keeps what loses a conflict, durably, under conflicts/ in the tree's state, and lists it there: the open file `fd`,
+// or `bytes`. To be called before the loser's only copy goes. With the tree's mutex held.
 Result<> keep_loser(Tree& tree, std::string_view path, int fd, std::string_view bytes);
+
+// The conflicts of this host for an operator: {"count", "folder", "latest": [{"path", "file", "wall_ms"}]}. With the
+// tree's mutex held.
+Json conflicts_json(const Tree& tree);
 
 }  // namespace midstream::files
