@@ -10,6 +10,7 @@
 
 #include "base/text.h"
 #include "movers/files/path.h"
+#include "movers/files/quiet.h"
 
 namespace midstream::files {
 
@@ -33,16 +34,6 @@ Result<> write_content(int fd, std::string_view bytes) {
     bytes.remove_prefix(static_cast<std::size_t>(n));
   }
   return {};
-}
-
-// Whether two stats are of the same state of one inode, moved or not (moving changes the ctime).
-bool same_state(const Stat& a, const Stat& b) {
-  return a.ino == b.ino && a.type == b.type && a.mtime_ns == b.mtime_ns && a.size == b.size;
-}
-
-std::unexpected<Error> as_refusal(Error error) {
-  error.kind = ErrorKind::refused;
-  return std::unexpected(std::move(error));
 }
 
 Result<> set_name_metadata(int directory, const char* name, const Version& version) {
@@ -184,7 +175,8 @@ Result<> Applier::put_root(const Change& change) {
   Version current;
   const auto verdict = TRY(judge(change, place, local, current));
   if (verdict == Verdict::loses) return lose(change, nullptr);
-  return change_metadata(change, place, *local);
+  bool again = false;
+  return change_metadata(change, place, *local, again);
 }
 
 Result<> Applier::put(const Change& change, Staged* staged, bool& need_content) {
@@ -207,26 +199,43 @@ Result<> Applier::put(const Change& change, Staged* staged, bool& need_content) 
         local && change.version.type == EntryType::directory && local->type == EntryType::directory;
     const bool same_content = local && change.version.type == EntryType::file && local->type == EntryType::file &&
                               current.hash == change.version.hash && current.size == change.version.size;
-    if (both_directories || (same_content && local->nlink == 1)) return change_metadata(change, place, *local);
+    bool again = false;
+    if (both_directories || (same_content && local->nlink == 1)) {
+      CHECK_OK(change_metadata(change, place, *local, again));
+      if (!again) return {};
+      continue;
+    }
     if (change.op == Op::meta && change.version.type == EntryType::file) {
       need_content = true;
       return refused("the content is not there");
     }
-    bool again = false;
     CHECK_OK(replace(change, place, local, verdict, staged, again));
     if (!again) return {};
   }
   return refused(fmt::format("{} keeps changing there", printable(change.path)));
 }
 
-Result<> Applier::change_metadata(const Change& change, const Place& place, const Stat& local) {
+// With a writer kept out meanwhile, or, where there is one already, so that what it writes is seen as a change.
+Result<> Applier::change_metadata(const Change& change, const Place& place, const Stat& local, bool& again) {
   auto fd = open_entry(place.fd(), place.leaf.c_str(), local);
   if (!fd) return as_refusal(fd.error());
-  CHECK_OK(set_metadata(fd->get(), change.version, change.xattrs));
+  std::optional<Quiet> quiet;
   struct ::stat raw;
+  if (local.type == EntryType::file) {
+    quiet.emplace(fd->get());
+    if (::fstat(fd->get(), &raw) != 0) return io_failure("cannot stat what is to be changed", errno);
+    again = !same_state(to_stat(raw), local);
+    if (again) return {};
+  }
+  CHECK_OK(set_metadata(fd->get(), change.version, change.xattrs));
   if (::fstat(fd->get(), &raw) != 0) return io_failure("cannot stat what was changed", errno);
-  record(change, to_stat(raw));
   const std::string path(change.path);
+  auto now = to_stat(raw);
+  if (quiet && quiet->written()) {
+    now.ino = 0;
+    if (tree_.outgoing) tree_.dirty.mark(path, Millis(50));
+  }
+  record(change, now);
   if (const auto it = touched_.find(path); it != touched_.end()) {
     it->second.mtime_ns = change.version.mtime_ns;
     it->second.known = true;
@@ -269,52 +278,18 @@ Result<> Applier::replace(const Change& change, const Place& place, const std::o
                           Staged* staged, bool& again) {
   Staged own;
   Staged& use = staged ? *staged : own;
+  if (verdict == Verdict::wins) {
+    CHECK_OK(keep_local(change, place, *local, again));
+    if (again) return {};
+  }
   const int hidden = TRY(tree_.root->hidden());
   auto done = stage(change, use);
-  if (done) done = install(change, place, local, verdict == Verdict::wins, use, again);
+  if (done) done = install(change, place, local, use, again);
   const bool keep_for_retry = staged && (again || (!done && done.error().kind == ErrorKind::retry));
   if ((!done || again) && !keep_for_retry && !use.name.empty()) {
     ::unlinkat(hidden, use.name.c_str(), change.version.type == EntryType::directory ? AT_REMOVEDIR : 0);
   }
   return done;
-}
-
-// Moves the staged entry to its place if that still holds `local`; `again` if it does not.
-Result<> Applier::install(const Change& change, const Place& place, const std::optional<Stat>& local, bool keep,
-                          const Staged& staged, bool& again) {
-  const int hidden = TRY(tree_.root->hidden());
-  const char* from = staged.name.c_str();
-  const char* leaf = place.leaf.c_str();
-  again = false;
-  bool occupied = local.has_value();
-  if (local && local->type == EntryType::directory) {
-    if (::unlinkat(place.fd(), leaf, AT_REMOVEDIR) != 0)
-      return io_failure(fmt::format("{} is a directory there", printable(change.path)), errno);
-    occupied = false;
-  }
-  if (::renameat2(hidden, from, place.fd(), leaf, occupied ? RENAME_EXCHANGE : RENAME_NOREPLACE) != 0) {
-    again = errno == EEXIST || errno == ENOENT;
-    return again ? Result<>()
-                 : Result<>(io_failure(fmt::format("cannot put {} in its place", printable(change.path)), errno));
-  }
-  if (occupied) {
-    const auto old = look_at(hidden, from);
-    if (!old || !*old || !same_state(**old, *local)) {  // somebody was quicker: give it back
-      again = ::renameat2(hidden, from, place.fd(), leaf, RENAME_EXCHANGE) == 0;
-      return again ? Result<>() : Result<>(io_failure("cannot give back what was replaced", errno));
-    }
-    if (keep && (*old)->type == EntryType::file) {
-      const Fd loser(::openat(hidden, from, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
-      if (auto kept = keep_loser(tree_, change.path, loser.get(), {}); !kept) {
-        ::renameat2(hidden, from, place.fd(), leaf, RENAME_EXCHANGE);
-        return kept;
-      }
-    }
-    ::unlinkat(hidden, from, (*old)->type == EntryType::directory ? AT_REMOVEDIR : 0);
-  }
-  const auto now = TRY(look_at(place.fd(), leaf));
-  if (now) record(change, *now);
-  return {};
 }
 
 // What arrived is the older of two that did not know each other: what is here stays, the other is kept aside.
@@ -336,42 +311,6 @@ Result<> Applier::remove_directory(const Change& change, const Place& place) {
     if (tree_.outgoing) tree_.dirty.mark(path, Millis(0));  // something new is in it: it goes back
   }
   touched_.erase(path);
-  tree_.index->erase(path);
-  tree_.sent.erase(path);
-  return {};
-}
-
-Result<> Applier::remove(const Change& change) {
-  const std::string path(change.path);
-  bool gone = false;
-  auto place = tree_.root->place(path, &gone);
-  if (!place && !gone) return as_refusal(place.error());
-  auto local = gone ? Result<std::optional<Stat>>(std::nullopt) : look_at(place->fd(), place->leaf.c_str());
-  if (!local) return as_refusal(local.error());
-  if (!*local) {
-    tree_.index->erase(path);
-    tree_.sent.erase(path);
-    return {};
-  }
-  if ((*local)->type == EntryType::none) return {};  // a socket: not ours
-  CHECK_OK(touch(std::string(parent_of(path)), *place));
-  if ((*local)->type == EntryType::directory) return remove_directory(change, *place);
-  Version current;
-  if (TRY(judge(change, *place, *local, current)) != Verdict::clean) {  // changed here since: that wins
-    if (tree_.outgoing) tree_.dirty.mark(path, Millis(0), true);
-    return {};
-  }
-  const int hidden = TRY(tree_.root->hidden());
-  const auto name = tree_.root->temporary_name();
-  if (::renameat2(place->fd(), place->leaf.c_str(), hidden, name.c_str(), RENAME_NOREPLACE) != 0) {
-    return io_failure(fmt::format("cannot remove {}", printable(path)), errno);
-  }
-  const auto taken = look_at(hidden, name.c_str());
-  if (!taken || !*taken || !same_state(**taken, **local)) {
-    ::renameat2(hidden, name.c_str(), place->fd(), place->leaf.c_str(), RENAME_NOREPLACE);
-    return refused(fmt::format("{} changed while it was being removed", printable(path)));
-  }
-  ::unlinkat(hidden, name.c_str(), 0);
   tree_.index->erase(path);
   tree_.sent.erase(path);
   return {};

@@ -20,6 +20,11 @@ struct Staged {
 // where `staged` is not made yet.
 Result<> stage_part(Tree& tree, Staged& staged, const Part& part);
 
+// Whether two stats are of the same state of one inode, moved or not (moving changes the ctime).
+bool same_state(const Stat& a, const Stat& b);
+// The error as one that concerns a single change.
+std::unexpected<Error> as_refusal(Error error);
+
 // What did not go in, with owned texts.
 struct Rejected {
   std::string path;
@@ -52,13 +57,14 @@ class Applier {
   Result<> put_root(const Change& change);
   Result<> replace(const Change& change, const Place& place, const std::optional<Stat>& local, Verdict verdict,
                    Staged* staged, bool& again);
-  Result<> change_metadata(const Change& change, const Place& place, const Stat& local);
+  Result<> change_metadata(const Change& change, const Place& place, const Stat& local, bool& again);
   Result<> lose(const Change& change, Staged* staged);
   Result<> remove(const Change& change);
   Result<> remove_directory(const Change& change, const Place& place);
   Result<> stage(const Change& change, Staged& staged);
-  Result<> install(const Change& change, const Place& place, const std::optional<Stat>& local, bool keep,
-                   const Staged& staged, bool& again);
+  Result<> keep_local(const Change& change, const Place& place, const Stat& local, bool& again);
+  Result<> install(const Change& change, const Place& place, const std::optional<Stat>& local, Staged& staged, bool& again);
+  Result<> take_out(const Change& change, const Place& place, const Stat& local, const std::string& name, int flags, bool& again);
   Result<Verdict> judge(const Change& change, const Place& place, const std::optional<Stat>& local, Version& current);
   Result<Version> current_version(const std::string& path, const Place& place, const Stat& local);
   Result<Place> make_place(const std::string& path);

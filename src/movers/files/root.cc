@@ -173,7 +173,9 @@ Result<int> Root::hidden() {
   if (raw.st_uid != ::geteuid() || (raw.st_mode & 0777) != 0700) {
     return refused(fmt::format("{} in the root of the tree is not ours alone", kHidden), "remove it");
   }
-  for (const auto& entry : TRY(list_names(held.get()))) ::unlinkat(held.get(), entry.c_str(), 0);
+  for (const auto& entry : TRY(list_names(held.get()))) {
+    if (entry.front() != 'x') ::unlinkat(held.get(), entry.c_str(), 0);  // rescue() looks at those
+  }
   hidden_ = std::make_shared<Fd>(std::move(held));
   return hidden_->get();
 }

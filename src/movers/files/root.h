@@ -65,7 +65,7 @@ class Root {
   int fd() const { return fd_->get(); }
   const Stat& stat() const { return stat_; }
   // The hidden directory, made where missing; the root's mtime stays as it was. Left-overs in it are removed
-  // when it is opened for the first time.
+  // when it is opened for the first time, but for what was taken out of its place: rescue() in tree.h.
   Result<int> hidden();
   Result<> remove_hidden();
 

@@ -135,7 +135,9 @@ Result<> open_tree(Tree& tree, bool create) {
   }
   CHECK_OK(root.hidden());
   tree.root = std::make_unique<Root>(std::move(root));
-  return {};
+  auto rescued = rescue(tree);
+  if (!rescued) tree.root.reset();
+  return rescued;
 }
 
 Result<> write_index(Tree& tree) {
@@ -205,6 +207,7 @@ Result<> keep_loser(Tree& tree, std::string_view path, int fd, std::string_view 
     ::unlink((tree.state / kept.file).c_str());
     return done;
   }
+  tree.passes("kept");
   remember(tree, std::move(kept));
   return {};
 }

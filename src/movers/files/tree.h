@@ -63,6 +63,12 @@ struct Tree {
 
   std::mutex checkpoint_mutex;  // one checkpoint at a time; taken before `mutex`
 
+  // Tests only: called where a kill would find something half done.
+  std::function<void(std::string_view point)> at_point;
+  void passes(std::string_view point) const {
+    if (at_point) at_point(point);
+  }
+
   // What is known to be at `path` on both hosts or on its way: sent, else indexed, else null.
   const Entry* known(const std::string& path) const;
 };
@@ -86,6 +92,9 @@ void trust(Tree& tree);
 // Keeps what loses a conflict, durably, under conflicts/ in the tree's state, and lists it there: the open file `fd`,
 // or `bytes`. To be called before the loser's only copy goes. With the tree's mutex held.
 Result<> keep_loser(Tree& tree, std::string_view path, int fd, std::string_view bytes);
+
+// Keeps what a killed agent had taken out of its place, and empties the hidden directory of it. With the mutex held.
+Result<> rescue(Tree& tree);
 
 // The conflicts of this host for an operator: {"count", "folder", "latest": [{"path", "file", "wall_ms"}]}. With the
 // tree's mutex held.
