@@ -63,8 +63,10 @@ class Applier {
   Result<> remove_directory(const Change& change, const Place& place);
   Result<> stage(const Change& change, Staged& staged);
   Result<> keep_local(const Change& change, const Place& place, const Stat& local, bool& again);
-  Result<> install(const Change& change, const Place& place, const std::optional<Stat>& local, Staged& staged, bool& again);
-  Result<> take_out(const Change& change, const Place& place, const Stat& local, const std::string& name, int flags, bool& again);
+  Result<> install(const Change& change, const Place& place, const std::optional<Stat>& local, Staged& staged,
+                   bool& again);
+  Result<> take_out(const Change& change, const Place& place, const Stat& local, const std::string& name, int flags,
+                    bool& again);
   Result<Verdict> judge(const Change& change, const Place& place, const std::optional<Stat>& local, Version& current);
   Result<Version> current_version(const std::string& path, const Place& place, const Stat& local);
   Result<Place> make_place(const std::string& path);

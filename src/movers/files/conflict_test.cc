@@ -122,7 +122,8 @@ TEST_F(FilesConflict, WhoWasQuickerOutlivesAKill) {
     // The file that is taken out is the user's: they wrote to it where it lies, at the last moment.
     const auto write_late = [&] {
       std::error_code ignored;
-      for (const auto& entry : fs::directory_iterator(base_ / "old/tree/.midstream", ignored)) write_file(entry.path(), "a user's");
+      for (const auto& entry : fs::directory_iterator(base_ / "old/tree/.midstream", ignored))
+        write_file(entry.path(), "a user's");
     };
     ASSERT_TRUE(apply_killed_at(change, "taken out", write_late)) << removal;
     const auto again = open();

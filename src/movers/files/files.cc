@@ -387,7 +387,9 @@ Result<Json> FilesMover::unfollow(const Context& context, const FollowSpec& spec
 
 Result<Json> FilesMover::end(const Context& context, const FollowSpec& spec) {
   CHECK_OK(stop_follow(context, spec.id, Ending::complete));
-  return Json::object();
+  const auto of = TRY(tree(context, spec.id, spec.path));
+  const std::lock_guard lock(of->mutex);
+  return conflicts_json(*of);
 }
 
 // After both sides have ended: nothing of ours stays in the tree or beside it.

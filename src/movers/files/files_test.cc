@@ -187,6 +187,12 @@ TEST_F(Files, AConflictKeepsBoth) {
     return kept;
   }));
   EXPECT_GE(seen(*old_, "new")["conflicts"].get<int>() + seen(*new_, "old")["conflicts"].get<int>(), 1);
+  const auto theirs = seen(*old_, "new")["kept"], ours = seen(*new_, "old")["kept"];
+  const auto& listed = theirs["count"] > 0 ? theirs : ours;
+  ASSERT_FALSE(listed["latest"].empty()) << listed.dump();
+  EXPECT_EQ(listed["latest"][0]["path"], "doc");
+  EXPECT_TRUE(fs::exists(fs::path(listed["folder"].get<std::string>()).parent_path() /
+                         listed["latest"][0]["file"].get<std::string>()));
 }
 
 TEST_F(Files, ADeleteNeverRemovesANewerModification) {

@@ -208,7 +208,8 @@ Result<Mender::Local> Mender::look(const std::string& path) {
 // only if it is later and not empty: a file cut short by the cut has its writer's time, and nothing in it.
 bool Mender::wins(const Local& local, const Version& theirs) const {
   const auto& stat = *local.stat;
-  if (stat.type == EntryType::directory) return stat.mtime_ns > theirs.mtime_ns;  // our own writes in it change its ctime
+  if (stat.type == EntryType::directory)
+    return stat.mtime_ns > theirs.mtime_ns;  // our own writes in it change its ctime
   const auto since = tree_.run.since_ns;
   const bool emptied = stat.type == EntryType::file && stat.size == 0 && stat.mtime_ns < since;
   if (stat.ctime_ns >= since && !emptied) return true;

@@ -386,6 +386,11 @@ Json Outgoing::observe(std::string_view until) {
   auto oldest = dirty_ns;
   if (figures.oldest_ns != 0 && (oldest == 0 || figures.oldest_ns < oldest)) oldest = figures.oldest_ns;
   const auto oldest_ms = oldest == 0 ? 0 : (boot_now().count() - oldest) / 1'000'000;
+  Json kept;
+  {
+    const std::lock_guard tree_lock(tree_->mutex);
+    kept = conflicts_json(*tree_);
+  }
   const std::lock_guard lock(mutex_);
   std::string why = !why_.empty() ? why_ : remote_why_;
   const bool stalled = !why.empty();
@@ -413,6 +418,7 @@ Json Outgoing::observe(std::string_view until) {
   out["oldest_ms"] = oldest_ms;
   out["level"] = level_;
   out["conflicts"] = tree_->conflicts.load();
+  out["kept"] = std::move(kept);
   out["sent_changes"] = figures.sent_changes;
   out["sent_bytes"] = figures.sent_bytes;
   out["received_changes"] = tree_->received.load();
@@ -515,6 +521,7 @@ Result<Json> Outgoing::barrier(Deadline deadline, const std::stop_token& stop) {
   const auto took = std::chrono::duration_cast<Millis>(boot_now() - began);
   return Json{{"ms", took.count()},
               {"drained", after.sent_changes - before.sent_changes + before.pending},
+              {"conflicts", tree_->conflicts.load()},
               {"writers", open_writers(spec_.path)}};
 }
 

@@ -75,7 +75,8 @@ Result<> Applier::keep_local(const Change& change, const Place& place, const Sta
 
 // Moves the place's content to `name` in the hidden directory (with RENAME_EXCHANGE: for what is there), or leaves all as
 // it was. refused where it is not as it was judged; `again` where it may be judged anew.
-Result<> Applier::take_out(const Change& change, const Place& place, const Stat& local, const std::string& name, int flags, bool& again) {
+Result<> Applier::take_out(const Change& change, const Place& place, const Stat& local, const std::string& name,
+                           int flags, bool& again) {
   again = false;
   const int hidden = TRY(tree_.root->hidden());
   const char* leaf = place.leaf.c_str();
@@ -97,7 +98,8 @@ Result<> Applier::take_out(const Change& change, const Place& place, const Stat&
 }
 
 // Moves the staged entry to its place if that still holds `local`; `again` if it does not.
-Result<> Applier::install(const Change& change, const Place& place, const std::optional<Stat>& local, Staged& staged, bool& again) {
+Result<> Applier::install(const Change& change, const Place& place, const std::optional<Stat>& local, Staged& staged,
+                          bool& again) {
   const int hidden = TRY(tree_.root->hidden());
   const char* leaf = place.leaf.c_str();
   again = false;
@@ -112,7 +114,8 @@ Result<> Applier::install(const Change& change, const Place& place, const std::o
   if (!occupied) {
     if (::renameat2(hidden, staged.name.c_str(), place.fd(), leaf, RENAME_NOREPLACE) != 0) {
       again = errno == EEXIST || errno == ENOENT;
-      return again ? Result<>() : Result<>(io_failure(fmt::format("cannot put {} in its place", printable(change.path)), errno));
+      return again ? Result<>()
+                   : Result<>(io_failure(fmt::format("cannot put {} in its place", printable(change.path)), errno));
     }
   } else {
     const auto name = taken_name(tree_, change.path);
@@ -121,7 +124,8 @@ Result<> Applier::install(const Change& change, const Place& place, const std::o
     }
     staged.name = name;
     tree_.passes("named");
-    if (auto taken = take_out(change, place, *local, name, RENAME_EXCHANGE, again); !taken) return again ? Result<>() : taken;
+    if (auto taken = take_out(change, place, *local, name, RENAME_EXCHANGE, again); !taken)
+      return again ? Result<>() : taken;
     ::unlinkat(hidden, name.c_str(), 0);
     tree_.passes("unlinked");
   }
