@@ -387,9 +387,11 @@ Json Outgoing::observe(std::string_view until) {
   if (figures.oldest_ns != 0 && (oldest == 0 || figures.oldest_ns < oldest)) oldest = figures.oldest_ns;
   const auto oldest_ms = oldest == 0 ? 0 : (boot_now().count() - oldest) / 1'000'000;
   Json kept;
+  std::size_t unproven = 0;
   {
     const std::lock_guard tree_lock(tree_->mutex);
     kept = conflicts_json(*tree_);
+    unproven = tree_->index ? tree_->index->since_checkpoint() : 0;
   }
   const std::lock_guard lock(mutex_);
   std::string why = !why_.empty() ? why_ : remote_why_;
@@ -419,6 +421,7 @@ Json Outgoing::observe(std::string_view until) {
   out["level"] = level_;
   out["conflicts"] = tree_->conflicts.load();
   out["kept"] = std::move(kept);
+  out["unproven"] = unproven;
   out["sent_changes"] = figures.sent_changes;
   out["sent_bytes"] = figures.sent_bytes;
   out["received_changes"] = tree_->received.load();

@@ -81,9 +81,7 @@ class FilesPowerCut : public Files {
   // All that was written so far is proven to be on old's disk.
   void prove() {
     barrier(*old_, "new");
-    std::this_thread::sleep_for(options_.source_checkpoint * 3);
-    const Fd root(::open(old_root_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    ASSERT_EQ(::syncfs(root.get()), 0);
+    EXPECT_TRUE(eventually([&] { return seen(*old_, "new")["unproven"] == 0; })) << seen(*old_, "new").dump(1);
   }
   bool kept(Host& host, const std::string& content) {
     std::error_code ignored;
@@ -242,7 +240,8 @@ TEST_F(FilesPowerCut, AnAgentKilledWhileItMendsGoesOnMending) {
   barrier(*old_, "new");
   commit_names();
   cut_power();
-  ASSERT_EQ(fs::file_size(old_root_ / "f7"), 0);
+  if (fs::file_size(old_root_ / "f7") != 0)
+    GTEST_SKIP() << "the kernel wrote it out before the cut: nothing would be proven";
   old_->options().source_checkpoint = 1ms;
   for (int round = 0; round < 5; ++round) {
     boot_again();

@@ -203,10 +203,15 @@ class Files : public ::testing::Test {
   }
   void TearDown() override {
     if (base_.empty()) return;
-    to_new_.reset();  // ends what is served before the hosts go
-    to_old_.reset();
+    for (auto* link : {to_new_.get(), to_old_.get()}) {
+      if (!link) continue;
+      link->down = true;
+      link->cut();  // ends what is served before the hosts go
+    }
     if (old_) old_->kill();
     if (new_) new_->kill();
+    to_new_.reset();  // whoever might use them is gone
+    to_old_.reset();
     old_.reset();
     new_.reset();
     for (const auto& mounted : mounted_) ::umount2(mounted.c_str(), MNT_DETACH);
