@@ -4,6 +4,8 @@
 
 #include <vector>
 
+#include "base/text.h"
+
 namespace midstream::lab {
 
 namespace {
@@ -32,6 +34,8 @@ class BadInput {
     CHECK_OK(no_socket());
     CHECK_OK(full_disk());
     CHECK_OK(same(before, "the cases above"));
+    CHECK_OK(forgotten());
+    CHECK_OK(too_small());
     CHECK_OK(no_identity());
     CHECK_OK(same(before, "a table without identity"));
     return wal_level();
@@ -114,6 +118,33 @@ class BadInput {
     const auto tried = expect("a full disk on the new host", manifest_, kNotReady, fmt::format("{} has room", s_.new_host));
     CHECK_OK(lab_.unfill(s_.new_host));
     return tried;
+  }
+
+  // Something listens on old that no mover knows: named with the line that accepts it, which is all that it takes.
+  Result<> forgotten() {
+    const auto pid = std::string(trim(TRY(lab_.must(
+        s_.old_host, {"sh", "-c",
+                      "python3 -c 'import socket, time; s = socket.socket(); s.bind((\"127.0.0.1\", 6379)); s.listen(); time.sleep(1000)' "
+                      ">/dev/null 2>&1 </dev/null & echo $!; for i in $(seq 100); do grep -q 0100007F:18EB /proc/net/tcp && break; sleep 0.05; done"}))));
+    auto tried = expect("a forgotten listener", manifest_, kNotReady, "accept: [ \"listen 127.0.0.1:6379\" ]");
+    if (tried) tried = passes("a forgotten listener that is accepted", replaced("accept:\n", "accept:\n  - listen 127.0.0.1:6379\n"));
+    TRY(lab_.must(s_.old_host, {"kill", pid}));
+    return tried;
+  }
+
+  Result<> too_small() {
+    CHECK_OK(expect("a host that does not grow enough", replaced("grow: 1x", "grow: 50x"), kNotReady, "memory at least 50x that of old"));
+    return expect("a host without the inodes", replaced("grow: 1x", "at_least: { inodes: 900000000 }"), kNotReady, "free inodes at least 900000000");
+  }
+
+  // `midstream check` on `manifest` finds nothing wrong.
+  Result<> passes(const std::string& name, const std::string& manifest) {
+    if (manifest == manifest_) return refused(fmt::format("{}: the manifest does not hold what the case replaces", name));
+    TRY(lab_.must(s_.ops, {"sh", "-c", "cat >/root/bad.yaml"}, manifest));
+    const auto exit = TRY(lab_.exec(s_.ops, {"/opt/midstream/bin/midstream", "check", "/root/bad.yaml"}, "", Deadline::in(Millis(120'000))));
+    if (exit.code != 0) return refused(fmt::format("{}: exit code {}: {}", name, exit.code, exit.out + exit.err));
+    tell_(fmt::format("{}: passes", name));
+    return {};
   }
 
   Result<> sql(const std::string& host, const std::string& database, const std::string& text) {

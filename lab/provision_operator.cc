@@ -11,7 +11,7 @@ std::string host_lines(const Scenario& s) {
   std::string text;
   for (const auto& host : s.hosts()) {
     if (host.role == Role::ops || host.role == Role::ns1 || host.role == Role::ns2) continue;
-    text += fmt::format("  {0}: {{ ssh: \"root@{1}\", data: {1} }}\n", host.name, host.mgmt);
+    text += fmt::format("  {0}: {{ ssh: \"root@{1}\", data: {1}{2} }}\n", host.name, host.mgmt, host.role == Role::new_side ? ", grow: 1x" : "");
   }
   return text;
 }
@@ -68,6 +68,7 @@ std::string move_manifest(const Scenario& s) {
       "after: {{ old: fenced }}\n",
       s.old_host, s.new_host);
   text += fmt::format("units:\n  - {{ name: {}, sides: one }}\n", s.unit);
+  text += "accept:\n  - tree /var/vmail\n  - tree /var/spool/postfix\n";
   return text;
 }
 

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "base/text.h"
+#include "control/host_checks.h"
 #include "control/oneshot.h"
 
 namespace midstream {
@@ -26,16 +27,6 @@ struct HostView {
 
 void add(HostView& view, const HostSpec& host, std::string what, bool ok, std::string detail, std::string todo = "") {
   view.findings.push_back({host.name, std::move(what), ok, std::move(detail), std::move(todo)});
-}
-
-void check_size(HostView& view, const HostSpec& host, const Json& facts) {
-  const auto least = [&](std::string_view what, std::uint64_t have, std::uint64_t want) {
-    if (want == 0) return;
-    add(view, host, fmt::format("{} at least {}", what, want), have >= want, fmt::format("has {}", have), "make the host larger, or lower at_least");
-  };
-  least("memory", static_cast<std::uint64_t>(get_int_or(facts, "memory", 0)), host.at_least_memory);
-  least("free disk", static_cast<std::uint64_t>(get_int_or(facts, "disk_free", 0)), host.at_least_disk);
-  least("processors", static_cast<std::uint64_t>(get_int_or(facts, "cpus", 0)), static_cast<std::uint64_t>(host.at_least_cpus));
 }
 
 void check_host(HostView& view, const Manifest& manifest, const HostSpec& host, const std::filesystem::path& binary, Deadline deadline) {
@@ -55,7 +46,6 @@ void check_host(HostView& view, const Manifest& manifest, const HostSpec& host, 
   for (const auto& address : addresses) {
     if (address.is_string()) view.addresses.push_back(address.get<std::string>());
   }
-  check_size(view, host, *facts);
   view.agent = std::move(*agent);
 }
 
@@ -125,6 +115,23 @@ Manifest resolve(const Manifest& manifest, const std::vector<HostView>& views) {
   return resolved;
 }
 
+// HAProxy's servers on old: what listens there is known to traffic. What cannot be asked is a finding of traffic's own.
+Json servers_on_old(const Manifest& manifest, std::vector<HostView>& views, Deadline deadline) {
+  Json servers = Json::array();
+  for (const auto& question : servers_questions(manifest)) {
+    for (std::size_t i = 0; i < manifest.hosts.size(); ++i) {
+      if (manifest.hosts[i].name != question.host || !views[i].agent) continue;
+      const auto seen = views[i].agent->ask("traffic", "observe", question.desired, deadline.sooner(Millis(5'000)), {});
+      const auto found = seen ? seen->value("servers", Json::object()) : Json::object();
+      for (const auto& [name, server] : found.items()) {
+        const auto port = get_int_or(server, "port", 0);
+        if (port > 0) servers.push_back({{"address", get_string_or(server, "address", "")}, {"port", port}, {"by", fmt::format("server {} of service {}", name, question.service)}});
+      }
+    }
+  }
+  return servers;
+}
+
 // Today's TTLs, which the plan's waits depend on.
 void read_ttls(const Manifest& manifest, std::vector<HostView>& views, PlanFacts& facts, Deadline deadline) {
   for (const auto& service : manifest.services) {
@@ -184,7 +191,9 @@ Result<CheckResult> check_move(const Manifest& manifest, const std::filesystem::
     return result;
   }
   result.plan = TRY(make_plan(result.resolved, result.facts, describe));
-  const auto steps = worth_checking(result.plan);
+  auto steps = worth_checking(result.plan);
+  const auto more = host_checks(result.resolved, servers_on_old(result.resolved, views, deadline));
+  for (const auto& step : more) steps.push_back(&step);
   const auto relay = [&](const std::string& host, const Json& question) -> Result<Json> {
     for (std::size_t i = 0; i < manifest.hosts.size(); ++i) {
       if (manifest.hosts[i].name == host) return views[i].agent->peer(question, deadline.sooner(Millis(20'000)));

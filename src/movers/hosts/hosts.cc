@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "base/text.h"
+#include "movers/hosts/host_questions.h"
 #include "movers/hosts/units.h"
 
 namespace midstream {
@@ -46,6 +47,8 @@ class HostsMover final : public Mover {
 
   Result<Json> check(const Context& context, const Json& desired) override {
     const auto kind = TRY(get_string(desired, "kind"));
+    if (kind == "inventory") return check_inventory(options_, context, desired);
+    if (kind == "size") return check_size(options_, context, desired);
     if (kind == "unit-ready") return units_.check(context, TRY(parse_unit_move(desired)));
     if (of_unit(kind)) return Json::array();  // the same unit's preparation says it
     return unknown_kind(kind);
@@ -62,6 +65,7 @@ class HostsMover final : public Mover {
   }
 
   Result<Json> peer(const Context& context, std::string_view verb, const Json& args) override {
+    if (!args.contains("unit")) return answer_question(options_, context, verb, args);
     return units_.peer(context, verb, args);
   }
 

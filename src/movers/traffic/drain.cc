@@ -64,7 +64,7 @@ Result<Json> observe_drain(const Context& context, const Json& desired) {
     const auto row = rows.find(name);
     const auto left = row == rows.end() ? 0 : stat_number(row->second, "scur") + stat_number(row->second, "qcur");
     const auto server = TRY(drain.server(name));
-    servers[name] = {{"state", server.state()}, {"sessions", left}};
+    servers[name] = {{"state", server.state()}, {"sessions", left}, {"address", server.address}, {"port", server.port}};
     sessions += left;
     if (!is_out(server))
       reasons.push_back(fmt::format("server {}/{} is {}, not drained", drain.target.backend, name, server.state()));
