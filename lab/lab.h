@@ -32,6 +32,7 @@ struct LabSpec {
   std::filesystem::path directory;  // images, logs and the guardian's socket; made, and emptied of an earlier lab
   std::filesystem::path programs;   // the directory that midstream-lab, midstream, midstream-agent ... are in
   std::function<void(std::string_view)> tell;  // a line for a person, where something takes longer; may be empty
+  bool mail = false;  // as Scenario::mail
 };
 
 // Thread-safe but for up, open and destruction. Errors: refused where an operator must change something, retry where

@@ -28,7 +28,7 @@ constexpr const char* kUsage =
     "usage: midstream-lab [--dir DIR] COMMAND\n"
     "  up [SCENARIO] [--fast]        build a lab; it stays until down\n"
     "  hold [SCENARIO] [--fast]      build one and hold it until Ctrl-C\n"
-    "  run [SCENARIO] [--fast] [--roll-back]   a whole move, and back again\n"
+    "  run [SCENARIO] [--fast] [--mail] [--roll-back]   a whole move, and back again; --mail: mail has users\n"
     "  trial [NAME [SEED]]           a move with faults, then the checker; without a name: which there are\n"
     "  down                          end it\n"
     "  hosts                         what runs, as JSON\n"
@@ -45,6 +45,7 @@ struct Arguments {
   fs::path directory = own_directory().parent_path() / "lab";
   bool fast = false;
   bool roll_back = false;
+  bool mail = false;
   std::vector<std::string> words;  // up to "--"
   std::vector<std::string> rest;   // after it
 };
@@ -59,6 +60,8 @@ Arguments parse(int argc, char** argv) {
     }
     if (word == "--fast") {
       arguments.fast = true;
+    } else if (word == "--mail") {
+      arguments.mail = true;
     } else if (word == "--roll-back") {
       arguments.roll_back = true;
     } else if (word == "--dir" && i + 1 < argc) {
@@ -84,6 +87,7 @@ LabSpec spec_of(const Arguments& arguments) {
   LabSpec spec;
   if (arguments.words.size() > 1) spec.scenario = arguments.words[1];
   spec.fast = arguments.fast;
+  spec.mail = arguments.mail;
   spec.directory = arguments.directory;
   spec.programs = own_directory();
   spec.tell = [](std::string_view line) { fmt::print(stderr, "lab: {}\n", line); };
@@ -120,6 +124,7 @@ int run_move(const Arguments& arguments) {
   TrialSpec spec;
   if (arguments.words.size() > 1) spec.scenario = arguments.words[1];
   spec.fast = arguments.fast;
+  spec.mail = arguments.mail;
   spec.directory = arguments.directory;
   spec.programs = own_directory();
   spec.tell = [](std::string_view line) {
@@ -136,6 +141,7 @@ int trial(const Arguments& arguments) {
   }
   TrialSpec spec;
   spec.fast = true;
+  spec.mail = arguments.mail;
   spec.directory = arguments.directory;
   spec.programs = own_directory();
   spec.tell = [](std::string_view line) {
@@ -148,13 +154,14 @@ int trial(const Arguments& arguments) {
 }
 
 int guardian(const std::vector<std::string>& words) {
-  if (words.size() != 6) return usage();
+  if (words.size() != 7) return usage();
   GuardianSpec spec;
   spec.directory = words[1];
   spec.programs = own_directory();
   auto scenario = find_scenario(words[2], words[3] == "fast");
   if (!scenario) return fail(scenario.error());
   spec.scenario = std::move(*scenario);
+  spec.scenario.mail = words[6] == "mail";
   spec.cluster_old = words[4];
   spec.cluster_new = words[5];
   spec.lifeline = Fd(3);

@@ -246,6 +246,9 @@ void add_mail(FileSet& files, const Scenario& s, const HostPlan& host, const Sec
 
 void add_mail_users(FileSet& files, const Scenario& s, const Secrets& secrets) {
   files.file("/etc/ssl/certs/" + secrets.mail.authority_file, secrets.mail.certificate);
+  // Until it is built, nobody takes the rest of the world's mail.
+  files.service("mail-sink", fmt::format("/opt/midstream/bin/lab-sink --address {} --book /lab/sink/book.jsonl", kSinkAddress),
+                "while [ ! -x /opt/midstream/bin/lab-sink ]; do sleep 1; done\n");
   std::string users;
   for (const auto& user : s.mail_users) {
     const auto address = fmt::format("{}@{}", user, s.mail_domain);

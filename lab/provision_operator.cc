@@ -24,6 +24,14 @@ std::string name_line(const Scenario& s, const std::string& name, const char* ty
       name, type, kNs1Mgmt, s.zone, s.edge, before, after, s.move_ttl());
 }
 
+// What users of mail have; what moves it is the mover's.
+std::string mail_service(const Scenario& s) {
+  const auto bare = [](const std::string& name) { return name.substr(0, name.size() - 1); };
+  return fmt::format("  {}:\n    probe: {{ smtp: \"{}:25\", submission: \"{}:587\", imap: \"{}:993\", every: 500ms, timeout: 5s,\n"
+                     "      password_file: /etc/midstream/probe.mail }}\n",
+                     s.mail_service, bare(s.mx_name), bare(s.mx_name), bare(s.imap_name));
+}
+
 std::string db_service(const Scenario& s, const char* every) {
   const NameTargets t;
   const auto db_host = s.db_name.substr(0, s.db_name.size() - 1);
@@ -59,6 +67,7 @@ std::string move_manifest(const Scenario& s) {
   text += fmt::format("sides: {{ old: {}, new: {} }}\nvantage: {}\nverifier: {}\n", s.old_host, s.new_host, s.out, s.edge);
   text += fmt::format("rules:\n  downtime: 5m\n  observe: {}\n", s.fast ? "3s" : "15s");
   text += "services:\n" + db_service(s, every) + web_service(s, every);
+  if (s.mail) text += mail_service(s);
   text += fmt::format(
       "addresses:\n"
       "  - {{ subnet: 192.0.2.0/26, from: {{ host: {0}, dev: eth0 }}, to: {{ host: {1}, dev: eth0 }}, gateway: 192.0.2.1 }}\n"

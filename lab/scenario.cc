@@ -111,6 +111,7 @@ Json to_json(const Scenario& s) {
   }
   return {{"name", s.name},
           {"fast", s.fast},
+          {"mail", s.mail},
           {"hosts", hosts},
           {"web_service", s.web_service},
           {"db_service", s.db_service},

@@ -33,6 +33,7 @@ struct HostPlan {
 struct Scenario {
   std::string name;
   bool fast = false;  // short holds, TTLs and observation, for tests
+  bool mail = false;  // mail is a service of the move, and has users
   std::string edge, old_host, new_host, ns1, ns2, out, ops;  // host names
 
   std::string web_service, db_service;  // as the manifest names them

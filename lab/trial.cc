@@ -65,7 +65,7 @@ Result<int> Command::wait(const std::function<bool(std::string_view)>& line, Dea
 }
 
 Result<Trial> Trial::begin(const TrialSpec& spec) {
-  LabSpec lab_spec{spec.scenario, spec.fast, spec.directory, spec.programs, spec.tell};
+  LabSpec lab_spec{spec.scenario, spec.fast, spec.directory, spec.programs, spec.tell, spec.mail};
   Trial trial(spec, TRY(Lab::up(lab_spec, Deadline::in(Millis(120'000)))));
   CHECK_OK(trial.start_witness());
   CHECK_OK(trial.start_clients());
@@ -93,10 +93,14 @@ Result<> Trial::start_clients() {
   const auto& s = lab_.scenario();
   const auto host_of = [](const std::string& name) { return name.substr(0, name.size() - 1); };
   CHECK_OK(make_directories(lab_.shared() / "ledger", 0755));
-  clients_ = TRY(lab_.spawn(s.out, {"lab-clients", "--web", "http://" + host_of(s.web_name), "--db",
+  std::vector<std::string> argv{"lab-clients", "--web", "http://" + host_of(s.web_name), "--db",
                                     fmt::format("host={} port=5432 dbname={} user={} passfile=/etc/midstream/clients.pgpass", host_of(s.db_name),
                                                 s.database, s.app_role),
-                                    "--ledger", "/lab/ledger", "--rate", fmt::format("{}", spec_.rate), "--stop-file", "/lab/stop"}));
+                                    "--ledger", "/lab/ledger", "--rate", fmt::format("{}", spec_.rate), "--stop-file", "/lab/stop"};
+  if (s.mail) {
+    argv.insert(argv.end(), {"--mail", fmt::format("mx={} imap={} sink={} users=/etc/midstream/mail.users", host_of(s.mx_name), host_of(s.imap_name), host_of(s.sink_domain))});
+  }
+  clients_ = TRY(lab_.spawn(s.out, argv));
   return {};
 }
 
@@ -149,6 +153,30 @@ Result<> Trial::open_for_reading(const std::string& host) {
   return {};
 }
 
+Result<> Trial::await_queues(Deadline deadline) {
+  const auto& s = lab_.scenario();
+  for (const auto& host : {s.old_host, s.new_host}) {
+    // A side whose Postfix is stopped has its queue still, as files.
+    const std::string empty = "[ -z \"$(find /var/spool/postfix/incoming /var/spool/postfix/active /var/spool/postfix/deferred /var/spool/postfix/maildrop -type f | head -1)\" ]";
+    while (TRY(lab_.exec(host, {"sh", "-c", empty}, "", Deadline::in(Millis(10'000)))).code != 0) {
+      if (deadline.expired()) return {};  // the checker says what has not arrived
+      pause_for(Millis(200), {});
+    }
+  }
+  return {};
+}
+
+Result<> Trial::collect_mail(const std::string& final_side, std::vector<std::string>& argv) {
+  const auto& s = lab_.scenario();
+  CHECK_OK(await_queues(Deadline::in(Millis(20'000))));
+  const auto mail = TRY(collect(final_side == "new" ? s.new_host : s.old_host, {"/opt/midstream/bin/lab-check", "collect-mail", "--dir", "/var/vmail/" + s.mail_domain},
+                                final_side + "-mail.json"));
+  argv.insert(argv.end(), {"--mail", mail, "--mail-source", std::string(kMailAddress)});
+  const auto book = lab_.shared() / "sink" / "book.jsonl";
+  if (fs::exists(book)) argv.insert(argv.end(), {"--sink", book.string()});
+  return {};
+}
+
 Result<Json> Trial::judge(const std::string& final_side, int handovers) {
   const auto& s = lab_.scenario();
   std::ofstream(lab_.shared() / "stop").put('\n');
@@ -176,12 +204,24 @@ Result<Json> Trial::judge(const std::string& final_side, int handovers) {
       return std::unexpected(files.error());
     }
   }
+  if (s.mail) CHECK_OK(collect_mail(final_side, argv));
+  judging_ = argv;
   const auto judged = TRY(run_child(argv, "", Deadline::in(Millis(120'000))));
   if (judged.out.empty()) return refused("the checker could not judge: " + judged.err);
   auto checker = TRY(parse_json(judged.out));
   const auto figures = parse_json(summary).value_or(Json::object());
   checker["clients"] = figures.value("services", figures);
   return checker;
+}
+
+Result<Json> Trial::judge_again(const std::string& option, const std::string& content) {
+  auto argv = judging_;
+  const auto at = std::ranges::find(argv, option);
+  if (at == argv.end()) return refused(fmt::format("{} was not judged", option));
+  const auto file = lab_.directory() / "again.json";
+  CHECK_OK(write_file_durably(file, content, 0644));
+  *std::next(at) = file.string();
+  return parse_json(TRY(run_child(argv, "", Deadline::in(Millis(120'000)))).out);
 }
 
 Result<Json> Trial::report(const Json& checker, const fs::path& directory) {
@@ -223,6 +263,12 @@ void print_table(const Json& report) {
              number(checker, "two_writers_ms"));
   const auto singletons = checker.value("singletons", Json::object());
   fmt::print("singleton: {} runs by {} processes, at the same time {} ms\n", number(singletons, "runs"), number(singletons, "instances"), number(singletons, "overlaps_ms"));
+  if (checker.contains("mail")) {
+    const auto& mail = checker["mail"];
+    fmt::print("mail: {} messages and {} changes of flags and folders acknowledged, {} lost, {} doubled, {} UIDs changed, {} refused, {} from another address\n",
+               number(acknowledged, "messages"), number(acknowledged, "flags"), number(mail, "lost"), number(mail, "doubled"), number(mail, "violations"),
+               number(mail, "refused"), number(mail, "wrong_source"));
+  }
   std::fflush(stdout);
 }
 

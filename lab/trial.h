@@ -21,6 +21,7 @@ struct TrialSpec {
   std::filesystem::path directory;     // of the lab; what is kept stands in directory/../<report>
   std::filesystem::path programs;
   std::function<void(std::string_view)> tell;  // progress, for a person
+  bool mail = false;  // mail is a service of the move, and has users
 };
 
 // `midstream ...` running on the operator's host.
@@ -54,6 +55,8 @@ class Trial {
   // Ends clients and witness, collects both sides, judges. `final_side` is "new" or "old"; `handovers` how often
   // things may have changed hands. The checker's JSON, with the clients' own figures under "clients".
   Result<Json> judge(const std::string& final_side, int handovers);
+  // Judges once more, with `content` in the place of what `option` of `lab-check judge` named.
+  Result<Json> judge_again(const std::string& option, const std::string& content);
   // `midstream report` with the checker's part added, written to `directory`/report.json and report.md.
   Result<Json> report(const Json& checker, const std::filesystem::path& directory);
   Result<> end() { return lab_.down(); }
@@ -63,6 +66,9 @@ class Trial {
   Result<> start_witness();
   Result<> start_clients();
   Result<> await_clients(Deadline deadline);
+  // Mail that was accepted is on its way until no queue has it.
+  Result<> await_queues(Deadline deadline);
+  Result<> collect_mail(const std::string& final_side, std::vector<std::string>& argv);
   Result<> open_for_reading(const std::string& host);
   Result<std::string> collect(const std::string& host, const std::vector<std::string>& argv, const std::string& name);
 
@@ -70,6 +76,7 @@ class Trial {
   Lab lab_;
   std::optional<Child> witness_;
   std::optional<Child> clients_;
+  std::vector<std::string> judging_;  // the command of the last judgement
 };
 
 // The whole move, for ./demo and the tests: run, finish, judge, report; prints the table. 0 only if the checker passes.

@@ -1,6 +1,7 @@
 #include "lab/trials.h"
 
 #include "lab/bad_input.h"
+#include "lab/mail_trial.h"
 #include "lab/operator_trial.h"
 #include "lab/vanish.h"
 
@@ -222,6 +223,14 @@ class Runner {
     return trial.end();
   }
 
+  // Mail is used and its daemons die, with no move at all.
+  Result<> mail_at_rest() {
+    spec_.mail = true;
+    auto trial = TRY(begin());
+    CHECK_OK(try_mail_at_rest(trial, [this](std::string_view line) { (void)say(line); }));
+    return trial.end();
+  }
+
  private:
   static const Scenario& spec_scenario(Trial& trial) { return trial.lab().scenario(); }
 
@@ -237,6 +246,7 @@ class Runner {
       const auto line = split(trim(TRY(trial.lab().must(s.out, {"cat", file}))), ':');
       secrets[file] = line.back();
     }
+    secrets["password of the probe of mail"] = split(trim(TRY(trial.lab().must(s.out, {"cat", "/etc/midstream/probe.mail"}))), ' ').back();
     for (const auto& host : {s.old_host, s.new_host}) {
       const auto found = TRY(trial.lab().must(host, {"sh", "-c", "find /var/lib -xdev \\( -name '*pgpass*' -o -name '*.pass' \\) -type f -exec cat {} +; true"}));
       int count = 0;
@@ -300,6 +310,7 @@ const std::vector<std::pair<std::string, Body>>& trials() {
       {"bad-input", [](Runner& r) { return r.bad_input(); }},
       {"operator", [](Runner& r) { return r.at_the_operators_word(); }},
       {"secrets", [](Runner& r) { return r.secrets(); }},
+      {"mail-at-rest", [](Runner& r) { return r.mail_at_rest(); }},
   };
   return all;
 }

@@ -7,6 +7,7 @@
 #include "base/text.h"
 #include "lab/checker/collect.h"
 #include "lab/checker/judge.h"
+#include "lab/checker/mail_collection.h"
 #include "sys/file.h"
 #include "sys/log.h"
 
@@ -16,7 +17,8 @@ namespace {
 constexpr std::size_t kMostBytes = std::size_t{2} << 30;
 
 struct JudgeOptions {
-  std::string ledger, witness, old_db, new_db, old_files, new_files, old_runs, new_runs, final_side, json;
+  std::string ledger, witness, old_db, new_db, old_files, new_files, old_runs, new_runs, mail, sink, final_side, json;
+  std::string mail_source;
   std::string uploads = "uploads/";
   int handovers = -1;
 };
@@ -59,6 +61,9 @@ Result<Verdict> run_judge(const JudgeOptions& options) {
   evidence.singletons_asked = !options.old_runs.empty() || !options.new_runs.empty();
   CHECK_OK(load(options.old_runs, &parse_instances, evidence.old_runs));
   CHECK_OK(load(options.new_runs, &parse_instances, evidence.new_runs));
+  CHECK_OK(load(options.mail, &parse_mail, evidence.mail.mailboxes));
+  CHECK_OK(load(options.sink, &parse_sink, evidence.mail.sink));
+  evidence.mail.source = options.mail_source;
   Terms terms;
   terms.final_side = options.final_side == "new" ? Side::new_host : Side::old_host;
   terms.handovers = options.handovers >= 0               ? static_cast<std::size_t>(options.handovers)
@@ -97,6 +102,9 @@ int main(int argc, char** argv) {
   auto* collect_tree = app.add_subcommand("collect-files", "prints what is in a directory");
   collect_tree->add_option("--dir", directory, "the shop's --files directory")->required();
 
+  auto* collect_mailboxes = app.add_subcommand("collect-mail", "prints what is in the mailboxes of a domain");
+  collect_mailboxes->add_option("--dir", directory, "the domain's directory, USER/Maildir below it")->required();
+
   JudgeOptions options;
   auto* judge_command = app.add_subcommand("judge", "judges a ledger, a witness and the collections");
   judge_command->add_option("--ledger", options.ledger, "directory of the clients' ledgers")->required();
@@ -107,6 +115,9 @@ int main(int argc, char** argv) {
   judge_command->add_option("--new-files", options.new_files, "collection of new's files");
   judge_command->add_option("--old-runs", options.old_runs, "log on old of what must never run twice");
   judge_command->add_option("--new-runs", options.new_runs, "the same on new");
+  judge_command->add_option("--mail", options.mail, "collection of the final side's mailboxes");
+  judge_command->add_option("--sink", options.sink, "what the rest of the world got");
+  judge_command->add_option("--mail-source", options.mail_source, "the one address that mail may come from");
   judge_command->add_option("--final", options.final_side, "who owns all of it in the end")
       ->required()
       ->check(CLI::IsMember({"new", "old"}));
@@ -117,8 +128,9 @@ int main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
 
   if (judge_command->parsed()) return exit_code(run_judge(options));
-  const auto collected =
-      collect_db->parsed() ? collect_database(conninfo, std::cout) : collect_files(directory, std::cout);
+  const auto collected = collect_db->parsed()          ? collect_database(conninfo, std::cout)
+                         : collect_mailboxes->parsed() ? collect_mail(directory, std::cout)
+                                                       : collect_files(directory, std::cout);
   std::cout.flush();
   if (collected && std::cout) return 0;
   log_line(LogLevel::error, "check", collected ? "stdout cannot be written" : collected.error().text());

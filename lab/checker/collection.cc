@@ -13,7 +13,19 @@ std::string dump(const Json& value) {
   return value.dump(-1, ' ', true, Json::error_handler_t::replace);
 }
 
-// Calls `take` for each line but the last, which must be the end and count them.
+Result<OrderRow> row_from(const Json& line) {
+  OrderRow row;
+  row.key = TRY(get_string(line, "key"));
+  row.id = TRY(get_int(line, "id"));
+  row.customer = TRY(get_string(line, "customer"));
+  row.amount = TRY(get_int(line, "amount"));
+  row.items = TRY(get_strings(line, "items"));
+  row.invoices = TRY(get_int(line, "invoices"));
+  return row;
+}
+
+}  // namespace
+
 Result<> each_line(std::string_view text,
                    const std::function<Result<>(const std::string& type, const Json& line)>& take) {
   std::int64_t lines = 0;
@@ -33,19 +45,6 @@ Result<> each_line(std::string_view text,
   }
   return corrupt("the collection is cut short: it has no end");
 }
-
-Result<OrderRow> row_from(const Json& line) {
-  OrderRow row;
-  row.key = TRY(get_string(line, "key"));
-  row.id = TRY(get_int(line, "id"));
-  row.customer = TRY(get_string(line, "customer"));
-  row.amount = TRY(get_int(line, "amount"));
-  row.items = TRY(get_strings(line, "items"));
-  row.invoices = TRY(get_int(line, "invoices"));
-  return row;
-}
-
-}  // namespace
 
 std::string database_line(const DatabaseCollection& head) {
   return dump(Json{{"t", "database"},

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "base/json.h"
 #include "base/result.h"
 
 namespace midstream::lab {
@@ -54,6 +56,9 @@ struct FileEntry {
 
   bool operator==(const FileEntry&) const = default;
 };
+
+// Calls `take` with the type of each line but the last, which must be the end and count them.
+Result<> each_line(std::string_view text, const std::function<Result<>(const std::string& type, const Json& line)>& take);
 
 std::string database_line(const DatabaseCollection& head);
 std::string to_line(const OrderRow& row);

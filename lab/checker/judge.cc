@@ -84,9 +84,11 @@ class Judge {
     judge_files();
     judge_writers();
     judge_owners();
+    take_mail();
     if (evidence_.singletons_asked) judge_singletons();
     const bool broken = out_.lost > 0 || out_.doubled > 0 || out_.unasked > 0 || out_.two_owners_ms > 0 ||
-                        out_.two_writers_ms > 0 || out_.singletons.overlaps_ms > 0 || out_.singletons.out_of_place > 0;
+                        out_.two_writers_ms > 0 || out_.singletons.overlaps_ms > 0 || out_.singletons.out_of_place > 0 ||
+                        out_.mail.broken();
     out_.verdict = broken ? Verdict::fail : out_.unknowns.empty() ? Verdict::pass : Verdict::unknown;
     return std::move(out_);
   }
@@ -134,6 +136,16 @@ class Judge {
         doubt("the witness and the ledger are not of one boot of the kernel: their times cannot be compared");
       }
     }
+  }
+
+  void take_mail() {
+    out_.mail = judge_mail(evidence_.ledgers, evidence_.mail);
+    out_.lost += out_.mail.lost;
+    out_.doubled += out_.mail.doubled;
+    for (const auto& detail : out_.mail.details) {
+      if (out_.details.size() < kMostDetails) out_.details.push_back(detail);
+    }
+    for (const auto& unknown : out_.mail.unknowns) doubt(unknown);
   }
 
   void judge_rows() {
@@ -400,10 +412,15 @@ Json to_json(const Judgement& judgement) {
                               {"claims", figures.claims},
                               {"longest_silence_ms", figures.longest_silence_ms}};
   }
-  return Json{
+  Json acknowledged{{"rows", judgement.acknowledged_rows}, {"files", judgement.acknowledged_files}};
+  if (judgement.mail.used) {
+    acknowledged["messages"] = judgement.mail.acknowledged_messages;
+    acknowledged["flags"] = judgement.mail.acknowledged_flags;
+  }
+  Json out{
       {"schema", "midstream.lab-check/1"},
       {"verdict", to_string(judgement.verdict)},
-      {"acknowledged", Json{{"rows", judgement.acknowledged_rows}, {"files", judgement.acknowledged_files}}},
+      {"acknowledged", acknowledged},
       {"lost", judgement.lost},
       {"doubled", judgement.doubled},
       {"unasked", judgement.unasked},
@@ -414,6 +431,8 @@ Json to_json(const Judgement& judgement) {
       {"addresses", addresses},
       {"details", judgement.details},
       {"unknowns", judgement.unknowns}};
+  if (judgement.mail.used) out["mail"] = to_json(judgement.mail);
+  return out;
 }
 
 }  // namespace midstream::lab

@@ -10,6 +10,7 @@
 
 #include "base/json.h"
 #include "lab/checker/collection.h"
+#include "lab/checker/mail_judge.h"
 #include "lab/checker/singletons.h"
 #include "lab/checker/testimony.h"
 #include "lab/workload/record.h"
@@ -30,6 +31,7 @@ struct Evidence {
   // What must never run twice, by side; judged where it is asked for.
   bool singletons_asked = false;
   std::optional<std::vector<Instance>> old_runs, new_runs;
+  MailEvidence mail;
 };
 
 struct Terms {
@@ -55,6 +57,7 @@ struct Judgement {
   std::int64_t doubled = 0;  // there more than once
   std::int64_t unasked = 0;  // there, but nobody asked for it, or it certainly was turned down
   std::int64_t two_owners_ms = 0, two_writers_ms = 0;  // rounded up: never 0 where there was any
+  MailJudgement mail;  // its lost and doubled are in those above
   std::map<std::string, AddressFigures> addresses;
   SingletonFigures singletons;
   std::map<std::string, ServiceFigures> services;

@@ -11,6 +11,7 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "lab/workload/lanes.h"
+#include "lab/workload/mail_lanes.h"
 #include "sys/file.h"
 #include "sys/log.h"
 
@@ -20,6 +21,8 @@ namespace {
 struct ClientOptions {
   std::string web;
   std::string db;
+  std::string mail;
+  double mail_rate = 12;
   std::string ledger;
   std::string name = "c";
   std::string stop_file;
@@ -56,6 +59,29 @@ Result<Lanes> make_lanes(const ClientOptions& options, Ledger& ledger, Resolver&
   return lanes;
 }
 
+// Senders, a mail program for each mailbox, and one that looks by POP3, beside the others and at a pace of their own.
+Result<> add_mail_lanes(Lanes& lanes, const ClientOptions& options, Ledger& ledger, const MailWorld& world) {
+  if (world.users.empty()) return refused("--mail: there are no users");
+  auto next = options.lane;
+  next.number = static_cast<int>(lanes.size());
+  const auto add = [&]<class Made>(std::unique_ptr<Made> lane) {
+    lanes.push_back(std::move(lane));
+    ++next.number;
+  };
+  next.interval = std::chrono::nanoseconds(static_cast<std::int64_t>(1e9 * (4.0 + static_cast<double>(world.users.size())) / options.mail_rate));
+  for (int i = 0; i < 2; ++i) add(std::make_unique<SendLane>(ledger, next, world, false));
+  add(std::make_unique<SendLane>(ledger, next, world, true));
+  add(std::make_unique<PopLane>(ledger, next, world));
+  for (const auto& user : world.users) add(std::make_unique<MailboxLane>(ledger, next, world, user));
+  return {};
+}
+
+Result<MailWorld> make_mail_world(const ClientOptions& options, Resolver& mx, Resolver& imap) {
+  auto places = TRY(parse_mail_places(options.mail));
+  auto users = TRY(read_mail_users(places.users_file));
+  return MailWorld{std::move(places), std::move(users), TRY(make_tls_context()), mx, imap};
+}
+
 // Until a signal, the stop file, or a lane's error.
 void wait_for_end(const ClientOptions& options, int signals, const std::atomic<bool>& broken) {
   while (!broken) {
@@ -85,7 +111,12 @@ Result<> run_clients(const ClientOptions& options, int signals) {
   const auto ledger = TRY(Ledger::open(options.ledger, options.name));
   Resolver web;
   Resolver db;
-  const auto lanes = TRY(make_lanes(options, *ledger, web, db));
+  Resolver mx;
+  Resolver imap;
+  std::optional<MailWorld> world;
+  if (!options.mail.empty()) world.emplace(TRY(make_mail_world(options, mx, imap)));
+  auto lanes = TRY(make_lanes(options, *ledger, web, db));
+  if (world) CHECK_OK(add_mail_lanes(lanes, options, *ledger, *world));
   log_info("clients", "{} users, {} operations a second, ledger {}", lanes.size(), options.rate,
            ledger->path().string());
   std::atomic<bool> broken{false};
@@ -120,6 +151,9 @@ int main(int argc, char** argv) {
   CLI::App app("Users of the shop and of its database, with a ledger.", "lab-clients");
   app.add_option("--web", options.web, "http://NAME[:PORT] of the shop");
   app.add_option("--db", options.db, "libpq connection string of the database, without a password");
+  app.add_option("--mail", options.mail, "mx=NAME imap=NAME sink=DOMAIN users=FILE");
+  app.add_option("--mail-rate", options.mail_rate, "operations on mail a second, of all its users together")
+      ->check(CLI::Range(0.1, 1000.0));
   app.add_option("--ledger", options.ledger, "directory; each run adds a file")->required();
   app.add_option("--name", options.name, "what keys and file names of these clients begin with");
   app.add_option("--rate", options.rate, "operations a second, of all users together")

@@ -9,10 +9,11 @@
 namespace midstream::lab {
 namespace {
 
-constexpr std::array<std::string_view, 6> kTypes{"start",  "attempted", "acknowledged",
-                                                 "failed", "unknown",   "end"};
-constexpr std::array<std::string_view, 6> kKinds{"order",     "order-read",  "upload",
-                                                 "file-read", "static-read", "db-order"};
+constexpr std::array<std::string_view, 8> kTypes{"start",   "attempted", "acknowledged", "failed",
+                                                 "unknown", "end",       "seen",         "violation"};
+constexpr std::array<std::string_view, 13> kKinds{"order",    "order-read", "upload",    "file-read", "static-read",
+                                                  "db-order", "deliver",    "submit",    "mail-read", "flag",
+                                                  "move",     "expunge",    "pop-read"};
 
 template <class Enum, std::size_t N>
 Result<Enum> enum_from(const std::array<std::string_view, N>& names, std::string_view what,
@@ -26,11 +27,35 @@ bool is_outcome(RecordType type) {
   return type == RecordType::acknowledged || type == RecordType::failed || type == RecordType::unknown;
 }
 
+void put_mail(Json& out, const Record& record) {
+  const auto& mail = record.mail;
+  out["user"] = mail.user;
+  if (!mail.folder.empty()) out["folder"] = mail.folder;
+  if (!mail.change.empty()) out["change"] = mail.change;
+  if (mail.uidvalidity != 0) out["uidvalidity"] = mail.uidvalidity;
+  if (mail.uid != 0) out["uid"] = mail.uid;
+  if (mail.maybe != 0) out["maybe"] = mail.maybe;
+}
+
+Result<> get_mail(Record& record, const Json& in) {
+  auto& mail = record.mail;
+  mail.user = TRY(get_string(in, "user"));
+  mail.folder = get_string_or(in, "folder", "");
+  mail.change = get_string_or(in, "change", "");
+  mail.uidvalidity = get_int_or(in, "uidvalidity", 0);
+  mail.uid = get_int_or(in, "uid", 0);
+  mail.maybe = static_cast<int>(get_int_or(in, "maybe", 0));
+  return {};
+}
+
+bool is_remark(RecordType type) { return type == RecordType::seen || type == RecordType::violation; }
+
 void put_operation(Json& out, const Record& record) {
   out["op"] = record.op;
   out["kind"] = to_string(record.kind);
   out["lane"] = record.lane;
   if (!record.key.empty()) out["key"] = record.key;
+  if (is_mail(record.kind)) put_mail(out, record);
 }
 
 void put_content(Json& out, const Record& record) {
@@ -64,8 +89,9 @@ std::string_view to_string(RecordType type) {
 std::string_view to_string(OpKind kind) {
   return kKinds[static_cast<std::size_t>(kind)];
 }
+bool is_mail(OpKind kind) { return kind >= OpKind::deliver; }
 std::string_view service_of(OpKind kind) {
-  return kind == OpKind::db_order ? "db" : "web";
+  return is_mail(kind) ? "mail" : kind == OpKind::db_order ? "db" : "web";
 }
 
 std::string to_line(const Record& record) {
@@ -81,6 +107,10 @@ std::string to_line(const Record& record) {
   if (record.type == RecordType::attempted) {
     put_operation(out, record);
     put_content(out, record);
+  }
+  if (is_remark(record.type)) {
+    put_operation(out, record);
+    if (!record.why.empty()) out["why"] = record.why;
   }
   if (is_outcome(record.type)) {
     put_operation(out, record);
@@ -110,8 +140,11 @@ Result<Record> parse_record(std::string_view line) {
   record.kind = TRY(enum_from<OpKind>(kKinds, "kind", TRY(get_string(in, "kind"))));
   record.lane = static_cast<int>(TRY(get_int(in, "lane")));
   record.key = get_string_or(in, "key", "");
+  if (is_mail(record.kind)) CHECK_OK(get_mail(record, in));
   if (record.type == RecordType::attempted) {
     CHECK_OK(get_content(record, in));
+  } else if (is_remark(record.type)) {
+    record.why = get_string_or(in, "why", "");
   } else {
     record.started_ns = TRY(get_int(in, "started_ns"));
     record.tries = static_cast<int>(TRY(get_int(in, "tries")));
@@ -181,7 +214,7 @@ std::map<std::string, ServiceFigures> summarise(const std::vector<Record>& recor
   std::map<std::string, Tally> tallies;
   std::int64_t last_ns = 0;
   for (const auto& record : records) {
-    if (record.type == RecordType::start || record.type == RecordType::end) continue;
+    if (record.type == RecordType::start || record.type == RecordType::end || is_remark(record.type)) continue;
     auto& tally = tallies[std::string(service_of(record.kind))];
     last_ns = std::max(last_ns, record.boot_ns);
     if (record.type == RecordType::attempted) {

@@ -13,13 +13,27 @@
 
 namespace midstream::lab {
 
-enum class RecordType { start, attempted, acknowledged, failed, unknown, end };
-enum class OpKind { order, order_read, upload, file_read, static_read, db_order };
+// `seen` and `violation` are remarks of mail's readers: no operations.
+enum class RecordType { start, attempted, acknowledged, failed, unknown, end, seen, violation };
+enum class OpKind {
+  order, order_read, upload, file_read, static_read, db_order,
+  deliver, submit, mail_read, flag, move, expunge, pop_read,  // of mail
+};
+bool is_mail(OpKind kind);
 
 std::string_view to_string(RecordType type);
 std::string_view to_string(OpKind kind);
-// The service that an operation is a use of: "db" for direct database writers, "web" for all else.
+// The service that an operation is a use of: "db" for direct database writers, "mail", "web" for all else.
 std::string_view service_of(OpKind kind);
+
+// Where in mail: of operations on mail, and of remarks. `key` is the Message-ID without its angle brackets.
+struct MailPart {
+  std::string user;    // whose mailbox, or the recipient
+  std::string folder;
+  std::string change;  // flag: "+\\Seen" or "-\\Seen"; move: the other folder
+  std::int64_t uidvalidity = 0, uid = 0;
+  int maybe = 0;  // outcomes of deliver, submit: tries that were sent whole and not answered; each may be a copy
+};
 
 // One line of a ledger. Fields that a type or kind does not have are empty.
 struct Record {
@@ -39,6 +53,7 @@ struct Record {
   std::vector<std::string> items;
   std::int64_t size = 0;  // uploads
   std::string sha256;
+  MailPart mail;
   // outcomes
   std::int64_t started_ns = 0;  // CLOCK_BOOTTIME when the first try began, the ledger's own wait not counted
   int tries = 0;

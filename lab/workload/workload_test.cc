@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "lab/workload/http.h"
+#include "lab/workload/imap.h"
 #include "lab/workload/ledger.h"
 #include "lab/workload/orders.h"
 #include "lab/workload/record.h"
@@ -229,6 +230,24 @@ TEST(MadeUpBytes, AreTheSameForEver) {
   EXPECT_EQ(made_up_bytes("a", 10), made_up_bytes("a", 20).substr(0, 10));
   EXPECT_NE(made_up_bytes("a", 10), made_up_bytes("b", 10));
   EXPECT_EQ(sha256(""), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+}
+
+TEST(Imap, ReadsWhatAFetchAnswers) {
+  const auto message = parse_fetch("* 3 FETCH (UID 12 FLAGS (\\Seen \\Recent) BODY[HEADER.FIELDS (MESSAGE-ID)] {30}\r\nMessage-Id: <a@b.example>\r\n\r\n)");
+  ASSERT_TRUE(message);
+  EXPECT_EQ(message->first, 12);
+  EXPECT_EQ(message->second.id, "a@b.example");
+  EXPECT_EQ(message->second.flags, std::set<std::string>{"\\Seen"});
+  EXPECT_EQ(parse_fetch("* 3 FETCH (FLAGS () UID 9)")->first, 9);
+  EXPECT_FALSE(parse_fetch("* 3 EXISTS"));
+  EXPECT_FALSE(parse_fetch("* OK [UIDVALIDITY 3] FETCH"));
+}
+
+TEST(MailPlaces, AreAllNamed) {
+  const auto places = parse_mail_places("mx=a imap=b sink=c users=/d");
+  ASSERT_TRUE(places);
+  EXPECT_EQ(places->sink_domain, "c");
+  for (const char* bad : {"", "mx=a", "mx=a imap=b sink=c users=/d pop=e", "mx imap=b sink=c users=/d"}) EXPECT_FALSE(parse_mail_places(bad)) << bad;
 }
 
 }  // namespace

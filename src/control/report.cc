@@ -102,6 +102,12 @@ std::string report_markdown(const Json& report) {
                        get_string_or(checker, "verdict", ""), get_int_or(acknowledged, "rows", 0), get_int_or(acknowledged, "files", 0),
                        get_int_or(checker, "lost", 0), get_int_or(checker, "doubled", 0), get_int_or(checker, "two_owners_ms", 0),
                        get_int_or(checker, "two_writers_ms", 0));
+    if (checker.contains("mail")) {
+      const auto& mail = checker["mail"];
+      out += fmt::format("Mail: acknowledged {} messages and {} changes of flags and folders; UIDs changed {}, refused {}, from another address {}.\n",
+                         get_int_or(acknowledged, "messages", 0), get_int_or(acknowledged, "flags", 0), get_int_or(mail, "violations", 0),
+                         get_int_or(mail, "refused", 0), get_int_or(mail, "wrong_source", 0));
+    }
   }
   return out;
 }
