@@ -48,7 +48,8 @@ bool parse_stat(const std::string& text, Process& process) {
 std::string systemd_cgroup(const std::string& text) {
   std::string unified;
   for (const auto& line : split(text, '\n')) {
-    if (const auto at = line.find(":name=systemd:"); at != std::string::npos) return line.substr(at + 14);
+    const auto at = line.find(":name=systemd:");
+    if (at != std::string::npos && line.size() > at + 15) return line.substr(at + 14);
     if (line.starts_with("0::")) unified = line.substr(3);
   }
   return unified;

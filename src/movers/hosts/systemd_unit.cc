@@ -84,7 +84,7 @@ class SystemdUnit final : public Unit {
     return changed ? must({"daemon-reload"}) : Result<>();
   }
 
-  Result<> enable(bool on) override { return must({on ? "enable" : "disable", "--no-reload", unit_}); }
+  Result<> enable(bool on) override { return must({on ? "enable" : "disable", unit_}); }
   Result<> stop() override { return must({"stop", "--no-block", unit_}); }
   Result<> start() override { return must({"start", "--no-block", unit_}); }
 

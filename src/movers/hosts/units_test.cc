@@ -369,6 +369,7 @@ TEST(Processes, StatLineOfAnOddName) {
   EXPECT_FALSE(parse_stat("42 (a", process));
   EXPECT_EQ(systemd_cgroup("9:name=systemd:/system.slice/x.service\n0::/other\n"), "/system.slice/x.service");
   EXPECT_EQ(systemd_cgroup("0::/system.slice/y.service\n"), "/system.slice/y.service");
+  EXPECT_EQ(systemd_cgroup("9:name=systemd:/\n0::/system.slice/z.service\n"), "/system.slice/z.service");
 }
 
 }  // namespace
