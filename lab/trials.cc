@@ -3,6 +3,7 @@
 #include "lab/bad_input.h"
 #include "lab/mail_trial.h"
 #include "lab/operator_trial.h"
+#include "lab/remains.h"
 #include "lab/vanish.h"
 
 #include <fmt/format.h>
@@ -231,6 +232,25 @@ class Runner {
     return trial.end();
   }
 
+  // What is on the hosts after the end, against what was there before and what the manifest asks. `back`: the move is
+  // taken back first. `plant`: something is left on old, to see that it is found.
+  Result<> clean(bool back, bool plant) {
+    auto trial = TRY(begin());
+    const auto before = TRY(look_at_hosts(trial.lab()));
+    CHECK_OK(succeed(trial, {"run", "--yes"}));
+    if (back) CHECK_OK(succeed(trial, {"rollback"}));
+    CHECK_OK(succeed(trial, {"finish", "--yes"}));
+    if (plant) TRY(trial.lab().must(spec_scenario(trial).old_host, {"mkdir", "-p", "/var/lib/midstream/planted"}));
+    const auto differs = differences(before, TRY(look_at_hosts(trial.lab())));
+    const std::string side = back ? "old" : "new";
+    const auto judgement = judge_remains(differs, what_the_manifest_asks(spec_scenario(trial), side));
+    if (plant && judgement) return refused("what was left on old was not found");
+    if (!plant) CHECK_OK(judgement);
+    CHECK_OK(say(fmt::format("{} differences, each asked for by the manifest{}", differs.size(), plant ? ", but for what was planted" : "")));
+    CHECK_OK(judged(trial, side, back ? 2 : 1));
+    return trial.end();
+  }
+
  private:
   static const Scenario& spec_scenario(Trial& trial) { return trial.lab().scenario(); }
 
@@ -309,6 +329,9 @@ const std::vector<std::pair<std::string, Body>>& trials() {
       {"away", [](Runner& r) { return r.away(); }},
       {"bad-input", [](Runner& r) { return r.bad_input(); }},
       {"operator", [](Runner& r) { return r.at_the_operators_word(); }},
+      {"clean", [](Runner& r) { return r.clean(false, false); }},
+      {"clean-back", [](Runner& r) { return r.clean(true, false); }},
+      {"clean-planted", [](Runner& r) { return r.clean(true, true); }},
       {"secrets", [](Runner& r) { return r.secrets(); }},
       {"mail-at-rest", [](Runner& r) { return r.mail_at_rest(); }},
   };
