@@ -13,6 +13,7 @@
 #include "apps/movers.h"
 #include "apps/signals.h"
 #include "control/agent.h"
+#include "control/departure.h"
 #include "control/link.h"
 #include "control/oneshot.h"
 #include "control/supervisor.h"
@@ -32,6 +33,9 @@ struct Options {
   std::string data;
   std::string build;
   std::string config;
+  std::string journal;
+  std::uint64_t epoch = 0;
+  bool power_off = false;
 };
 
 Result<> serve(const Options& options, const std::stop_token& stop) {
@@ -101,13 +105,13 @@ Result<> install(const Options& options) {
 
 Result<> uninstall(const Options& options) {
   if (!is_plain_name(options.move)) return refused("move must be a plain name");
-  CHECK_OK(remove_service("midstream-probe-" + options.move));
-  CHECK_OK(remove_service(agent_service(options.move)));
-  std::error_code failed;
-  fs::remove_all(agent_directory(options.move), failed);
-  if (failed) return errno_failure("cannot remove " + agent_directory(options.move), failed.value());
-  fs::remove(agent_socket(options.move), failed);
-  return {};
+  CHECK_OK(remove_all_of_ours(options.move, options.journal, options.epoch, Deadline::in(Millis(20'000))));
+  return options.power_off ? power_off() : Result<>{};
+}
+
+Result<> evidence(const Options& options) {
+  if (!is_plain_name(options.move)) return refused("move must be a plain name");
+  return hand_over_evidence(options.move, Deadline::in(Millis(20'000)));
 }
 
 Result<> oneshot(const Options& options, const std::stop_token& stop) {
@@ -138,7 +142,7 @@ int main_with(int argc, char** argv) {
     auto* command = app.add_subcommand(name, text);
     for (const std::string_view flag : wanted) {
       auto& value = flag == "--move" ? options.move : flag == "--host" ? options.host : flag == "--data" ? options.data
-                    : flag == "--build" ? options.build : options.config;
+                    : flag == "--build" ? options.build : flag == "--journal" ? options.journal : options.config;
       command->add_option(std::string(flag), value)->required();
     }
     return command;
@@ -146,7 +150,10 @@ int main_with(int argc, char** argv) {
   const auto* serving = add("serve", "serve as the agent; started by the host's supervisor", {"--move", "--host", "--data"});
   const auto* connecting = add("connect", "join stdin and stdout to the agent on this host", {"--move"});
   const auto* installing = add("install", "make this file the agent's service on this host", {"--move", "--host", "--data", "--build"});
-  const auto* removing = add("uninstall", "remove service, state and file of a move from this host", {"--move"});
+  auto* removing = add("uninstall", "remove services, state and file of a move from this host", {"--move", "--journal"});
+  removing->add_option("--epoch", options.epoch, "of the controller that asks; refused where a newer one is in force")->required();
+  removing->add_flag("--power-off", options.power_off, "then shut the host down");
+  const auto* telling = add("evidence", "end the probe of a move and print its log", {"--move"});
   const auto* looking = add("oneshot", "answer read-only questions on stdin, then remove this file", {"--host"});
   const auto* probing = add("probe", "probe services as the configuration says", {"--config"});
   CLI11_PARSE(app, argc, argv);
@@ -155,6 +162,7 @@ int main_with(int argc, char** argv) {
   if (*serving) return report(serve(options, signals.token()));
   if (*installing) return report(install(options));
   if (*removing) return report(uninstall(options));
+  if (*telling) return report(evidence(options));
   if (*looking) return report(oneshot(options, signals.token()));
   if (*probing) return report(probe(options, signals.token()));
   return 1;

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <stop_token>
 #include <string>
+#include <vector>
 
 #include "control/planner.h"
 #include "engine/plan.h"
@@ -27,6 +28,7 @@ struct CliOptions {
   std::string state;  // directory of journals; default ~/.local/state/midstream
   std::string until;
   std::string out;
+  std::vector<std::string> accept;  // finish: who may still talk to old
   bool json = false;
   bool yes = false;
   bool watch = false;

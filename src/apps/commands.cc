@@ -59,7 +59,7 @@ void tell(const std::string& line) {
 }
 
 ControllerOptions controller_options(const CliOptions& options, const Manifest& manifest) {
-  return {manifest, journal_directory(options, manifest.move), agent_binary(), tell};
+  return {manifest, journal_directory(options, manifest.move), agent_binary(), tell, options.accept};
 }
 
 int ending_code(const Controller& controller, const Result<Ending>& ending) {
@@ -203,7 +203,17 @@ int command_rollback(const CliOptions& options, const std::stop_token& stop, boo
 int command_finish(const CliOptions& options, const std::stop_token& stop) {
   const auto manifest = load(options);
   if (!manifest) return complain(manifest.error(), kBadManifest);
-  fmt::print(stderr, "After finish there is no way back: reverse streams end, old stays {}.\n", manifest->after_old);
+  Engine engine;
+  if (auto journal = Journal::open_to_read(journal_directory(options, manifest->move))) {
+    for (const auto& record : journal->read().value_or(std::vector<Json>{})) {
+      if (auto folded = engine.fold(record); !folded) return complain(folded.error(), kFailed);
+    }
+  }
+  if (engine.state().taken_back()) {
+    fmt::print(stderr, "Everything is back on {}. Finish ends the move there: midstream leaves every host, and run begins no more.\n", manifest->old_host);
+  } else {
+    fmt::print(stderr, "After finish there is no way back: reverse streams end, old stays {}, midstream leaves every host.\n", manifest->after_old);
+  }
   if (!options.yes && !confirmed(fmt::format("Type the move's name ({}) to finish:", manifest->move), manifest->move)) {
     return complain({ErrorKind::refused, "not confirmed; nothing was changed", "type the move's name, or give --yes"}, kRefused);
   }
@@ -270,7 +280,10 @@ int command_report(const CliOptions& options) {
   }
   auto meter = Json::object();
   if (auto saved = read_file(directory / "meter.json")) meter = parse_json(*saved).value_or(Json::object());
-  const auto report = make_report(engine.state(), meter);
+  // The probe's own log, once it has ended, knows more than what was last read of it.
+  if (auto measured = read_meter(directory / "probe.log")) meter = *measured;
+  auto report = make_report(engine.state(), meter);
+  if (auto saved = read_file(directory / "stragglers.json")) report["stragglers"] = parse_json(*saved).value_or(Json::object()).value("sources", Json::array());
   if (options.out.empty()) {
     if (options.json) {
       print(report);

@@ -58,7 +58,9 @@ int main_with(int argc, char** argv) {
   run->add_option("--until", options.until, "end after this phase");
   with_manifest(add("rollback", "go back, losing nothing", [&] { return command_rollback(options, stop, false); }));
   with_manifest(add("abort", "undo everything, before the first switch", [&] { return command_rollback(options, stop, true); }));
-  with_manifest(add("finish", "the one irreversible step", [&] { return command_finish(options, stop); }))->add_flag("--yes", options.yes);
+  auto* finish = with_manifest(add("finish", "the one irreversible step; after a rollback: the end of the move", [&] { return command_finish(options, stop); }));
+  finish->add_flag("--yes", options.yes);
+  finish->add_option("--accept", options.accept, "who may still talk to old: ADDRESS, or SERVICE@ADDRESS")->allow_extra_args(false);
   with_manifest(add("pause", "stop between two steps, where nothing is held", [&] { return command_ask(options, "pause"); }));
   with_manifest(add("continue", "go on after a pause", [&] { return command_ask(options, "continue"); }));
   auto* status = with_manifest(add("status", "phase, downtime used of budget, what it waits for", [&] { return command_status(options, stop); }));

@@ -2,6 +2,7 @@
 
 #include "apps/probe_mover.h"
 #include "movers/addresses/addresses.h"
+#include "movers/end/end.h"
 #include "movers/files/files.h"
 #include "movers/hosts/hosts.h"
 #include "movers/names/names.h"
@@ -18,6 +19,7 @@ std::vector<std::unique_ptr<Mover>> make_movers() {
   movers.push_back(make_names_mover());
   movers.push_back(make_addresses_mover());
   movers.push_back(make_hosts_mover());
+  movers.push_back(make_end_mover());
   movers.push_back(make_probe_mover());
   return movers;
 }

@@ -9,6 +9,7 @@
 #include "base/text.h"
 #include "control/check.h"
 #include "control/control_socket.h"
+#include "control/departure.h"
 #include "control/story.h"
 #include "control/window.h"
 #include "sys/file.h"
@@ -22,6 +23,7 @@ constexpr Millis kGrace{10'000};  // beyond a call's own deadline, for its answe
 constexpr Millis kFresh{5'000};   // older figures of the probe say nothing about now
 constexpr Millis kAdoptLimit{30'000};
 constexpr Millis kMeterLimit{5'000};
+constexpr Millis kLeaveLimit{90'000};
 
 // Tells this journal from any other of a move of the same name.
 Result<std::string> random_id() {
@@ -45,6 +47,7 @@ struct Controller::Host {
   bool lost = false;
   std::string trouble;              // why it cannot be reached, guarded by mutex
   std::jthread keeper;
+  std::jthread leaver;              // at work once the host is left
   std::shared_ptr<AgentLink> link;  // the controller thread's; null while down. Last: its end still tells `changed`
 };
 
@@ -72,6 +75,7 @@ Controller::Controller(ControllerOptions options, Journal journal) : options_(st
 Controller::~Controller() {
   for (auto& host : hosts_) host->keeper.request_stop();
   for (auto& host : hosts_) {
+    if (host->leaver.joinable()) host->leaver.join();
     if (host->keeper.joinable()) host->keeper.join();
   }
   work_.clear();  // may hold links, whose end speaks to their hosts
@@ -103,10 +107,12 @@ Result<Ending> Controller::drive(Goal goal, const std::string& until, const std:
   for (const auto& spec : options_.manifest.hosts) {
     auto host = std::make_unique<Host>();
     host->target = ssh_target(options_.manifest, spec);
-    host->keeper = std::jthread([this, raw = host.get()](const std::stop_token& ended) { keep_link(*raw, ended); });
+    if (!engine_.state().leaving.contains(spec.name))
+      host->keeper = std::jthread([this, raw = host.get()](const std::stop_token& ended) { keep_link(*raw, ended); });
     hosts_.push_back(std::move(host));
   }
   CHECK_OK(dispatch(Started{}));
+  CHECK_OK(dispatch(Accepted{options_.accept}));
   CHECK_OK(dispatch(Asked{goal, until}));
   auto ending = loop(stop);
   socket.reset();
@@ -138,6 +144,7 @@ Result<Ending> Controller::loop(const std::stop_token& stop) {
     if (boot_now() >= next_period) {
       next_period = boot_now() + kPeriod;
       read_meter();
+      read_stragglers();
       CHECK_OK(tell_facts());
       CHECK_OK(drop_overdue());
       CHECK_OK(send_adoptions());
@@ -172,7 +179,29 @@ Result<> Controller::send(const Command& command) {
     }
     return send_adoptions();
   }
+  if (const auto* departure = std::get_if<Depart>(&command)) {
+    depart(*departure);
+    return {};
+  }
   return send_call(std::get<Call>(command));
+}
+
+// No link is kept to that host from here on. What the probe measured is read a last time before it ends.
+void Controller::depart(const Depart& depart) {
+  auto* host = host_of(depart.host);
+  const int probe = engine_.state().plan.find("probe");
+  const bool vantage = probe >= 0 && engine_.state().plan.steps[probe].host == depart.host;
+  Departure departure{host->target, options_.manifest.move, journal_id_, depart.epoch, depart.power_off, options_.agent_binary,
+                      vantage ? options_.directory / "probe.log" : std::filesystem::path()};
+  host->keeper.request_stop();
+  host->link.reset();
+  host->wanted = 0;
+  host->adopted = host->announced = host->asking = false;
+  host->leaver = std::jthread([this, host, departure, epoch = depart.epoch] {
+    if (host->keeper.joinable()) host->keeper.join();
+    auto left = take_leave(departure, Deadline::in(kLeaveLimit));
+    post([this, name = departure.target.host, epoch, left] { return dispatch(Left{name, epoch, left}); });
+  });
 }
 
 Result<> Controller::send_call(const Call& call) {
@@ -382,6 +411,30 @@ Result<> Controller::meter_answered(std::chrono::nanoseconds asked_at, const Res
   return tell_facts();
 }
 
+// From the soak on, for status and report; what the engine waits for it observes itself.
+void Controller::read_stragglers() {
+  const auto& state = engine_.state();
+  const int index = state.plan.find("old-silent");
+  const bool early = std::ranges::any_of(state.plan.steps, [&](const Step& step) {
+    const auto at = state.steps[&step - state.plan.steps.data()].progress;
+    return phase_index(step.phase) < phase_index("soak") && at != Progress::done;
+  });
+  if (stragglers_asked_ || index < 0 || early || state.goal == Goal::back || state.steps[index].progress == Progress::done) return;
+  const auto& step = state.plan.steps[index];
+  auto* host = host_of(step.host);
+  if (host == nullptr || !host->link || !host->adopted) return;
+  stragglers_asked_ = true;
+  request(*host,
+          {{"type", "call"}, {"move", state.plan.move}, {"step", step.id}, {"epoch", state.epoch}, {"mover", step.mover}, {"verb", "observe"},
+           {"desired", state.desired(index)}},
+          kMeterLimit.count(), [this](const Result<Json>& result) -> Result<> {
+            stragglers_asked_ = false;
+            if (!result) return {};
+            stragglers_ = *result;
+            return write_file_durably(options_.directory / "stragglers.json", stragglers_.dump(-1, ' ', false, Json::error_handler_t::replace));
+          });
+}
+
 void Controller::last_meter(Deadline deadline) {
   meter_asked_ = false;
   const auto before = meter_;
@@ -425,6 +478,7 @@ Result<> Controller::tell_facts() {
 
 Json Controller::status() {
   auto out = status_json(engine_, meter_);
+  out["stragglers"] = stragglers_.value("sources", Json::array());
   Json trouble = Json::object();
   for (const auto& host : hosts_) {
     std::lock_guard lock(host->mutex);

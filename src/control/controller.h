@@ -27,6 +27,7 @@ struct ControllerOptions {
   std::filesystem::path directory;     // of the journal, the control socket, the status
   std::filesystem::path agent_binary;
   std::function<void(const std::string& line)> tell;  // the story, one line a call; called on the controller's thread
+  std::vector<std::string> accept;  // who may still talk to old, at the operator's word
 };
 
 enum class Ending {
@@ -63,6 +64,7 @@ class Controller {
   Result<> dispatch(const Event& event);
   Result<> send(const Command& command);
   Result<> send_call(const Call& call);
+  void depart(const Depart& depart);
   Host* host_of(const std::string& name);
   void request(Host& host, Json message, std::int64_t deadline_ms, std::function<Result<>(const Result<Json>&)> done);
   Result<> send_adoptions();
@@ -74,6 +76,7 @@ class Controller {
   void keep_link(Host& host, const std::stop_token& stop);
   Result<Json> answer_operator(const Json& request);
   void read_meter();
+  void read_stragglers();
   Result<> meter_answered(std::chrono::nanoseconds asked_at, const Result<Json>& result);
   bool probing() const;
   Result<> tell_facts();
@@ -87,6 +90,8 @@ class Controller {
   std::string manifest_recorded_;
   std::string journal_id_;
   Json meter_ = Json::object();
+  Json stragglers_ = Json::object();  // who talked to old when it was last asked; {} before
+  bool stragglers_asked_ = false;
   std::optional<std::int64_t> wake_at_;
   std::vector<std::unique_ptr<Host>> hosts_;
   std::map<std::string, PeerAddress> peers_;  // every agent that was ever reached, also by an earlier controller

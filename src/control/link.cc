@@ -27,10 +27,6 @@ std::vector<std::string> ssh_command(const SshTarget& target, const std::vector<
   return argv;
 }
 
-namespace {
-
-constexpr Millis kForever{365ll * 86'400'000};
-
 Result<std::string> run_ssh(const SshTarget& target, const std::vector<std::string>& remote, std::string_view input, Deadline deadline) {
   const auto exit = TRY(run_child(ssh_command(target, remote), input, deadline));
   if (exit.code == 255) {
@@ -41,6 +37,15 @@ Result<std::string> run_ssh(const SshTarget& target, const std::vector<std::stri
   return exit.out;
 }
 
+Result<> plain_for_shell(const SshTarget& target, const std::string& move) {
+  if (is_plain_name(move) && is_plain_name(target.host)) return {};
+  return refused("move and hosts must have plain names");
+}
+
+namespace {
+
+constexpr Millis kForever{365ll * 86'400'000};
+
 std::string sha256(std::string_view bytes) {
   unsigned char digest[EVP_MAX_MD_SIZE];
   unsigned size = 0;
@@ -50,11 +55,11 @@ std::string sha256(std::string_view bytes) {
 
 }  // namespace
 
-// The one place where text for a remote shell is put together. Everything in it is fixed or was checked to be a
-// plain name, a hex digest or a numeric address.
+// Here and in departure.cc alone text for a remote shell is put together. Everything in it is fixed or was checked to be
+// a plain name, a hex digest or a numeric address.
 Result<> bootstrap_agent(const SshTarget& target, const std::string& move, const std::filesystem::path& agent_binary,
                          Deadline deadline) {
-  if (!is_plain_name(move) || !is_plain_name(target.host)) return refused("move and hosts must have plain names");
+  CHECK_OK(plain_for_shell(target, move));
   const auto binary = TRY(read_file(agent_binary, 512u << 20));
   const auto build = sha256(binary);
   const auto directory = agent_directory(move);

@@ -27,6 +27,12 @@ struct SshTarget {
 // The ssh command line for `target`: no prompts, no new host keys, keepalives, then `remote` words.
 std::vector<std::string> ssh_command(const SshTarget& target, const std::vector<std::string>& remote);
 
+// Runs `remote` there and returns what it printed. Whatever of it a shell could take for syntax must be fixed text or
+// checked to be plain. Retry where the host cannot be reached, else refused with what it said.
+Result<std::string> run_ssh(const SshTarget& target, const std::vector<std::string>& remote, std::string_view input, Deadline deadline);
+// Makes sure that nothing but plain names and hex digests gets into such text.
+Result<> plain_for_shell(const SshTarget& target, const std::string& move);
+
 // Where things of a move live on every host.
 std::string agent_directory(const std::string& move);
 std::string agent_service(const std::string& move);

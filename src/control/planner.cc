@@ -8,6 +8,8 @@ namespace midstream {
 
 namespace {
 
+constexpr Span kPatience{24 * 3'600'000};  // with those who still talk to old
+
 // Collects the steps phase by phase: every service adds its own to each, in the manifest's order.
 class Builder {
  public:
@@ -29,6 +31,7 @@ class Builder {
     CHECK_OK(addresses());
     home();
     finish();
+    leave();
     CHECK_OK(validate(plan_));
     return std::move(plan_);
   }
@@ -346,7 +349,26 @@ class Builder {
     });
   }
 
+  // Before the first step that cannot be taken back: nobody talks to old any more, or the operator lets them go.
+  void silence() {
+    const auto span_ms = manifest_.rules.silence.count();
+    Json ignore = Json::object();
+    Json ports = Json::object();
+    for (const auto& service : manifest_.services) {
+      if (service.postgres) ports[std::to_string(service.postgres->old_side.port)] = service.name;
+      if (!service.traffic) continue;
+      const auto& spec = *service.traffic;
+      ignore[manifest_.host(spec.haproxy)->data] = fmt::format("HAProxy on {}, which counts its sessions itself", spec.haproxy);
+      add_wait("finish", service.name, "old-silent", spec.haproxy, "traffic",
+               with(traffic_base(spec), "silent", {{"servers", spec.old_servers}, {"silence_ms", span_ms}}), kPatience);
+    }
+    add_wait("finish", "", "old-silent", manifest_.old_host, "end",
+             {{"kind", "silent"}, {"silence_ms", span_ms}, {"ignore", ignore}, {"services", ports}, {"accept", manifest_.after_accept}}, kPatience)
+        .poll_ms = 500;
+  }
+
   void finish() {
+    silence();
     for (const auto& unit : manifest_.units) {
       for (const auto& host : {manifest_.new_host, manifest_.old_host}) add_unit("finish", "unit-end", unit, host);
     }
@@ -371,6 +393,16 @@ class Builder {
             .irreversible = true;
       }
     }
+  }
+
+  // Old first, so that the probe still measures when it is shut down; where it probes from last.
+  void leave() {
+    plan_.leave.push_back({manifest_.old_host, manifest_.after_old == "stopped"});
+    for (const auto& host : manifest_.hosts) {
+      if (host.name != manifest_.old_host && host.name != manifest_.vantage) plan_.leave.push_back({host.name});
+    }
+    const bool has_vantage = manifest_.host(manifest_.vantage) != nullptr && manifest_.vantage != manifest_.old_host;
+    if (has_vantage) plan_.leave.push_back({manifest_.vantage});
   }
 
   const Manifest& manifest_;

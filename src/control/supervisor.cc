@@ -1,7 +1,9 @@
 #include "control/supervisor.h"
 
 #include <fmt/format.h>
+#include <signal.h>
 
+#include <cerrno>
 #include <filesystem>
 
 #include "sys/child.h"
@@ -83,6 +85,17 @@ Result<> remove_service(const std::string& name) {
   fs::remove_all(fs::path("/etc/service") / name, failed);
   if (failed) return errno_failure(fmt::format("cannot remove service {}", name), failed.value());
   return {};
+}
+
+Result<> power_off() {
+  if (has_systemd()) return systemctl({"--no-block", "poweroff"});
+  if (fs::exists("/etc/runit/stopit")) {
+    const auto exit = TRY(run_child({"runit-init", "0"}, "", Deadline::in(Millis(10'000))));
+    return exit.code == 0 ? Result<>{} : refused(fmt::format("runit-init 0: {}", exit.err), "shut the host down by hand");
+  }
+  // Other inits that serve a service directory take SIGTERM for this.
+  if (::kill(1, SIGTERM) == 0) return {};
+  return errno_failure("cannot ask the host's init to shut down", errno);
 }
 
 }  // namespace midstream

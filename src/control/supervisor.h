@@ -14,5 +14,7 @@ namespace midstream {
 Result<> install_service(const std::string& name, const std::vector<std::string>& argv);
 // Stops the service and removes it; none there is success.
 Result<> remove_service(const std::string& name);
+// Asks the host to shut down in order; returns before it has.
+Result<> power_off();
 
 }  // namespace midstream

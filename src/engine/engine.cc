@@ -62,6 +62,8 @@ Effects Engine::handle(std::int64_t now, const Event& event) {
           facts_ = e;
         } else if constexpr (std::is_same_v<T, NoFacts>) {
           facts_.reset();
+        } else if constexpr (std::is_same_v<T, Accepted>) {
+          if (!e.sources.empty()) record(flight, {{"type", "accepted"}, {"sources", e.sources}});
         } else if constexpr (std::is_same_v<T, Left>) {
           left(flight, e);
         }
@@ -282,7 +284,7 @@ void Engine::send(Flight& flight, int index, Call::Verb verb) {
   const auto deadline =
       verb == Call::Verb::observe ? std::min<std::int64_t>(step.deadline_ms, 15'000) : step.deadline_ms;
   flight.effects.commands.push_back(
-      Call{verb, step.id, step.host, step.mover, step.desired, state_.epoch, ++calls_, deadline});
+      Call{verb, step.id, step.host, step.mover, state_.desired(index), state_.epoch, ++calls_, deadline});
   in_flight_ = true;
   observing_ = verb == Call::Verb::observe;
 }

@@ -64,6 +64,13 @@ bool State::past_return() const {
   return false;
 }
 
+Json State::desired(int index) const {
+  Json desired = plan.steps[index].desired;
+  if (!desired.contains("accept")) return desired;
+  for (const auto& source : accepted) desired["accept"].push_back(source);
+  return desired;
+}
+
 bool State::taken_back() const {
   return (goal == Goal::back || goal == Goal::end) && std::ranges::all_of(steps, [](const auto& s) {
            return s.progress == Progress::pending || s.progress == Progress::undone;
@@ -132,6 +139,10 @@ Result<> Engine::fold(const Json& record) {
   if (type == "stopped") {
     state_.stopped = error_from_json(TRY(get_object(record, "error")));
     state_.stopped_step = TRY(get_string(record, "step"));
+    return {};
+  }
+  if (type == "accepted") {
+    for (auto& source : TRY(get_strings(record, "sources"))) state_.accepted.insert(std::move(source));
     return {};
   }
   if (type == "leaving" || type == "left") {

@@ -163,6 +163,7 @@ Rules Builder::rules() {
   const auto from = root_.map("rules");
   rules.downtime = from.span("downtime", rules.downtime);
   rules.observe = from.span("observe", rules.observe);
+  rules.silence = from.span("silence", rules.silence);
   if (from.has("window")) rules.window = window(from.map("window"));
   return rules;
 }
@@ -433,7 +434,10 @@ Manifest Builder::build() {
   manifest_.services = order_services(std::move(all), services, problems_);
   addresses();
   units();
-  if (root_.has("after")) manifest_.after_old = root_.map("after").text("old", manifest_.after_old);
+  if (root_.has("after")) {
+    manifest_.after_old = root_.map("after").text("old", manifest_.after_old);
+    manifest_.after_accept = root_.map("after").texts("accept");
+  }
   defaults();
   check_addresses(manifest_, root_.node(), problems_);
   return std::move(manifest_);

@@ -126,6 +126,7 @@ constexpr Field kRulesFields[] = {
     {"downtime", &kPositive, optional, "budget of each service over the whole move; 5m where silent"},
     {"window", &kWindow, optional, "when steps that users can feel may run"},
     {"observe", &kDuration, optional, "how long to soak; 2h where silent"},
+    {"silence", &kPositive, optional, "how long nobody may have talked to old before it is given up; 60s where silent"},
     {"guard", nullptr, later, "comparing new with old while traffic shifts"},
 };
 constexpr Shape kRules = object("rules, {downtime, window, observe}", kRulesFields);
@@ -232,7 +233,12 @@ constexpr Field kSubnetFields[] = {
 constexpr Shape kSubnet = object("{subnet, from, to} or {pool, for}", kSubnetFields);
 constexpr Shape kSubnets = of(Kind::list, "a list of subnets and pools", kSubnet);
 
-constexpr Field kAfterFields[] = {{"old", &kAfterOld, optional, "what becomes of old at the end"}};
+constexpr Shape kStraggler = text("who may still talk to old: an address, or SERVICE@ADDRESS", is_straggler, "^([a-z][a-z0-9_-]*@)?[0-9A-Fa-f.:]+$");
+constexpr Shape kStragglers = of(Kind::one_or_list, "a list of addresses", kStraggler);
+constexpr Field kAfterFields[] = {
+    {"old", &kAfterOld, optional, "what becomes of old at the end"},
+    {"accept", &kStragglers, optional, "who may still talk to old when it is given up"},
+};
 constexpr Shape kAfter = object("{old: stopped, fenced or kept}", kAfterFields);
 
 constexpr std::array<std::string_view, 1> kUnitSides{"one"};

@@ -40,6 +40,7 @@ struct Rules {
   Span downtime{300'000};  // per service, whole move
   std::optional<Window> window;
   Span observe{7'200'000};
+  Span silence{60'000};  // nobody may have talked to old for so long before it is given up
 };
 
 struct ProbeSpec {
@@ -142,6 +143,7 @@ struct Manifest {
   std::vector<UnitSpec> units;
   std::vector<std::string> accept;    // "listen 127.0.0.1:6379": what no mover covers, accepted in writing
   std::string after_old = "fenced";   // stopped, fenced or kept
+  std::vector<std::string> after_accept;  // who may still talk to old when it is given up: SOURCE, or SERVICE@SOURCE
 
   const HostSpec* host(std::string_view name) const;
 };

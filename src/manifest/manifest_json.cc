@@ -15,7 +15,8 @@ Json json_of(const HostSpec& host) {
 }
 
 Json json_of(const Rules& rules) {
-  Json json{{"downtime_ms", rules.downtime.count()}, {"observe_ms", rules.observe.count()}, {"window", nullptr}};
+  Json json{{"downtime_ms", rules.downtime.count()}, {"observe_ms", rules.observe.count()},
+            {"silence_ms", rules.silence.count()}, {"window", nullptr}};
   if (rules.window) {
     json["window"] = {{"days", rules.window->days},
                       {"from_minute", rules.window->from_minute},
@@ -106,7 +107,8 @@ Json to_json(const Manifest& manifest) {
           {"pools", list_of(manifest.pools)},
           {"units", list_of(manifest.units)},
           {"accept", manifest.accept},
-          {"after_old", manifest.after_old}};
+          {"after_old", manifest.after_old},
+          {"after_accept", manifest.after_accept}};
 }
 
 }  // namespace midstream

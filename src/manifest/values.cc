@@ -286,6 +286,12 @@ bool is_acceptance(std::string_view text) {
   return is_line(text) && std::ranges::find(kKinds, text.substr(0, blank)) != kKinds.end() && text.back() != ' ';
 }
 
+bool is_straggler(std::string_view text) {
+  const auto at = text.find('@');
+  const bool named = at == std::string_view::npos || is_plain_name(text.substr(0, at));
+  return named && parse_address(text.substr(at == std::string_view::npos ? 0 : at + 1)).has_value();
+}
+
 bool is_line(std::string_view text) {
   return !text.empty() && text.size() <= 1'024 && std::ranges::none_of(text, is_control);
 }

@@ -75,6 +75,7 @@ bool is_proxy_name(std::string_view text);     // an HAProxy backend or server
 bool is_database_name(std::string_view text);
 bool is_unit_name(std::string_view text);      // of systemd, runit or cron.d: no slash, no blank
 bool is_acceptance(std::string_view text);     // a line of `accept:`: a kind of thing, and which
+bool is_straggler(std::string_view text);      // a numeric address, or SERVICE@ADDRESS
 bool is_line(std::string_view text);           // 1 to 1,024 characters without control characters
 
 }  // namespace midstream

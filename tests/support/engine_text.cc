@@ -38,6 +38,9 @@ struct EventLine {
     return fmt::format("facts, window {}", e.window_open ? "open" : "closed");
   }
   std::string operator()(const NoFacts&) const { return "no facts"; }
+  std::string operator()(const Accepted& e) const {
+    return fmt::format("accepted {} sources", e.sources.size());
+  }
   std::string operator()(const Left& e) const {
     return fmt::format("left {} in epoch {}: {}", e.host, e.epoch, e.result ? "ok" : error_line(e.result.error()));
   }
@@ -85,6 +88,7 @@ std::string record_line(const Json& record) {
   if (type == "stopped") {
     return fmt::format("stopped at {}: {}", step, error_line(error_from_json(record.value("error", Json::object()))));
   }
+  if (type == "accepted") return fmt::format("accepted {}", record.value("sources", Json::array()).dump());
   if (type == "leaving" || type == "left") return fmt::format("{} {}", type, get_string_or(record, "host", "?"));
   return type;
 }

@@ -21,6 +21,7 @@ class TrafficMover final : public Mover {
 
   Result<Json> observe(const Context& context, const Json& desired) override {
     if (is_watch(desired)) return watches_.observe(context, desired);
+    if (is_silent(desired)) return silences_.observe(context, desired);
     return TRY(is_weights(desired)) ? haproxy::observe_weights(context, desired)
                                     : haproxy::observe_drain(context, desired);
   }
@@ -40,6 +41,7 @@ class TrafficMover final : public Mover {
   }
 
   Result<Json> check(const Context& context, const Json& desired) override {
+    if (is_silent(desired)) return Json::array();  // as for the watch
     if (is_watch(desired)) return Json::array();  // what it asks for, the weights' own check asks for too
     return haproxy::check_backend(context, desired, TRY(is_weights(desired)));
   }
@@ -50,6 +52,11 @@ class TrafficMover final : public Mover {
       return fmt::format("HAProxy's backend {} sends {} % to new (before: {} %)", backend,
                          get_int_or(desired, "percent", -1), get_int_or(desired, "from", -1));
     }
+    if (is_silent(desired)) {
+      return fmt::format("waits until HAProxy's backend {} has given {} no session for {} s", backend,
+                         join(get_strings(desired, "servers").value_or(std::vector<std::string>{}), ", "),
+                         static_cast<double>(get_int_or(desired, "silence_ms", 0)) / 1000);
+    }
     if (is_watch(desired)) return fmt::format("compares new with old in HAProxy's backend {}", backend);
     const auto servers = get_strings(desired, "servers");
     return fmt::format("HAProxy's backend {} drains {}", backend, servers ? join(*servers, ", ") : "?");
@@ -57,11 +64,12 @@ class TrafficMover final : public Mover {
 
  private:
   static bool is_watch(const Json& desired) { return get_string_or(desired, "kind", "") == "watch"; }
+  static bool is_silent(const Json& desired) { return get_string_or(desired, "kind", "") == "silent"; }
   static Result<bool> is_weights(const Json& desired) {
     const auto kind = TRY(get_string(desired, "kind"));
     if (kind != "weights" && kind != "drain") {
       return refused(fmt::format("mover traffic knows no kind '{}'", printable(kind)),
-                     "it knows weights, drain and watch");
+                     "it knows weights, drain, watch and silent");
     }
     return kind == "weights";
   }
@@ -79,6 +87,7 @@ class TrafficMover final : public Mover {
 
   std::timed_mutex effects_;
   haproxy::Watches watches_;
+  haproxy::Silences silences_;
 };
 
 }  // namespace
