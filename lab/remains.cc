@@ -22,7 +22,7 @@ rm -f /tmp/.look /tmp/.sums
 for file in /etc/haproxy/haproxy.cfg /etc/network/interfaces /etc/network/interfaces.d/* /etc/postgresql/15/main/pg_hba.conf /etc/postgresql/15/main/pg_ident.conf; do
   [ -f "$file" ] && sed "s|^|line $file: |" "$file"
 done
-find /run /tmp -name '*midstream*' -printf 'file %p\n' 2>/dev/null
+find /run /tmp -path /run/service -prune -o -name '*midstream*' -printf 'file %p\n' 2>/dev/null
 ls -d /var/lib/postgresql/15/.midstream* 2>/dev/null | sed 's/^/file /'
 ls /etc/service | while read -r name; do [ -e "/etc/service/$name/down" ] && echo "service $name down" || echo "service $name up"; done
 cat /proc/[0-9]*/comm 2>/dev/null | grep midstream | sort -u | sed 's/^/process /'
@@ -140,6 +140,8 @@ std::vector<Expected> what_the_manifest_asks(const Scenario& s, const std::strin
     expected.push_back({fmt::format("{} [+-] file /etc/network/interfaces .*", host)});
   }
   expected.push_back({fmt::format("{} - route default via {}.*", o, moved), false});
+  expected.push_back({fmt::format("{} - sealed -{{4}}[^i].* {}", o, s.tree)});
+  expected.push_back({fmt::format("{} \\+ sealed ----i.* {}", o, s.tree)});
   expected.push_back({fmt::format("{} - database {} {} t -1 .*", o, s.database, s.app_role)});
   expected.push_back({fmt::format("{} \\+ database {} {} f 0 .*", o, s.database, s.app_role)});
   expected.push_back({fmt::format("{} \\+ database {} {} t -1 .*", n, s.database, s.app_role)});

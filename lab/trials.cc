@@ -232,6 +232,45 @@ class Runner {
     return trial.end();
   }
 
+  // What becomes of old: shut down by finish, or cut off afterwards. When it is there again it owns no address and lets
+  // nobody write.
+  Result<> old_afterwards(bool stopped) {
+    auto trial = TRY(begin());
+    const auto& s = spec_scenario(trial);
+    if (stopped) TRY(trial.lab().must(s.ops, {"sed", "-i", "s/after: { old: fenced }/after: { old: stopped }/", "/root/move.yaml"}));
+    CHECK_OK(succeed(trial, {"run", "--yes"}));
+    CHECK_OK(succeed(trial, {"finish", "--yes"}));
+    if (stopped) {
+      const auto deadline = Deadline::in(Millis(60'000));
+      const auto up = [&] {
+        const auto tried = trial.lab().exec(s.old_host, {"true"}, "", Deadline::in(Millis(10'000)));
+        return tried && tried->code == 0;
+      };
+      while (up()) {
+        if (deadline.expired()) return refused("old is still up a minute after finish");
+        pause_for(Millis(100), {});
+      }
+      CHECK_OK(say("old was shut down"));
+      CHECK_OK(trial.lab().boot(s.old_host));
+    } else {
+      CHECK_OK(trial.lab().powercut(s.old_host));
+    }
+    CHECK_OK(trial.lab().await_host(s.old_host, Deadline::in(Millis(60'000))));
+    const auto addresses = TRY(trial.lab().must(s.old_host, {"ip", "-o", "addr"}));
+    for (const auto& address : old_addresses()) {
+      if (addresses.find(" " + address + "/") != std::string::npos) return refused(fmt::format("old has {} again", address));
+    }
+    TRY(trial.lab().must(s.old_host, {"sh", "-c", "n=0; until setpriv --reuid=postgres --regid=postgres --init-groups psql -XAtqc 'select 1' postgres >/dev/null 2>&1; do n=$((n+1)); [ $n -lt 300 ] || exit 9; sleep 0.1; done"}, "", Millis(60'000)));
+    for (const auto& attempt : {fmt::format("setpriv --reuid=postgres --regid=postgres --init-groups psql -XAtqc 'create table came_back (n int)' {}", s.database),
+                                fmt::format("touch {}/came-back", s.tree), fmt::format("mkdir {}/uploads/came-back", s.tree)}) {
+      const auto tried = TRY(trial.lab().exec(s.old_host, {"sh", "-c", attempt}, "", Deadline::in(Millis(30'000))));
+      if (tried.code == 0) return refused(fmt::format("old lets somebody write again: {}", attempt));
+    }
+    CHECK_OK(say("old is back without addresses, and refuses every write"));
+    CHECK_OK(judged(trial, "new", 1));
+    return trial.end();
+  }
+
   // What is on the hosts after the end, against what was there before and what the manifest asks. `back`: the move is
   // taken back first. `plant`: something is left on old, to see that it is found.
   Result<> clean(bool back, bool plant) {
@@ -329,6 +368,8 @@ const std::vector<std::pair<std::string, Body>>& trials() {
       {"away", [](Runner& r) { return r.away(); }},
       {"bad-input", [](Runner& r) { return r.bad_input(); }},
       {"operator", [](Runner& r) { return r.at_the_operators_word(); }},
+      {"old-stopped", [](Runner& r) { return r.old_afterwards(true); }},
+      {"old-fenced", [](Runner& r) { return r.old_afterwards(false); }},
       {"clean", [](Runner& r) { return r.clean(false, false); }},
       {"clean-back", [](Runner& r) { return r.clean(true, false); }},
       {"clean-planted", [](Runner& r) { return r.clean(true, true); }},

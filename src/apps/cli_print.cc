@@ -43,6 +43,18 @@ void add_path(std::string& out, const ServiceSpec& service, std::string_view whe
   if (!parts.empty()) out += fmt::format("  {:<8} {:<7} {}\n", service.name, when, join(parts, " -> "));
 }
 
+// The temporary home: what is allocated out of each pool, and what for.
+void add_pools(std::string& out, const Manifest& manifest) {
+  for (const auto& pool : manifest.pools) {
+    out += fmt::format("\ntemporary home {} for {}\n", pool.pool, pool.for_host);
+    for (const auto& service : manifest.services) {
+      for (const auto& name : service.names) {
+        if (within(name.new_value, pool.pool)) out += fmt::format("  {:<8} {:<16} {} {}\n", service.name, name.new_value, name.type, name.name);
+      }
+    }
+  }
+}
+
 }  // namespace
 
 std::string plan_text(const Plan& plan, const Manifest& manifest) {
@@ -63,6 +75,7 @@ std::string plan_text(const Plan& plan, const Manifest& manifest) {
   for (const auto& [service, budget] : plan.budgets.items()) {
     out += fmt::format("  {:<8} {} of {} ms\n", service, expected[service], budget.get<std::int64_t>());
   }
+  add_pools(out, manifest);
   out += "\npaths\n";
   for (const auto& service : manifest.services) {
     const bool home = !manifest.subnets.empty();
@@ -87,7 +100,14 @@ std::string status_text(const Json& status) {
                        get_int_or(down, "upper", 0), get_int_or(status["budgets"], name, 0), get_int_or(one, "requests", 0), get_int_or(one, "failed", 0),
                        get_int_or(one, "longest_pause_ms", 0));
   }
-  for (const auto& [host, why] : status.value("unreachable", Json::object()).items()) out += fmt::format("  {} cannot be reached: {}\n", host, why.dump());
+  for (const auto& one : status.value("stragglers", Json::array())) {
+    if (one.contains("counted_by")) continue;
+    out += fmt::format("  {} talks to old: {} port {}, {} sessions, silent for {:.1f} s{}\n", get_string_or(one, "source", "?"),
+                       get_string_or(one, "service", "?"), get_int_or(one, "port", 0), get_int_or(one, "sessions", 0),
+                       static_cast<double>(get_int_or(one, "silent_ms", 0)) / 1000, get_bool_or(one, "accepted", false) ? " (accepted)" : "");
+  }
+  const auto unreachable = status.value("unreachable", Json::object());
+  for (const auto& [host, why] : unreachable.items()) out += fmt::format("  {} cannot be reached: {}\n", host, why.dump());
   return out;
 }
 

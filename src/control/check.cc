@@ -54,7 +54,8 @@ std::vector<const Step*> worth_checking(const Plan& plan) {
   std::vector<const Step*> steps;
   std::set<std::string> seen;
   for (const auto& step : plan.steps) {
-    if (step.kind != StepKind::effect || step.phase == "home" || step.phase == "finish") continue;
+    const bool late = step.phase == "home" || (step.phase == "finish" && step.mover != "end");
+    if (step.kind != StepKind::effect || late) continue;
     const auto kind = get_string_or(step.desired, "kind", "");
     const auto thing = get_string_or(step.desired, "backend", get_string_or(step.desired, "name", get_string_or(step.desired, "id", "")));
     const auto type = get_string_or(step.desired, "type", "");
@@ -86,7 +87,8 @@ void on_every_host(const Manifest& manifest, Body body) {
   for (std::size_t i = 0; i < manifest.hosts.size(); ++i) threads.emplace_back([&, i] { body(i); });
 }
 
-// Whether `address` lies in `prefix` ("192.0.2.0/26", IPv4 or IPv6).
+}  // namespace
+
 bool within(const std::string& address, const std::string& prefix) {
   const auto slash = prefix.find('/');
   const int family = prefix.find(':') == std::string::npos ? AF_INET : AF_INET6;
@@ -100,6 +102,8 @@ bool within(const std::string& address, const std::string& prefix) {
   }
   return true;
 }
+
+namespace {
 
 // A moving subnet that lists no addresses means those that its host has now.
 Manifest resolve(const Manifest& manifest, const std::vector<HostView>& views) {
@@ -153,8 +157,31 @@ void read_ttls(const Manifest& manifest, std::vector<HostView>& views, PlanFacts
 
 bool CheckResult::ok() const { return std::ranges::all_of(findings, &Finding::ok); }
 
+namespace {
+// Where a family has a pool, each name's new address is allocated out of one of new's, and once a service.
+void check_pools(const Manifest& manifest, std::vector<Finding>& findings) {
+  for (const auto& service : manifest.services) {
+    for (const auto& name : service.names) {
+      const bool v6 = name.type == "AAAA";
+      bool has_pool = false;
+      bool allocated = false;
+      for (const auto& pool : manifest.pools) {
+        if (pool.for_host != manifest.new_host || (pool.pool.find(':') != std::string::npos) != v6) continue;
+        has_pool = true;
+        allocated = allocated || within(name.new_value, pool.pool);
+      }
+      if (!has_pool || allocated || name.new_value == name.old_value) continue;
+      findings.push_back({manifest.new_host, fmt::format("the temporary home of {} {}", name.type, name.name), false,
+                          fmt::format("{} lies in no pool for {}", name.new_value, manifest.new_host), "give it an address of the pool, or correct the pool"});
+    }
+  }
+}
+
+}  // namespace
+
 std::vector<Finding> check_manifest(const Manifest& manifest) {
   std::vector<Finding> findings;
+  check_pools(manifest, findings);
   std::map<std::string, std::string> taken;  // host to service
   for (const auto& service : manifest.services) {
     if (!service.postgres) continue;

@@ -35,6 +35,9 @@ struct CheckResult {
 // What can be said of the manifest without asking anybody; only what does not hold.
 std::vector<Finding> check_manifest(const Manifest& manifest);
 
+// Whether `address` lies in `prefix` ("192.0.2.0/26", IPv4 or IPv6).
+bool within(const std::string& address, const std::string& prefix);
+
 SshTarget ssh_target(const Manifest& manifest, const HostSpec& host);
 
 // Asks all hosts at once. An unreachable host is a finding, not an error. `deadline` bounds the whole.

@@ -179,7 +179,42 @@ TEST(PlannerTest, TheWholeStoryInOrder) {
   EXPECT_LT(at("own"), at("web.shop-a-home"));
   EXPECT_TRUE(plan->steps[at("db.end")].irreversible);
   EXPECT_EQ(plan->budgets["web"], 300'000);
-  for (const auto& step : plan->steps) EXPECT_EQ(step.irreversible, step.phase == "finish") << step.id;
+  for (const auto& step : plan->steps) {
+    EXPECT_EQ(step.irreversible, step.phase == "finish" && step.kind == StepKind::effect) << step.id;
+    if (step.irreversible) EXPECT_LT(at("old-silent"), at(step.id)) << "old is given up only when nobody talks to it";
+  }
+}
+
+TEST(PlannerTest, EveryHostIsLeftOldFirstAndTheVantageHostLast) {
+  auto manifest = whole_manifest();
+  manifest.after_old = "stopped";
+  const auto plan = make_plan(manifest, {}, no_text);
+  ASSERT_TRUE(plan);
+  ASSERT_EQ(plan->leave.size(), manifest.hosts.size());
+  EXPECT_EQ(plan->leave.front().host, "old");
+  EXPECT_TRUE(plan->leave.front().power_off);
+  EXPECT_EQ(plan->leave.back().host, "out");
+  for (const auto& leave : plan->leave) EXPECT_EQ(leave.power_off, leave.host == "old") << leave.host;
+  for (const auto* after : {"fenced", "kept"}) {
+    manifest.after_old = after;
+    const auto other = make_plan(manifest, {}, no_text);
+    EXPECT_FALSE(other->leave.front().power_off);
+    EXPECT_EQ(other->find("web.files-0-seal") >= 0, std::string_view(after) == "fenced");
+  }
+}
+
+TEST(CheckTest, TheTemporaryHomeLiesInThePool) {
+  auto manifest = whole_manifest();
+  manifest.pools = {{"198.51.100.0/28", "new"}};
+  manifest.services[0].names.clear();
+  manifest.services[1].names = {{.name = "shop.example.", .type = "A", .server = "", .zone = "", .via = "", .key_file = "", .old_value = "192.0.2.10", .new_value = "198.51.100.10"}};
+  EXPECT_TRUE(check_manifest(manifest).empty());
+  manifest.services[1].names[0].new_value = "198.51.100.16";
+  const auto found = check_manifest(manifest);
+  ASSERT_EQ(found.size(), 1u);
+  EXPECT_EQ(found[0].detail, "198.51.100.16 lies in no pool for new");
+  manifest.pools[0].for_host = "edge";
+  EXPECT_TRUE(check_manifest(manifest).empty()) << "that is another host's pool";
 }
 
 // Their titles change hands one by one: what dies in between would leave one on old and one on new.

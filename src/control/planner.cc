@@ -381,6 +381,10 @@ class Builder {
                 with(files_base(service, i), kind, {{"to", other}})).irreversible = true;
           }
         }
+        if (manifest_.after_old == "kept") continue;
+        auto& seal = add("finish", service.name, fmt::format("files-{}-seal", i), manifest_.old_host, "end", with(files_base(service, i), "seal"));
+        seal.irreversible = true;
+        seal.deadline_ms = 600'000;
       }
       if (service.postgres) {
         const auto& spec = *service.postgres;

@@ -73,15 +73,17 @@ struct Facts {
   bool window_open = true;
 };
 struct NoFacts {};  // they cannot be had at present: nobody measures
-struct Accepted { std::vector<std::string> sources; };  // the operator: they may still talk to old when it is given up
-struct Left {       // of a Depart: nothing of ours is on that host any more
+struct Accepted {
+  std::vector<std::string> sources;
+};             // the operator: they may still talk to old when it is given up
+struct Left {  // of a Depart: nothing of ours is on that host any more
   std::string host;
   std::uint64_t epoch;
   Result<> result;
 };
 struct Tick {};  // time has come
-using Event =
-    std::variant<Started, Adopted, NotAdopted, LinkLost, Asked, Paused, Outcome, Observed, Facts, NoFacts, Accepted, Left, Tick>;
+using Event = std::variant<Started, Adopted, NotAdopted, LinkLost, Asked, Paused, Outcome, Observed, Facts, NoFacts,
+                           Accepted, Left, Tick>;
 
 // ---- effects ------------------------------------------------------------------------------------------------
 struct Adopt {
@@ -135,7 +137,7 @@ struct State {
   std::optional<Error> stopped;  // why nothing goes on until the operator asks again
   std::string stopped_step;
   std::set<std::string> accepted;  // who may still talk to old; added to "accept" of desired states that have it
-  std::set<std::string> leaving;  // hosts that midstream was asked to leave, those that it has left among them
+  std::set<std::string> leaving;   // hosts that midstream was asked to leave, those that it has left among them
   std::set<std::string> left;
 
   // Steps done or under way, to undo on the way back; whether any irreversible step was begun.

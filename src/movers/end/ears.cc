@@ -17,6 +17,7 @@
 #include <filesystem>
 #include <fstream>
 #include <sstream>
+#include <tuple>
 
 #include "base/text.h"
 
@@ -83,11 +84,13 @@ Result<Fd> open_ear(bool v6) {
       BPF_STMT(BPF_RET | BPF_K, 0),
   };
   const sock_fprog program{static_cast<unsigned short>(v6 ? std::size(six) : std::size(four)), v6 ? six : four};
-  if (::setsockopt(fd.get(), SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) != 0) return errno_failure("cannot filter packets", errno);
+  if (::setsockopt(fd.get(), SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) != 0)
+    return errno_failure("cannot filter packets", errno);
   sockaddr_ll any{};
   any.sll_family = AF_PACKET;
   any.sll_protocol = htons(v6 ? ETH_P_IPV6 : ETH_P_IP);
-  if (::bind(fd.get(), reinterpret_cast<sockaddr*>(&any), sizeof any) != 0) return errno_failure("cannot listen for packets", errno);
+  if (::bind(fd.get(), reinterpret_cast<sockaddr*>(&any), sizeof any) != 0)
+    return errno_failure("cannot listen for packets", errno);
   return fd;
 }
 
@@ -169,7 +172,9 @@ void Ears::hear(int fd) {
     const ssize_t n = ::recvfrom(fd, packet, sizeof packet, 0, reinterpret_cast<sockaddr*>(&from), &length);
     if (n < 0) return;
     Heard heard;
-    if (static_cast<unsigned>(from.sll_ifindex) == loopback || !parse_packet({packet, static_cast<std::size_t>(n)}, heard)) continue;
+    if (static_cast<unsigned>(from.sll_ifindex) == loopback ||
+        !parse_packet({packet, static_cast<std::size_t>(n)}, heard))
+      continue;
     const std::lock_guard lock(mutex_);
     talk_.came(heard, now_ms());
   }
@@ -188,10 +193,15 @@ Result<> Ears::look(bool closely) {
   for (const auto& socket : all) {
     if (socket.listening) listening_.insert(socket.port);
   }
+  using Ends = std::tuple<std::string, std::uint16_t, std::string, std::uint16_t>;
+  std::set<Ends> ends;
+  for (const auto& socket : all) ends.emplace(socket.local, socket.port, socket.remote, socket.remote_port);
   std::map<Heard, int> standing;
   for (const auto& socket : all) {
-    const bool local = socket.remote.starts_with("127.") || socket.remote == "::1" || socket.remote == socket.local;
-    if (socket.established && listening_.contains(socket.port) && !local) ++standing[{false, socket.remote, socket.local, socket.port}];
+    // This host to itself: the other end is here too, be it at an address that has moved away meanwhile.
+    const bool local = ends.contains({socket.remote, socket.remote_port, socket.local, socket.port});
+    if (socket.established && listening_.contains(socket.port) && !local)
+      ++standing[{false, socket.remote, socket.local, socket.port}];
   }
   if (closely) look_closely(all);
   const std::lock_guard lock(mutex_);

@@ -34,7 +34,7 @@ class Ears {
   const Fd four_;  // IPv4 packets
   const Fd six_;
   std::set<std::uint16_t> listening_;  // ports that were ever listened on; the thread's alone
-  mutable std::mutex mutex_;  // guards what follows
+  mutable std::mutex mutex_;           // guards what follows
   Talk talk_;
   std::chrono::nanoseconds asked_at_;
   std::optional<Error> trouble_;  // of the last look

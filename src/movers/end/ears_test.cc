@@ -54,7 +54,8 @@ class EarsTest : public ::testing::Test {
   // Bash's own sockets; whether the port answers does not matter.
   void say(const std::string& path, const std::string& then = "true") {
     const auto script = fmt::format("exec 3<>/dev/{}; {}", path, then);
-    (void)run_child({"nsenter", "-n", "-t", std::to_string(other_), "bash", "-c", script}, "", Deadline::in(Millis(5'000)));
+    (void)run_child({"nsenter", "-n", "-t", std::to_string(other_), "bash", "-c", script}, "",
+                    Deadline::in(Millis(5'000)));
   }
   // Asks until `wanted` holds; the last answer.
   Json await(const Silence& silence, const std::function<bool(const Json&)>& wanted) {
@@ -91,15 +92,19 @@ TEST_F(EarsTest, AttemptsAtAClosedPortAreHeard) {
 TEST_F(EarsTest, AStandingConnectionIsSeenUntilItEnds) {
   // Somebody else's listener: what this process itself listens on is midstream's own.
   auto server = Child::start({"perl", "-MIO::Socket::INET", "-e",
-                              "my $s = IO::Socket::INET->new(Listen => 5, LocalAddr => '192.0.2.1', LocalPort => 8083, ReuseAddr => 1) or die; "
-                              "$| = 1; print \"r\"; my @kept; while (my $c = $s->accept) { push @kept, $c; my $x; read $c, $x, 1; close $c; }"});
+                              "my $s = IO::Socket::INET->new(Listen => 5, LocalAddr => '192.0.2.1', LocalPort => 8083, "
+                              "ReuseAddr => 1) or die; "
+                              "$| = 1; print \"r\"; my @kept; while (my $c = $s->accept) { push @kept, $c; my $x; read "
+                              "$c, $x, 1; close $c; }"});
   ASSERT_TRUE(server);
   char byte = 0;
   ASSERT_EQ(::read(server->out(), &byte, 1), 1);
-  const auto client = Child::start({"nsenter", "-n", "-t", std::to_string(other_), "bash", "-c", "exec 3<>/dev/tcp/192.0.2.1/8083; read line"});
+  const auto client = Child::start(
+      {"nsenter", "-n", "-t", std::to_string(other_), "bash", "-c", "exec 3<>/dev/tcp/192.0.2.1/8083; read line"});
   ASSERT_TRUE(client);
   const Silence silence{.span_ms = 300};
-  const auto seen = await(silence, [](const Json& j) { return !j["sources"].empty() && j["sources"][0]["sessions"] == 1; });
+  const auto seen =
+      await(silence, [](const Json& j) { return !j["sources"].empty() && j["sources"][0]["sessions"] == 1; });
   EXPECT_EQ(seen["sources"][0]["source"], "192.0.2.2");
   pause_for(Millis(600), {});
   EXPECT_FALSE(ears_->judge(silence).value()["reached"].get<bool>()) << "it stands, though nothing is said";

@@ -1,4 +1,5 @@
-// The mover `end`: who still talks to a host, so that it is given up only when nobody does. docs/formats/desired.md.
+// The mover `end`: who still talks to a host, so that it is given up only when nobody does, and what makes its files
+// read-only then. docs/formats/desired.md.
 #pragma once
 
 #include <memory>

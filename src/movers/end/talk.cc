@@ -60,7 +60,8 @@ std::vector<SocketEntry> parse_sockets(std::string_view text, bool udp, bool v6)
     if (!parse_end(words[2], v6, entry.remote, entry.remote_port)) continue;
     entry.listening = udp ? entry.remote_port == 0 : words[3] == "0A";
     // SYN_RECV to CLOSE_WAIT: somebody is, or was a moment ago, on the other end. TIME_WAIT is nobody any more.
-    entry.established = !udp && (words[3] == "01" || words[3] == "03" || words[3] == "04" || words[3] == "05" || words[3] == "08");
+    entry.established =
+        !udp && (words[3] == "01" || words[3] == "03" || words[3] == "04" || words[3] == "05" || words[3] == "08");
     entry.inode = std::strtoull(words[9].c_str(), nullptr, 10);
     sockets.push_back(std::move(entry));
   }
@@ -95,15 +96,18 @@ Result<Silence> parse_silence(const Json& desired) {
   };
   CHECK_OK(set_of("addresses", silence.addresses));
   CHECK_OK(set_of("accept", silence.accepted));
-  for (const auto& [source, words] : desired.value("ignore", Json::object()).items()) silence.ignored[source] = words.get<std::string>();
-  for (const auto& [port, service] : desired.value("services", Json::object()).items())
-    silence.services[static_cast<std::uint16_t>(std::atoi(port.c_str()))] = service.get<std::string>();
+  const Json ignored = desired.value("ignore", Json::object());
+  for (const auto& [source, words] : ignored.items()) silence.ignored[source] = TRY(get_string(ignored, source));
+  const Json services = desired.value("services", Json::object());
+  for (const auto& [port, service] : services.items())
+    silence.services[static_cast<std::uint16_t>(std::atoi(port.c_str()))] = TRY(get_string(services, port));
   return silence;
 }
 
 void Talk::came(const Heard& heard, std::int64_t now_ms) {
   if (entries_.size() >= kMost && !entries_.contains(heard)) {
-    std::erase_if(entries_, [&](const auto& one) { return one.second.sessions == 0 && now_ms - one.second.last_ms > 600'000; });
+    std::erase_if(entries_,
+                  [&](const auto& one) { return one.second.sessions == 0 && now_ms - one.second.last_ms > 600'000; });
     if (entries_.size() >= kMost) return;
   }
   auto& entry = entries_[heard];
@@ -141,19 +145,24 @@ Json Talk::judge(const Silence& silence, std::int64_t now_ms) const {
     if (ours(heard) || (!silence.addresses.empty() && !silence.addresses.contains(heard.address))) continue;
     const auto known = silence.services.find(heard.port);
     const auto listens = listeners_.find(heard.port);
-    const auto service = known != silence.services.end() ? known->second : listens != listeners_.end() ? listens->second : "";
+    const auto service = known != silence.services.end() ? known->second
+                         : listens != listeners_.end()   ? listens->second
+                                                         : "";
     const auto quiet_ms = now_ms - entry.last_ms;
-    Json one{{"service", service}, {"source", heard.source}, {"address", heard.address}, {"port", heard.port},
-             {"udp", heard.udp}, {"sessions", entry.sessions}, {"attempts", entry.attempts}, {"silent_ms", quiet_ms}};
+    Json one{{"service", service}, {"source", heard.source},     {"address", heard.address},   {"port", heard.port},
+             {"udp", heard.udp},   {"sessions", entry.sessions}, {"attempts", entry.attempts}, {"silent_ms", quiet_ms}};
     const auto ignored = silence.ignored.find(heard.source);
-    const bool accepted = silence.accepted.contains(heard.source) || silence.accepted.contains(service + "@" + heard.source);
+    const bool accepted =
+        silence.accepted.contains(heard.source) || silence.accepted.contains(service + "@" + heard.source);
     if (ignored != silence.ignored.end()) one["counted_by"] = ignored->second;
     one["accepted"] = accepted;
     if (ignored == silence.ignored.end() && !accepted && (entry.sessions > 0 || quiet_ms < silence.span_ms)) {
       ++speaking;
       if (speaking <= 3) {
-        const auto what = entry.sessions > 0 ? fmt::format("{} sessions", entry.sessions) : fmt::format("{:.1f} s ago", static_cast<double>(quiet_ms) / 1000);
-        loud += fmt::format("{}{} to {} port {} ({})", loud.empty() ? "" : ", ", heard.source, service.empty() ? "?" : service, heard.port, what);
+        const auto what = entry.sessions > 0 ? fmt::format("{} sessions", entry.sessions)
+                                             : fmt::format("{:.1f} s ago", static_cast<double>(quiet_ms) / 1000);
+        loud += fmt::format("{}{} to {} port {} ({})", loud.empty() ? "" : ", ", heard.source,
+                            service.empty() ? "?" : service, heard.port, what);
       }
     }
     told.emplace_back(quiet_ms, std::move(one));
@@ -164,13 +173,18 @@ Json Talk::judge(const Silence& silence, std::int64_t now_ms) const {
   if (speaking > 0) {
     why = fmt::format("{} still talk here: {}{}", speaking, loud, speaking > 3 ? ", ..." : "");
   } else if (watched < silence.span_ms) {
-    why = fmt::format("listened for {:.1f} s of {:.1f} s", static_cast<double>(watched) / 1000, static_cast<double>(silence.span_ms) / 1000);
+    why = fmt::format("listened for {:.1f} s of {:.1f} s", static_cast<double>(watched) / 1000,
+                      static_cast<double>(silence.span_ms) / 1000);
   }
   Json sources = Json::array();
   for (auto& [quiet, one] : told) {
     if (sources.size() < kTold) sources.push_back(std::move(one));
   }
-  return {{"reached", why.empty()}, {"why", why}, {"watched_ms", watched}, {"speaking", speaking}, {"sources", std::move(sources)}};
+  return {{"reached", why.empty()},
+          {"why", why},
+          {"watched_ms", watched},
+          {"speaking", speaking},
+          {"sources", std::move(sources)}};
 }
 
 }  // namespace midstream

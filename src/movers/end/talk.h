@@ -16,9 +16,9 @@ namespace midstream {
 // One end of a TCP connection that somebody made to this host, or a UDP port that somebody sent to.
 struct Heard {
   bool udp = false;
-  std::string source;       // numeric
-  std::string address;      // of ours
-  std::uint16_t port = 0;   // of ours
+  std::string source;      // numeric
+  std::string address;     // of ours
+  std::uint16_t port = 0;  // of ours
   auto operator<=>(const Heard&) const = default;
 };
 
@@ -42,10 +42,10 @@ bool parse_packet(std::string_view packet, Heard& heard);
 // What is asked of the talk.
 struct Silence {
   std::int64_t span_ms = 60'000;
-  std::set<std::string> addresses;             // of ours that count; empty: all
-  std::map<std::string, std::string> ignored;  // source -> who counts it instead, in words
+  std::set<std::string> addresses;                // of ours that count; empty: all
+  std::map<std::string, std::string> ignored;     // source -> who counts it instead, in words
   std::map<std::uint16_t, std::string> services;  // port -> the service that it belongs to
-  std::set<std::string> accepted;              // sources, or SERVICE@SOURCE, that the operator let go
+  std::set<std::string> accepted;                 // sources, or SERVICE@SOURCE, that the operator let go
 };
 Result<Silence> parse_silence(const Json& desired);
 

@@ -78,6 +78,20 @@ TEST_F(TalkTest, OnlySomeAddressesMayCount) {
   EXPECT_FALSE(reached(talk_.judge(silence, 2'000)));
 }
 
+TEST(Asked, InTheWordsOfThePlan) {
+  const auto silence = parse_silence({{"kind", "silent"},
+                                      {"silence_ms", 2'000},
+                                      {"ignore", {{"10.77.0.1", "HAProxy on edge"}}},
+                                      {"services", {{"5432", "db"}}},
+                                      {"accept", {"203.0.113.50"}}});
+  ASSERT_TRUE(silence);
+  EXPECT_EQ(silence->ignored.at("10.77.0.1"), "HAProxy on edge");
+  EXPECT_EQ(silence->services.at(5432), "db");
+  EXPECT_TRUE(silence->accepted.contains("203.0.113.50"));
+  EXPECT_FALSE(parse_silence({{"silence_ms", 2'000}, {"ignore", {{"10.77.0.1", 7}}}}));
+  EXPECT_FALSE(parse_silence({{"kind", "silent"}}));
+}
+
 TEST(Packet, BeginningsOfConnections) {
   std::string ip("\x45\0\0\x28\0\0\x40\0\x40\x06\0\0\xcb\0\x71\x32\xc0\0\x02\x0a", 20);
   std::string tcp("\xc0\x01\x1f\x91\0\0\0\0\0\0\0\0\x50\x02\0\0\0\0\0\0", 20);
