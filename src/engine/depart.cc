@@ -58,7 +58,9 @@ void Engine::left(Flight& flight, const Left& answer) {
       error.kind == ErrorKind::retry || error.kind == ErrorKind::unknown || error.kind == ErrorKind::cancelled;
   if (!again || ++departures_ >= kDepartures) {
     departures_ = 0;
-    return stop(flight, fmt::format("leave {}", answer.host), error);
+    auto why = error;
+    if (why.todo.empty()) why.todo = "`midstream finish` goes on where it was";
+    return stop(flight, fmt::format("leave {}", answer.host), why);
   }
   not_before_ = flight.now + kAgainMs;
 }
