@@ -38,7 +38,7 @@ addresses:
   - { subnet: 192.0.2.0/26, from: {host: old, dev: eth0}, to: {host: new, dev: eth1}, addresses: [192.0.2.10, 192.0.2.11], gateway: 192.0.2.1 }
   - { subnet: "2001:db8:26::/64", from: {host: old, dev: eth0}, to: {host: new, dev: eth0} }
   - { pool: 198.51.100.0/28, for: new }
-after: { old: stopped, accept: [ 203.0.113.7, "db@2001:db8::7" ] }
+after: { old: stopped }
 units: [ { name: cron@invoices, sides: one, deadline: 1m }, { name: queue@1.service } ]
 accept: [ "listen 127.0.0.1:6379" ]
 )";
@@ -85,12 +85,17 @@ TEST(Manifest, ReadsEveryField) {
   EXPECT_EQ(m.rules.window->to_minute, 840);
   EXPECT_EQ(m.rules.window->zone, "America/Toronto");
   EXPECT_EQ(m.after_old, "stopped");
-  EXPECT_EQ(m.after_accept, (std::vector<std::string>{"203.0.113.7", "db@2001:db8::7"}));
+  EXPECT_TRUE(m.after_accept.empty());
   EXPECT_EQ(m.rules.silence, Span(60'000));
   const auto patient = parse_manifest(replaced(kGood, "observe: 2h", "observe: 2h\n  silence: 90s"), "move.yaml");
   ASSERT_TRUE(patient) << patient.error().text();
   EXPECT_EQ(patient->rules.silence, Span(90'000));
-  EXPECT_FALSE(parse_manifest(replaced(kGood, "accept: [ 203.0.113.7,", "accept: [ everybody,"), "move.yaml"));
+  const auto accepting = [](std::string_view who) {
+    return parse_manifest(replaced(kGood, "{ old: stopped }", fmt::format("{{ old: stopped, accept: [ {} ] }}", who)), "move.yaml");
+  };
+  ASSERT_TRUE(accepting("203.0.113.7, \"db@2001:db8::7\""));
+  EXPECT_EQ(accepting("203.0.113.7, \"db@2001:db8::7\"")->after_accept, (std::vector<std::string>{"203.0.113.7", "db@2001:db8::7"}));
+  EXPECT_FALSE(accepting("everybody"));
 }
 
 TEST(Manifest, ReadsServicesInTheOrderOfTheirNeeds) {

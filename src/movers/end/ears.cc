@@ -3,10 +3,12 @@
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <fmt/format.h>
+#include <ifaddrs.h>
 #include <linux/filter.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <net/if.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -92,6 +94,24 @@ Result<Fd> open_ear(bool v6) {
   if (::bind(fd.get(), reinterpret_cast<sockaddr*>(&any), sizeof any) != 0)
     return errno_failure("cannot listen for packets", errno);
   return fd;
+}
+
+// Numeric, of every device.
+std::set<std::string> own_addresses() {
+  std::set<std::string> addresses;
+  ifaddrs* list = nullptr;
+  if (::getifaddrs(&list) != 0) return addresses;
+  for (const auto* one = list; one != nullptr; one = one->ifa_next) {
+    if (one->ifa_addr == nullptr) continue;
+    const bool v6 = one->ifa_addr->sa_family == AF_INET6;
+    if (!v6 && one->ifa_addr->sa_family != AF_INET) continue;
+    char text[INET6_ADDRSTRLEN];
+    const void* bytes = v6 ? static_cast<const void*>(&reinterpret_cast<const sockaddr_in6*>(one->ifa_addr)->sin6_addr)
+                           : &reinterpret_cast<const sockaddr_in*>(one->ifa_addr)->sin_addr;
+    if (::inet_ntop(v6 ? AF_INET6 : AF_INET, bytes, text, sizeof text) != nullptr) addresses.insert(text);
+  }
+  ::freeifaddrs(list);
+  return addresses;
 }
 
 // inode -> pid, of every socket that a process of this host holds.
@@ -197,7 +217,9 @@ Result<> Ears::look(bool closely) {
   std::set<Ends> ends;
   for (const auto& socket : all) ends.emplace(socket.local, socket.port, socket.remote, socket.remote_port);
   std::map<Heard, int> standing;
+  const auto here = own_addresses();
   for (const auto& socket : all) {
+    if (!here.contains(socket.local)) continue;  // the address has moved away, and nothing comes for it any more
     // This host to itself: the other end is here too, be it at an address that has moved away meanwhile.
     const bool local = ends.contains({socket.remote, socket.remote_port, socket.local, socket.port});
     if (socket.established && listening_.contains(socket.port) && !local)
