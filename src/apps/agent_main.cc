@@ -103,10 +103,22 @@ Result<> install(const Options& options) {
   return write_file_durably(directory / "build", options.build + "\n", 0600);
 }
 
+// The answer leaves first: what carries it goes down with the host.
+Result<> power_off_soon() {
+  const pid_t pid = ::fork();
+  if (pid < 0) return errno_failure("cannot fork", errno);
+  if (pid > 0) return {};
+  ::setsid();
+  ::close_range(0, ~0u, 0);
+  pause_for(Millis(1'000), {});
+  const auto asked = power_off();
+  ::_exit(asked ? 0 : 1);
+}
+
 Result<> uninstall(const Options& options) {
   if (!is_plain_name(options.move)) return refused("move must be a plain name");
   CHECK_OK(remove_all_of_ours(options.move, options.journal, options.epoch, Deadline::in(Millis(20'000))));
-  return options.power_off ? power_off() : Result<>{};
+  return options.power_off ? power_off_soon() : Result<>{};
 }
 
 Result<> evidence(const Options& options) {
