@@ -158,7 +158,14 @@ Result<Applier::Verdict> Applier::judge(const Change& change, const Place& place
   if (digest(current) == change.base) return Verdict::clean;
   if (current.type == EntryType::directory && change.version.type == EntryType::directory && !tree_.outgoing)
     return Verdict::clean;
+  if (maybe_torn(*local) && current.mtime_ns <= change.version.mtime_ns) return Verdict::wins;
   return wins_over(change.version, current) ? Verdict::wins : Verdict::loses;
+}
+
+// A file from before this run of the host, on a disk that may have lost content in a power cut: the times and the size of
+// what arrived here came back, and zeros in it. It is not a user's version that a tie could decide for.
+bool Applier::maybe_torn(const Stat& local) const {
+  return tree_.distrusted && local.type == EntryType::file && local.ctime_ns < tree_.run.since_ns;
 }
 
 void Applier::record(const Change& change, const Stat& stat) {

@@ -68,6 +68,7 @@ class Applier {
   Result<> take_out(const Change& change, const Place& place, const Stat& local, const std::string& name, int flags,
                     bool& again);
   Result<Verdict> judge(const Change& change, const Place& place, const std::optional<Stat>& local, Version& current);
+  bool maybe_torn(const Stat& local) const;
   Result<Version> current_version(const std::string& path, const Place& place, const Stat& local);
   Result<Place> make_place(const std::string& path);
   Result<> touch(const std::string& directory, const Place& place);

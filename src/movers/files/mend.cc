@@ -259,6 +259,7 @@ Result<> Mender::settle(const std::string& path, Fetched& fetched) {
     const bool as_agreed = here && entry && entry->matches(*local.stat);
     if (!as_agreed) {  // changed here since it was agreed on, or gone from both
       tree_.index->erase(path);
+      if (here) tree_.dirty.mark(path, Millis(0));  // a user's: it is sent
       return {};
     }
   } else if (here && wins(local, theirs.version)) {

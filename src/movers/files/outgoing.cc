@@ -138,7 +138,7 @@ Result<> Outgoing::prepare() {
     const std::lock_guard lock(tree_->mutex);
     distrust_ = tree_->distrusted;
   }
-  scout_->distrust_disk(distrust_);
+  scout_->distrust_disk(distrust_, copied_);
   if (distrust_) rescan_ = true;
   return check_root();
 }
@@ -306,7 +306,7 @@ Result<> Outgoing::mend_lost() {
   }
   CHECK_OK(checkpoint(*tree_));
   distrust_ = false;
-  scout_->distrust_disk(false);
+  scout_->distrust_disk(false, false);
   return {};
 }
 

@@ -60,7 +60,8 @@ void Scout::note_trouble(const std::string& path, std::string why) {
 bool Scout::is_suspect(const std::string& path, const Stat& stat) {
   const std::lock_guard lock(tree_.mutex);
   const auto* entry = std::as_const(*tree_.index).find(path);
-  if (!entry || entry->ino == 0 || stat.type != EntryType::file || entry->matches(stat)) return false;
+  if (stat.type != EntryType::file) return false;
+  if (entry ? entry->ino == 0 || entry->matches(stat) : !unknown_too_) return false;
   const auto since = tree_.run.since_ns;
   return stat.ctime_ns < since || (stat.size == 0 && stat.mtime_ns < since);
 }

@@ -35,8 +35,10 @@ class Scout {
   std::uint64_t scans_done() const { return scans_done_; }
 
   // After a power cut a file that changed before this run of the host, or is empty since, may be what the cut left of
-  // a change: it is not sent, it is to be mended.
-  void distrust_disk(bool distrust) { distrust_ = distrust; }
+  // a change: it is not sent, it is to be mended. With `unknown_too` also one that the index knows nothing of: what
+  // arrived and was never synced can come back as zeros, and what the index had of it not at all. Before everything is
+  // copied once nothing has arrived, and what is unknown is merely not sent yet.
+  void distrust_disk(bool distrust, bool unknown_too) { distrust_ = distrust, unknown_too_ = unknown_too; }
   const std::vector<std::string>& lost() const { return lost_; }
   void found_again() { lost_.pop_back(); }
   void note_trouble(const std::string& path, std::string why);
@@ -100,6 +102,7 @@ class Scout {
   const std::stop_token stop_;
   std::deque<Scan> scans_;
   bool distrust_ = false;
+  bool unknown_too_ = false;
   std::vector<std::string> lost_;
   std::uint32_t stamp_ = 0;
   std::atomic<std::uint64_t> scans_done_{0};
