@@ -106,7 +106,7 @@ void add_shop(FileSet& files, const Scenario& s, const HostPlan& host, const Sec
   for (const auto& service : s.app_services) {
     const auto command = fmt::format(
         "setpriv --reuid=shop --regid=shop --clear-groups /opt/midstream/bin/lab-shop --listen {}:{} --host {} "
-        "--files {} --db \"host={} port=5432 dbname={} user={} passfile=/etc/shop/pgpass\" --peer http://{}:{}",
+        "--files {} --db \"host={} port=5432 dbname={} user={} passfile=/etc/shop/pgpass\" --peer http://{}:{} --mood /etc/shop/mood.json",
         host.mgmt, port, host.name, s.tree, s.db_name.substr(0, s.db_name.size() - 1), s.database, s.app_role,
         old_side ? kNewMgmt : kOldMgmt, port);
     files.service(service, command,

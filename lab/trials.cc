@@ -5,6 +5,7 @@
 #include "lab/operator_trial.h"
 #include "lab/remains.h"
 #include "lab/vanish.h"
+#include "lab/guard_trials.h"
 
 #include <fmt/format.h>
 #include <signal.h>
@@ -215,6 +216,12 @@ class Runner {
     return trial.end();
   }
 
+  Result<> guard(Misbehaviour what) {
+    auto trial = TRY(begin());
+    CHECK_OK(try_guard(trial, what, [this](std::string_view line) { spec_.tell(line); }));
+    return trial.end();
+  }
+
   // After a whole move, every secret of the run is looked for wherever it must not be.
   Result<> secrets() {
     auto trial = TRY(begin());
@@ -366,6 +373,9 @@ const std::vector<std::pair<std::string, Body>>& trials() {
       {"vanish-cut-old", [](Runner& r) { return r.vanish(Blow::cut_old); }},
       {"vanish-cut-new", [](Runner& r) { return r.vanish(Blow::cut_new); }},
       {"away", [](Runner& r) { return r.away(); }},
+      {"guard-errors", [](Runner& r) { return r.guard(Misbehaviour::errors); }},
+      {"guard-slow", [](Runner& r) { return r.guard(Misbehaviour::slow); }},
+      {"guard-both", [](Runner& r) { return r.guard(Misbehaviour::both); }},
       {"bad-input", [](Runner& r) { return r.bad_input(); }},
       {"operator", [](Runner& r) { return r.at_the_operators_word(); }},
       {"old-stopped", [](Runner& r) { return r.old_afterwards(true); }},

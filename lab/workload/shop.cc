@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 
 #include <CLI/CLI.hpp>
+#include <atomic>
 #include <csignal>
 #include <mutex>
 #include <thread>
@@ -15,6 +16,7 @@
 #include "lab/workload/http.h"
 #include "lab/workload/sha256.h"
 #include "lab/workload/shelf.h"
+#include "sys/file.h"
 #include "sys/log.h"
 #include "sys/net.h"
 
@@ -28,7 +30,30 @@ struct ShopOptions {
   std::string host;
   std::string files;
   std::string peer;
+  std::string mood;  // a file; see Mood
   DeskOptions desk;
+};
+
+// How badly the shop behaves: {"fail_every": N, "delay_ms": MS} in a file that a trial may write at any time. One request
+// in N is answered with 500, and every answer takes so much longer. Without the file it behaves.
+class Mood {
+ public:
+  explicit Mood(std::string file) : file_(std::move(file)) {}
+
+  // Whether this request is to fail; has waited when it returns.
+  bool spoils() {
+    if (file_.empty()) return false;
+    const auto text = read_file(file_);
+    if (!text) return false;
+    const auto mood = parse_json(*text).value_or(Json::object());
+    pause_for(Millis(get_int_or(mood, "delay_ms", 0)), {});
+    const auto every = get_int_or(mood, "fail_every", 0);
+    return every > 0 && requests_.fetch_add(1) % static_cast<std::uint64_t>(every) == 0;
+  }
+
+ private:
+  const std::string file_;
+  std::atomic<std::uint64_t> requests_ = 0;
 };
 
 HttpResponse answer(int status, const Json& body) {
@@ -56,11 +81,11 @@ HttpResponse bytes_answer(std::string bytes) {
 class Shop {
  public:
   Shop(const ShopOptions& options, Shelf shelf)
-      : options_(options), shelf_(std::move(shelf)), desk_(options.desk) {}
+      : options_(options), mood_(options.mood), shelf_(std::move(shelf)), desk_(options.desk) {}
 
   HttpResponse handle(const HttpRequest& request, const std::stop_token& stop) {
     const std::string_view target = std::string_view(request.target).substr(0, request.target.find('?'));
-    HttpResponse out = route(request, target, stop);
+    HttpResponse out = mood_.spoils() ? answer(500, Json{{"error", "in a bad mood"}}) : route(request, target, stop);
     out.headers["x-host"] = options_.host;
     return out;
   }
@@ -137,6 +162,7 @@ class Shop {
   }
 
   const ShopOptions options_;
+  Mood mood_;
   Shelf shelf_;
   OrderDesk desk_;
 };
@@ -238,6 +264,7 @@ int main(int argc, char** argv) {
   app.add_option("--files", options.files, "directory with static/ and uploads/")->required();
   app.add_option("--db", options.desk.conninfo, "libpq connection string, without a password")->required();
   app.add_option("--peer", options.peer, "http://ADDRESS:PORT of the shop to ask for a missing file");
+  app.add_option("--mood", options.mood, "file that makes it behave badly");
   CLI11_PARSE(app, argc, argv);
   options.desk.placed_by = options.host;
 

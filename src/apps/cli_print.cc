@@ -108,6 +108,8 @@ std::string status_text(const Json& status) {
   }
   const auto unreachable = status.value("unreachable", Json::object());
   for (const auto& [host, why] : unreachable.items()) out += fmt::format("  {} cannot be reached: {}\n", host, why.dump());
+  for (const auto& one : status.value("guard", Json::array()))
+    out += fmt::format("  {:<8} guard: {}: {}\n", get_string_or(one, "service", ""), get_string_or(one, "verdict", ""), get_string_or(one, "words", ""));
   return out;
 }
 

@@ -33,6 +33,15 @@ void Histogram::merge(const Histogram& other) {
   count_ += other.count_;
 }
 
+Histogram Histogram::since(const Histogram& before) const {
+  Histogram out;
+  for (std::size_t i = 0; i < buckets_.size(); ++i) {
+    const auto earlier = i < before.buckets_.size() ? before.buckets_[i] : 0;
+    if (buckets_[i] > earlier) out.put(i, buckets_[i] - earlier);
+  }
+  return out;
+}
+
 std::int64_t Histogram::quantile(double q) const {
   const auto wanted = static_cast<std::uint64_t>(std::ceil(std::clamp(q, 0.0, 1.0) * static_cast<double>(count_)));
   std::uint64_t passed = 0;

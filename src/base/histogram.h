@@ -14,6 +14,8 @@ class Histogram {
  public:
   void add(std::int64_t us, std::uint64_t count = 1);
   void merge(const Histogram& other);
+  // What came after `before`, an earlier state of this same histogram.
+  Histogram since(const Histogram& before) const;
   std::uint64_t count() const { return count_; }
   // The value that a share `q` (0 to 1) of the samples does not exceed, microseconds: the upper end of its bucket. 0 where
   // there are no samples.

@@ -24,6 +24,7 @@ constexpr Millis kFresh{5'000};   // older figures of the probe say nothing abou
 constexpr Millis kAdoptLimit{30'000};
 constexpr Millis kMeterLimit{5'000};
 constexpr Millis kLeaveLimit{90'000};
+constexpr Millis kLook{1'000};  // from one look of the guards to the next
 
 // Tells this journal from any other of a move of the same name.
 Result<std::string> random_id() {
@@ -124,6 +125,7 @@ Result<Ending> Controller::drive(Goal goal, const std::string& until, const std:
 
 Result<Ending> Controller::loop(const std::stop_token& stop) {
   auto next_period = boot_now() + kPeriod;
+  auto next_look = boot_now();
   while (true) {
     if (engine_.state().complete()) return Ending::complete;
     if (engine_.state().stopped) return Ending::stopped;
@@ -146,6 +148,10 @@ Result<Ending> Controller::loop(const std::stop_token& stop) {
       read_meter();
       read_stragglers();
       CHECK_OK(tell_facts());
+      if (boot_now() >= next_look) {
+        next_look = boot_now() + kLook;
+        CHECK_OK(ask_guards());
+      }
       CHECK_OK(drop_overdue());
       CHECK_OK(send_adoptions());
       write_status();
@@ -435,6 +441,38 @@ void Controller::read_stragglers() {
           });
 }
 
+// A look of every guard that has a say. Asking is what keeps the agent's probe traffic going.
+Result<> Controller::ask_guards() {
+  const auto& state = engine_.state();
+  std::erase_if(guards_, [&](const auto& one) { return !engine_.guarding(one.first); });
+  for (const auto& spec : state.plan.guards) {
+    if (!engine_.guarding(spec.service) || guards_asked_.contains(spec.service)) continue;
+    const auto baseline = state.baselines.find(spec.service);
+    guards_.try_emplace(spec.service, spec, baseline == state.baselines.end() ? Json() : baseline->second);
+    auto* host = host_of(spec.host);
+    if (host == nullptr || !host->link || !host->adopted) {
+      CHECK_OK(guard_answered(spec.service, retry(fmt::format("the agent on {} cannot be asked", spec.host))));
+      continue;
+    }
+    guards_asked_.insert(spec.service);
+    request(*host,
+            {{"type", "call"}, {"move", state.plan.move}, {"step", spec.from}, {"epoch", state.epoch}, {"mover", spec.mover}, {"verb", "observe"},
+             {"desired", spec.desired}},
+            kMeterLimit.count(), [this, service = spec.service](const Result<Json>& result) { return guard_answered(service, result); });
+  }
+  return {};
+}
+
+Result<> Controller::guard_answered(const std::string& service, const Result<Json>& result) {
+  guards_asked_.erase(service);
+  const auto found = guards_.find(service);
+  if (found == guards_.end() || !engine_.guarding(service)) return {};
+  const auto share = engine_.state().share(service);
+  const auto judgement = found->second.answered(share, result);
+  if (!judgement) return {};
+  return dispatch(Judged{service, *judgement, found->second.take_baseline(share, *judgement)});
+}
+
 void Controller::last_meter(Deadline deadline) {
   meter_asked_ = false;
   const auto before = meter_;
@@ -507,7 +545,17 @@ Json status_json(const Engine& engine, const Json& meter) {
   Json out{{"schema", "midstream.status/1"}, {"move", state.plan.move}, {"goal", to_string(state.goal)}, {"phase", phase}, {"epoch", state.epoch},
            {"steps_done", done}, {"steps", state.steps.size()}, {"complete", state.complete()}, {"paused", state.paused},
            {"waiting", engine.waiting()}, {"can_go_back", !state.past_return()}, {"services", meter.value("services", Json::array())},
-           {"budgets", state.plan.budgets}};
+           {"budgets", state.plan.budgets}, {"guard", Json::array()}};
+  for (const auto& spec : state.plan.guards) {
+    const auto said = engine.judgements().find(spec.service);
+    if (said != engine.judgements().end()) {
+      out["guard"].push_back({{"service", spec.service}, {"verdict", to_string(said->second.verdict)}, {"words", said->second.words}});
+      continue;
+    }
+    const auto last = std::ranges::find(state.verdict_records.rbegin(), state.verdict_records.rend(), Json(spec.service), [](const Json& one) { return one["service"]; });
+    if (last == state.verdict_records.rend()) continue;
+    out["guard"].push_back({{"service", spec.service}, {"verdict", (*last)["verdict"]}, {"words", (*last)["words"]}, {"at", format_wall(get_int_or(*last, "at", 0))}});
+  }
   if (state.stopped) out["stopped"] = {{"step", state.stopped_step}, {"error", to_json(*state.stopped)}};
   return out;
 }

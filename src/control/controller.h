@@ -10,10 +10,12 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <stop_token>
 #include <string>
 #include <thread>
 
+#include "control/guard_watch.h"
 #include "control/journal.h"
 #include "control/link.h"
 #include "control/peers.h"
@@ -81,6 +83,8 @@ class Controller {
   bool probing() const;
   Result<> tell_facts();
   void last_meter(Deadline deadline);
+  Result<> ask_guards();
+  Result<> guard_answered(const std::string& service, const Result<Json>& result);
   Json status();
   void write_status();
 
@@ -100,6 +104,8 @@ class Controller {
   // By the clock since boot. The figures count from when they were asked for; before this process has any, never.
   std::optional<std::chrono::nanoseconds> measured_at_;
   std::chrono::nanoseconds effect_ended_at_{0};
+  std::map<std::string, GuardWatch> guards_;  // those that have a say now
+  std::set<std::string> guards_asked_;
   bool ended_ = false;  // nothing is decided any more
   // What was asked of an agent and is not answered. One that is overdue ends its link, and everything is asked anew.
   struct Question {

@@ -247,6 +247,8 @@ class Builder {
 
   void shift_traffic(const ServiceSpec& service) {
     const auto& spec = *service.traffic;
+    const auto first = plan_.steps.size();
+    if (service.guard.enabled) add_guard(service);
     int from = 0;
     for (const int percent : spec.steps) {
       add("shift", service.name, fmt::format("weights-{}", percent), spec.haproxy, "traffic",
@@ -257,10 +259,32 @@ class Builder {
     const auto drain = with(traffic_base(spec), "drain", {{"servers", spec.old_servers}});
     add("shift", service.name, "drain", spec.haproxy, "traffic", drain);
     add_wait("shift", service.name, "drained", spec.haproxy, "traffic", drain, spec.drain);
+    for (auto i = first; i < plan_.steps.size() && service.guard.enabled; ++i) plan_.steps[i].guard = service.name;
     for (std::size_t i = 0; i < service.files.size(); ++i) {
       add("shift", service.name, fmt::format("files-{}-barrier", i), manifest_.old_host, "files",
           with(files_base(service, i), "barrier", {{"to", manifest_.new_host}}));
     }
+  }
+
+  // New is looked at before it serves anybody, and from there to the end of the soak.
+  void add_guard(const ServiceSpec& service) {
+    const auto& spec = *service.traffic;
+    const auto& rules = service.guard;
+    std::string path;
+    std::string authority;
+    if (service.probe && service.probe->kind == "http") {
+      const auto& url = service.probe->target;
+      const auto host = url.find("//") + 2;
+      const auto slash = std::min(url.find_first_of("/?", host), url.size());
+      authority = url.substr(host, slash - host);
+      path = slash == url.size() ? "/" : url[slash] == '?' ? "/" + url.substr(slash) : url.substr(slash);
+    }
+    const auto watch = with(traffic_base(spec), "watch",
+                            {{"path", path}, {"authority", authority}, {"rate", rules.rate}, {"timeout_ms", service.probe ? service.probe->timeout.count() : 1'000}});
+    add_hold("shift", service.name, "guard", fmt::format("compares new with old by {} requests of its own each, before new serves anybody", rules.min_samples), Span(1));
+    plan_.guards.push_back({service.name, spec.haproxy, "traffic", watch,
+                            {rules.errors, rules.p95, rules.floor.count() * 1'000, static_cast<std::uint64_t>(rules.min_samples)},
+                            plan_.steps.back().id, "soak"});
   }
 
   void switch_over() {

@@ -67,9 +67,14 @@ Json addresses_report(const Json& meter) {
 Json make_report(const State& state, const Json& meter) {
   Json steps = Json::array();
   for (std::size_t i = 0; i < state.steps.size(); ++i) steps.push_back(step_report(state.plan.steps[i], state.steps[i]));
+  Json verdicts = Json::array();
+  for (const auto& one : state.verdict_records) {
+    verdicts.push_back({{"at", format_wall(get_int_or(one, "at", 0))}, {"service", one["service"]}, {"step", one["step"]}, {"verdict", one["verdict"]},
+                        {"words", one["words"]}, {"took_back", one.contains("back_to")}});
+  }
   Json report{{"schema", "midstream.report/1"}, {"move", state.plan.move}, {"verdict", verdict(state)}, {"plan_hash", plan_hash(state.plan)},
               {"epoch", state.epoch}, {"goal", to_string(state.goal)}, {"services", services_report(state, meter)},
-              {"addresses", addresses_report(meter)}, {"steps", std::move(steps)}};
+              {"addresses", addresses_report(meter)}, {"steps", std::move(steps)}, {"guard", std::move(verdicts)}};
   if (state.stopped) report["stopped"] = {{"step", state.stopped_step}, {"error", to_json(*state.stopped)}};
   return report;
 }
@@ -94,6 +99,11 @@ std::string report_markdown(const Json& report) {
   for (const auto& one : report["steps"]) {
     out += fmt::format("| {} | {} | {} ms | {} |\n", get_string_or(one, "text", ""), get_string_or(one, "state", ""), get_int_or(one, "took_ms", 0),
                        figures(one.value("figures", Json::object())));
+  }
+  if (!report["guard"].empty()) out += "\n| guard | of | at | verdict | numbers |\n|---|---|---|---|---|\n";
+  for (const auto& one : report["guard"]) {
+    out += fmt::format("| {} | {} | {} | {}{} | {} |\n", get_string_or(one, "at", ""), get_string_or(one, "service", ""), get_string_or(one, "step", ""),
+                       get_string_or(one, "verdict", ""), get_bool_or(one, "took_back", false) ? ", taken back" : "", get_string_or(one, "words", ""));
   }
   if (report.contains("checker")) {
     const auto& checker = report["checker"];

@@ -21,11 +21,25 @@ std::string outcome_line(const Step& step, const StepState& at, const Json& reco
     return fmt::format("{}{}: attempt {} failed: {}", back ? "undo: " : "", step.text, at.attempt, error.text());
   }
   if (back && step.kind != StepKind::effect) return "";
-  if (step.kind == StepKind::hold) return step.text;
+  if (step.kind == StepKind::hold) {
+    const auto guard = get_string_or(record.value("result", Json::object()), "guard", "");
+    return guard.empty() ? step.text : fmt::format("{} (guard: {})", step.text, guard);
+  }
   const auto took = at.first_ms > 0 ? at.ended_ms - at.first_ms : 0;
   const auto details = figures(record.value("result", Json::object()));
   return fmt::format("{}{}{} ({:.1f} s{}{})", back ? "undone: " : "", step.kind == StepKind::wait ? "reached: " : "", step.text,
                      static_cast<double>(took) / 1000.0, details.empty() ? "" : "; ", details);
+}
+
+std::string paused_line(const Json& record) {
+  const auto why = get_string_or(record, "why", "");
+  return fmt::format("paused{}; `continue` goes on", why.empty() ? "" : ": " + why);
+}
+
+std::string verdict_line(const Json& record) {
+  const auto verdict = get_string_or(record, "verdict", "");
+  const auto back = record.contains("back_to") ? "; its traffic goes back to old" : "";
+  return fmt::format("guard: {}{}: {}", verdict, back, get_string_or(record, "words", ""));
 }
 
 }  // namespace
@@ -49,7 +63,8 @@ std::string story_line(const State& state, const Json& record) {
     return text.empty() ? std::string() : fmt::format("{}  {:<8} {}", at, service.empty() ? "move" : service, text);
   };
   if (type == "asked") return line("", fmt::format("asked: {}", get_string_or(record, "goal", "")));
-  if (type == "paused") return line("", get_bool_or(record, "paused", false) ? "paused; `continue` goes on" : "goes on");
+  if (type == "paused") return line("", get_bool_or(record, "paused", false) ? paused_line(record) : "goes on");
+  if (type == "verdict") return line(get_string_or(record, "service", ""), verdict_line(record));
   if (type == "epoch" && get_int_or(record, "epoch", 1) > 1) return line("", fmt::format("epoch {}: all agents adopt it, what was under way is observed", get_int_or(record, "epoch", 0)));
   if (type == "stopped") return line("", fmt::format("STOPPED: {}", error_from_json(record.value("error", Json::object())).text()));
   if (type == "left") return line("", fmt::format("midstream has left {}: nothing of it is there any more", get_string_or(record, "host", "?")));

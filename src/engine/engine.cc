@@ -66,6 +66,8 @@ Effects Engine::handle(std::int64_t now, const Event& event) {
           if (!e.sources.empty()) record(flight, {{"type", "accepted"}, {"sources", e.sources}});
         } else if constexpr (std::is_same_v<T, Left>) {
           left(flight, e);
+        } else if constexpr (std::is_same_v<T, Judged>) {
+          judged(flight, e);
         }
       },
       event);
@@ -157,6 +159,57 @@ void Engine::asked(Flight& flight, const Asked& ask) {
   }
 }
 
+bool Engine::guarding(const std::string& service) const {
+  const auto guard = std::ranges::find(state_.plan.guards, service, &GuardSpec::service);
+  if (guard == state_.plan.guards.end() || state_.going_back() || state_.goal != Goal::run) return false;
+  const auto& first = state_.steps[state_.plan.find(guard->from)];
+  const auto& last = state_.steps[state_.plan.find(guard->until)];
+  return (first.progress == Progress::running || first.progress == Progress::done) && last.progress != Progress::done;
+}
+
+// A verdict is recorded where it differs from the one before, or is the first of its step. Failing takes back, of itself
+// and paused or not, everything since the first share of the traffic went to new; then the move stops.
+void Engine::judged(Flight& flight, const Judged& word) {
+  if (!guarding(word.service)) return;
+  const auto [verdict, words, dead] = word.judgement;
+  judgements_[word.service] = word.judgement;
+  const auto step = state_.share(word.service);
+  const auto last = std::ranges::find(state_.verdict_records.rbegin(), state_.verdict_records.rend(),
+                                      Json(word.service), [](const Json& record) { return record["service"]; });
+  const bool known =
+      last != state_.verdict_records.rend() && (*last)["step"] == step && (*last)["verdict"] == to_string(verdict);
+  if (known && verdict != Verdict::fail && word.baseline.is_null()) return;
+  const bool changed = !state_.verdicts.contains(word.service) || state_.verdicts.at(word.service) != verdict;
+  Json entry{{"type", "verdict"},
+             {"service", word.service},
+             {"verdict", to_string(verdict)},
+             {"words", words},
+             {"step", step}};
+  if (!word.baseline.is_null()) entry["baseline"] = word.baseline;
+  if (verdict == Verdict::fail) {
+    entry["back_to"] = std::ranges::find(state_.plan.guards, word.service, &GuardSpec::service)->from;
+    entry["ramp_ms"] = dead ? 0 : kRampMs;
+  }
+  record(flight, std::move(entry));
+  if (verdict == Verdict::both && changed && !state_.paused) {
+    record(flight, {{"type", "paused"},
+                    {"paused", true},
+                    {"why", fmt::format("the guard of {} blames both sides: {}", word.service, words)}});
+  }
+  if (verdict != Verdict::fail) return;
+  judgements_.clear();
+  // As when the operator turns back: an effect under way must be over before it is undone.
+  if (in_flight_) renew_epoch(flight);
+}
+
+// A guard that hears nothing: nothing begins, or is tried again, until it does.
+const Judgement* Engine::doubt() const {
+  for (const auto& [service, judgement] : judgements_) {
+    if (judgement.verdict == Verdict::unknown && guarding(service)) return &judgement;
+  }
+  return nullptr;
+}
+
 int Engine::running_index() const {
   for (std::size_t i = 0; i < state_.steps.size(); ++i) {
     const auto progress = state_.steps[i].progress;
@@ -170,9 +223,14 @@ int Engine::next_index() const {
   if (const int running = running_index(); running >= 0) return running;
   if (state_.goal == Goal::idle || state_.complete()) return -1;
   const int count = static_cast<int>(state_.steps.size());
-  for (int i = 0; i < count; ++i) {
-    const int index = state_.goal == Goal::back ? count - 1 - i : i;
-    if ((state_.steps[index].progress == Progress::done) == (state_.goal == Goal::back)) return index;
+  if (state_.going_back()) {
+    for (int index = count - 1; index >= state_.floor(); --index) {
+      if (state_.steps[index].progress == Progress::done) return index;
+    }
+    return -1;
+  }
+  for (int index = 0; index < count; ++index) {
+    if (state_.steps[index].progress != Progress::done) return index;
   }
   return -1;
 }
@@ -183,8 +241,8 @@ bool Engine::all_adopted(const Step& step) const {
 
 void Engine::proceed(Flight& flight) {
   if (state_.plan.steps.empty() || in_flight_ || state_.stopped) return;
+  if (state_.going_back()) return backward(flight);
   if (state_.goal == Goal::run || state_.goal == Goal::finish) forward(flight);
-  if (state_.goal == Goal::back) backward(flight);
   if (departs()) depart(flight);
 }
 
@@ -198,7 +256,7 @@ void Engine::forward(Flight& flight) {
       if (state_.steps[index].progress == Progress::running) return;
       continue;
     }
-    if (state_.paused) return;
+    if (state_.paused || doubt() != nullptr) return;
     const auto& step = state_.plan.steps[index];
     if (!all_adopted(step) || (bounded(step) && !facts_)) return;
     if (auto why = refusal(step)) return stop(flight, step.id, *why);
@@ -207,7 +265,7 @@ void Engine::forward(Flight& flight) {
 }
 
 void Engine::backward(Flight& flight) {
-  for (int index = static_cast<int>(state_.steps.size()) - 1; index >= 0; --index) {
+  for (int index = static_cast<int>(state_.steps.size()) - 1; index >= state_.floor(); --index) {
     const auto progress = state_.steps[index].progress;
     if (progress == Progress::pending || progress == Progress::undone) continue;
     const auto& step = state_.plan.steps[index];
@@ -221,8 +279,26 @@ void Engine::backward(Flight& flight) {
       continue;
     }
     if (flight.now < not_before_) return flight.wake(not_before_);
+    if (const auto at = ramp_end(index, flight.now); progress == Progress::done && flight.now < at)
+      return flight.wake(at);
     return begin(flight, index, Direction::back);
   }
+  if (state_.back_to.empty()) return;
+  record(flight,
+         {{"type", "stopped"}, {"step", state_.back_to}, {"taken_back", true}, {"error", to_json(state_.back_why)}});
+}
+
+// Old takes up again what it has not carried for a while, a share after the other.
+std::int64_t Engine::ramp_end(int index, std::int64_t now) const {
+  const auto& guard = state_.plan.steps[index].guard;
+  if (guard.empty()) return 0;
+  for (std::size_t i = index + 1; i < state_.steps.size(); ++i) {
+    const auto& later = state_.plan.steps[i];
+    const auto& at = state_.steps[i];
+    if (later.guard != guard || later.kind != StepKind::effect || at.progress != Progress::undone) continue;
+    return at.ended_ms <= now ? at.ended_ms + state_.ramp_ms : 0;
+  }
+  return 0;
 }
 
 // Whether the window or a budget has a say in when this step begins.
@@ -272,6 +348,7 @@ void Engine::begin(Flight& flight, int index, Direction direction) {
   asked_in_vain_ = 0;
   not_before_ = 0;
   seen_ = Json::object();
+  if (step.kind == StepKind::hold) judgements_.erase(step.guard);  // what was said of another share does not count
   if (step.kind == StepKind::effect) {
     send(flight, index, direction == Direction::forward ? Call::Verb::apply : Call::Verb::undo);
   } else {
@@ -295,8 +372,11 @@ void Engine::drive(Flight& flight, int index) {
   const auto& at = state_.steps[index];
   if (step.kind == StepKind::hold) {
     const auto end = at.first_ms + step.deadline_ms;
-    if (flight.now >= end) return succeed(flight, index, Json::object(), false);
-    return flight.wake(end);
+    if (flight.now < end) return flight.wake(end);
+    if (step.guard.empty()) return succeed(flight, index, Json::object(), false);
+    const auto said = judgements_.find(step.guard);  // the next verdict comes by itself
+    if (said == judgements_.end() || said->second.verdict != Verdict::pass) return;
+    return succeed(flight, index, Json{{"guard", said->second.words}}, false);
   }
   if (flight.now < not_before_) return flight.wake(not_before_);
   if (!all_adopted(step)) return;
@@ -311,10 +391,11 @@ void Engine::try_again(Flight& flight, int index) {
   const auto& step = state_.plan.steps[index];
   const bool blind = bounded(step) && !facts_;
   const auto why = blind ? std::nullopt : refusal(step);
-  if (!state_.paused && !blind && !why) return begin(flight, index, Direction::forward);
+  const bool halted = state_.paused || doubt() != nullptr;
+  if (!halted && !blind && !why) return begin(flight, index, Direction::forward);
   if (!looked_) return send(flight, index, Call::Verb::observe);
   if (get_bool_or(seen_, "held", false)) return begin(flight, index, Direction::forward);
-  if (!state_.paused && !blind) stop(flight, step.id, *why);
+  if (!halted && !blind) stop(flight, step.id, *why);
 }
 
 bool Engine::awaited(bool observing, std::string_view step, std::uint64_t epoch, std::uint64_t number) const {
@@ -415,23 +496,38 @@ std::string Engine::waiting_for_agents(const Step& step) const {
   return fmt::format("'{}' waits for the agent on {}", step.id, missing);
 }
 
+std::string Engine::waiting_for_guard(const Step& step) const {
+  const auto said = judgements_.find(step.guard);
+  if (said == judgements_.end()) return fmt::format("'{}' waits for the first verdict of the guard", step.id);
+  const auto& [verdict, words, dead] = said->second;
+  if (verdict == Verdict::pass) return fmt::format("'{}' is under way; the guard: {}", step.id, words);
+  return fmt::format("'{}' waits for the guard to pass: {}: {}", step.id, to_string(verdict), words);
+}
+
 std::string Engine::waiting() const {
   if (state_.stopped) return fmt::format("stopped at '{}': {}", state_.stopped_step, state_.stopped->text());
   if (departs()) return waiting_to_leave();
   const int index = next_index();
   if (index < 0) return "";
+  if (!state_.back_to.empty() && state_.goal != Goal::back)
+    return fmt::format("{}; under way: '{}'", state_.back_why.what, state_.plan.steps[index].id);
   const auto& step = state_.plan.steps[index];
   const auto& at = state_.steps[index];
   const bool under_way = running_index() >= 0;
   const std::string_view pause = state_.paused ? "; then paused, `continue` goes on" : "";
-  if (!under_way && state_.paused) return "paused; `continue` goes on";
+  const auto why_paused = state_.paused_why.empty() ? "" : fmt::format(" ({})", state_.paused_why);
+  if (!under_way && state_.paused) return fmt::format("paused{}; `continue` goes on", why_paused);
   if (!in_flight_ && !all_adopted(step)) return waiting_for_agents(step) + std::string(pause);
-  const bool forward = state_.goal != Goal::back;
+  const bool forward = !state_.going_back();
+  if ((!under_way || looked_) && !in_flight_ && forward && doubt() != nullptr)
+    return fmt::format("'{}' waits: the guard is blind: {}", step.id, doubt()->words);
   if (forward && !in_flight_ && (!under_way || looked_) && bounded(step) && !facts_)
     return fmt::format("'{}' waits for the measured downtime and the window", step.id);
   if (!under_way) return "";
   if (looked_ && !in_flight_ && state_.paused)
     return fmt::format("paused, '{}' is not in effect; `continue` tries it again", step.id);
+  if (forward && step.kind == StepKind::hold && !step.guard.empty())
+    return waiting_for_guard(step) + std::string(pause);
   const auto why = get_string_or(seen_, "why", "");
   if (!why.empty()) return fmt::format("'{}' waits: {}{}", step.id, why, pause);
   if (at.error) return fmt::format("'{}' is tried again: {}{}", step.id, at.error->what, pause);

@@ -81,9 +81,15 @@ struct Left {  // of a Depart: nothing of ours is on that host any more
   std::uint64_t epoch;
   Result<> result;
 };
+// What the guard of a service says after a look. Which looks there are is the shell's affair, while guarding() holds.
+struct Judged {
+  std::string service;
+  Judgement judgement;
+  Json baseline = Json();  // old's latencies before the shift, where they are known for the first time
+};
 struct Tick {};  // time has come
 using Event = std::variant<Started, Adopted, NotAdopted, LinkLost, Asked, Paused, Outcome, Observed, Facts, NoFacts,
-                           Accepted, Left, Tick>;
+                           Accepted, Judged, Left, Tick>;
 
 // ---- effects ------------------------------------------------------------------------------------------------
 struct Adopt {
@@ -127,20 +133,35 @@ struct StepState {
   std::optional<Error> error;  // of the latest attempt, if it failed
 };
 
+inline constexpr std::int64_t kRampMs = 500;
+
 struct State {
   Plan plan;
   std::uint64_t epoch = 0;
   Goal goal = Goal::idle;
   std::string until;
   bool paused = false;
+  std::string paused_why;  // "" where the operator paused
   std::vector<StepState> steps;
   std::optional<Error> stopped;  // why nothing goes on until the operator asks again
   std::string stopped_step;
   std::set<std::string> accepted;  // who may still talk to old; added to "accept" of desired states that have it
   std::set<std::string> leaving;   // hosts that midstream was asked to leave, those that it has left among them
   std::set<std::string> left;
+  std::map<std::string, Verdict> verdicts;  // of each guard, as last recorded
+  std::map<std::string, Json> baselines;    // service -> old's latencies before the shift
+  std::vector<Json> verdict_records;        // all of them, for the report
+  // Where a guard has failed: the step down to which everything is undone, that one included; then the move stops.
+  std::string back_to;
+  Error back_why;
+  std::int64_t ramp_ms = kRampMs;  // time for old to take up each share of the traffic that comes back
 
-  // Steps done or under way, to undo on the way back; whether any irreversible step was begun.
+  bool going_back() const { return goal == Goal::back || (goal != Goal::end && !back_to.empty()); }
+  // Index of the last step that is to be undone, going back.
+  int floor() const;
+  // The latest step begun among those that the guard of `service` watches: which share of the traffic new has. "" before.
+  std::string share(const std::string& service) const;
+  // Whether any irreversible step was begun.
   bool past_return() const;
   // What is desired of a step, with what the operator has accepted since the plan was made.
   Json desired(int index) const;
@@ -171,6 +192,10 @@ class Engine {
   static Json plan_record(std::int64_t now, const Plan& plan);
   // What is waited for, in words; "" when nothing is.
   std::string waiting() const;
+  // Whether the guard of this service has a say now.
+  bool guarding(const std::string& service) const;
+  // The newest verdict of each guard, recorded or not. Not kept over a restart.
+  const std::map<std::string, Judgement>& judgements() const { return judgements_; }
 
  private:
   struct Flight;  // handle() in progress
@@ -180,6 +205,7 @@ class Engine {
   void adopted(const Adopted& adoption);
   void link_lost(Flight& flight, const std::string& host);
   void asked(Flight& flight, const Asked& ask);
+  void judged(Flight& flight, const Judged& word);
   void ended(Flight& flight, const Outcome& outcome);
   void observed(Flight& flight, const Observed& observation);
   void renew_epoch(Flight& flight);
@@ -206,6 +232,9 @@ class Engine {
   bool departs() const;
   std::string waiting_to_leave() const;
   std::string waiting_for_agents(const Step& step) const;
+  std::string waiting_for_guard(const Step& step) const;
+  const Judgement* doubt() const;
+  std::int64_t ramp_end(int index, std::int64_t now) const;
 
   State state_;
   // Not recorded: lost with the process, rebuilt by asking the world.
@@ -222,6 +251,7 @@ class Engine {
   std::optional<Facts> facts_;
   std::string departing_;  // the host that a Depart is out for
   int departures_ = 0;     // asked for of that host in vain
+  std::map<std::string, Judgement> judgements_;
 };
 
 }  // namespace midstream

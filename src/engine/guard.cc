@@ -55,6 +55,32 @@ std::string_view to_string(Verdict verdict) {
   return "?";
 }
 
+Verdict verdict_from(std::string_view name) {
+  for (const auto verdict : {Verdict::pass, Verdict::fail, Verdict::both, Verdict::unknown}) {
+    if (to_string(verdict) == name) return verdict;
+  }
+  return Verdict::inconclusive;
+}
+
+Json to_json(const GuardLimits& limits) {
+  return {{"errors", limits.errors},
+          {"ratio", limits.ratio},
+          {"floor_us", limits.floor_us},
+          {"min_samples", limits.min_samples}};
+}
+
+Result<GuardLimits> limits_from_json(const Json& value) {
+  GuardLimits limits;
+  for (auto [key, number] : {std::pair("errors", &limits.errors), std::pair("ratio", &limits.ratio)}) {
+    if (!value.contains(key) || !value[key].is_number())
+      return corrupt(fmt::format("limits of a guard without {}", key));
+    *number = value[key].get<double>();
+  }
+  limits.floor_us = TRY(get_int(value, "floor_us"));
+  limits.min_samples = static_cast<std::uint64_t>(TRY(get_int(value, "min_samples")));
+  return limits;
+}
+
 Guard::Pair Guard::recent() const {
   Pair out;
   for (const auto& pair : newest_) {
@@ -118,10 +144,13 @@ Judgement Guard::look(const Look& look) {
   newest_.push_back({look.old_side.value_or(Sample{}), look.new_side.value_or(Sample{})});
   add(all_.old_side, newest_.back().old_side);
   add(all_.new_side, newest_.back().new_side);
+  add(here_.old_side, newest_.back().old_side);
+  add(here_.new_side, newest_.back().new_side);
   if (newest_.size() > kRecent) newest_.pop_front();
   if (silent_ >= kSilence) return {Verdict::unknown, fmt::format("nothing was heard of new for {} looks", silent_)};
 
   auto now = recent();
+  const bool dead = now.new_side.requests > 0 && now.new_side.failed * 2 >= now.new_side.requests;
   // Where old has little left to do, its whole past is what new is held against.
   if (now.old_side.requests < limits_.min_samples) now.old_side = all_.old_side;
   std::map<std::string, Finding> found;
@@ -138,7 +167,7 @@ Judgement Guard::look(const Look& look) {
 
   for (const auto& [test, finding] : findings_.back()) {
     if (!finding.words.empty() && finding.failed && repeated(test))
-      return {Verdict::fail, fmt::format("{}: {}", test, finding.words)};
+      return {Verdict::fail, fmt::format("{}: {}", test, finding.words), dead};
   }
   if (repeated("old is bad") && repeated("new is bad")) {
     return {Verdict::both,
@@ -152,6 +181,11 @@ Judgement Guard::look(const Look& look) {
                   all_.new_side.requests, all_.old_side.failed, all_.old_side.requests,
                   ms(all_.new_side.latency.quantile(0.95)), ms(all_.old_side.latency.quantile(0.95)));
   if (!enough) return {Verdict::inconclusive, fmt::format("{} (needs {} of each)", figures, limits_.min_samples)};
+  const auto here = std::min(here_.new_side.requests, here_.old_side.requests);
+  if (here < limits_.min_samples) {
+    return {Verdict::inconclusive,
+            fmt::format("{}; with this share of the traffic {} of the {} needed", figures, here, limits_.min_samples)};
+  }
   return {Verdict::pass, figures};
 }
 

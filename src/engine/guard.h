@@ -22,6 +22,7 @@
 
 #include "base/histogram.h"
 #include "base/json.h"
+#include "base/result.h"
 
 namespace midstream {
 
@@ -31,6 +32,8 @@ struct GuardLimits {
   std::int64_t floor_us = 20'000;   // latencies below this are never too slow
   std::uint64_t min_samples = 300;  // of each side, before anything is concluded
 };
+Json to_json(const GuardLimits& limits);
+Result<GuardLimits> limits_from_json(const Json& value);
 
 // What one side did in one look.
 struct Sample {
@@ -52,10 +55,12 @@ enum class Verdict {
   unknown,       // new could not be asked for three looks: pause
 };
 std::string_view to_string(Verdict verdict);
+Verdict verdict_from(std::string_view name);  // inconclusive for a name that is none
 
 struct Judgement {
   Verdict verdict = Verdict::inconclusive;
   std::string words;  // the numbers behind it, for people
+  bool dead = false;  // most of what new was asked of late failed: nothing is won by leaving it slowly
 };
 
 class Guard {
@@ -64,6 +69,11 @@ class Guard {
 
   // How old did before any traffic shifted; without it old's latency is never called bad.
   void set_baseline(const Histogram& before) { baseline_ = before; }
+  // Another share of the traffic goes to new from here on: a pass needs the minimum sample of it, too.
+  void new_share() { here_ = {}; }
+  void set_limits(const GuardLimits& limits) { limits_ = limits; }
+  // Old's latencies, all looks together.
+  const Histogram& old_latency() const { return all_.old_side.latency; }
   Judgement look(const Look& look);
 
  private:
@@ -84,6 +94,7 @@ class Guard {
   GuardLimits limits_;
   std::optional<Histogram> baseline_;
   Pair all_;
+  Pair here_;  // since the last new_share()
   std::deque<Pair> newest_;
   std::deque<std::map<std::string, Finding>> findings_;  // of the last looks
   std::uint64_t looks_ = 0;                              // that concluded something: only those spend false alarms

@@ -28,7 +28,7 @@ Result<> validate_step(const Plan& plan, const Step& step, const std::set<std::s
   if (phase < last_phase) return bad("comes after a later phase");
   if (step.irreversible && step.phase != "finish") return bad("is irreversible outside of finish");
   if (step.deadline_ms <= 0 || step.poll_ms <= 0 || step.attempts <= 0) return bad("has no deadline");
-  if (step.kind != StepKind::hold) {
+  if (has_agent(step.kind)) {
     if (step.mover.empty()) return bad("names no mover");
     if (std::ranges::find(plan.hosts, step.host) == plan.hosts.end()) return bad("names no known host");
     for (const auto& host : step.hosts) {
@@ -47,8 +47,46 @@ std::string_view kind_name(StepKind kind) {
     case StepKind::effect: return "effect";
     case StepKind::wait: return "wait";
     case StepKind::hold: return "hold";
+    case StepKind::confirm: return "confirm";
   }
   return "effect";
+}
+
+StepKind kind_from(std::string_view name) {
+  for (const auto kind : {StepKind::wait, StepKind::hold, StepKind::confirm}) {
+    if (kind_name(kind) == name) return kind;
+  }
+  return StepKind::effect;
+}
+
+Result<> validate_guard(const Plan& plan, const GuardSpec& guard) {
+  const auto bad = [&](std::string_view what) {
+    return corrupt(fmt::format("plan: the guard of '{}' {}", guard.service, what));
+  };
+  const int from = plan.find(guard.from);
+  const int until = plan.find(guard.until);
+  if (from < 0 || until < from) return bad("has no beginning, or no end after it");
+  if (plan.steps[until].phase == "finish") return bad("ends in finish");
+  if (guard.mover.empty() || std::ranges::find(plan.hosts, guard.host) == plan.hosts.end()) return bad("asks nobody");
+  return {};
+}
+
+Json guard_json(const GuardSpec& guard) {
+  return {{"service", guard.service},       {"host", guard.host}, {"mover", guard.mover},
+          {"desired", guard.desired},       {"from", guard.from}, {"until", guard.until},
+          {"limits", to_json(guard.limits)}};
+}
+
+Result<GuardSpec> guard_from_json(const Json& value) {
+  GuardSpec guard;
+  guard.service = TRY(get_string(value, "service"));
+  guard.host = TRY(get_string(value, "host"));
+  guard.mover = TRY(get_string(value, "mover"));
+  guard.desired = TRY(get_object(value, "desired"));
+  guard.from = TRY(get_string(value, "from"));
+  guard.until = TRY(get_string(value, "until"));
+  guard.limits = TRY(limits_from_json(TRY(get_object(value, "limits"))));
+  return guard;
 }
 
 Json step_json(const Step& step) {
@@ -65,6 +103,8 @@ Json step_json(const Step& step) {
           {"deadline_ms", step.deadline_ms},
           {"poll_ms", step.poll_ms},
           {"attempts", step.attempts},
+          {"expected_ms", step.expected_ms},
+          {"guard", step.guard},
           {"irreversible", step.irreversible},
           {"in_window", step.in_window},
           {"needs", step.needs}};
@@ -75,13 +115,12 @@ Result<Step> step_from_json(const Json& value, const Plan& plan) {
   step.id = TRY(get_string(value, "id"));
   step.phase = TRY(get_string(value, "phase"));
   step.service = TRY(get_string(value, "service"));
-  const auto kind = TRY(get_string(value, "kind"));
-  step.kind = kind == "wait" ? StepKind::wait : kind == "hold" ? StepKind::hold : StepKind::effect;
+  step.kind = kind_from(TRY(get_string(value, "kind")));
   step.host = TRY(get_string(value, "host"));
   // A journal from before steps listed them: any host may be involved.
   if (value.contains("hosts")) {
     step.hosts = TRY(get_strings(value, "hosts"));
-  } else if (step.kind != StepKind::hold) {
+  } else if (has_agent(step.kind)) {
     step.hosts = plan.hosts;
   }
   step.mover = TRY(get_string(value, "mover"));
@@ -91,6 +130,8 @@ Result<Step> step_from_json(const Json& value, const Plan& plan) {
   step.deadline_ms = TRY(get_int(value, "deadline_ms"));
   step.poll_ms = TRY(get_int(value, "poll_ms"));
   step.attempts = static_cast<int>(TRY(get_int(value, "attempts")));
+  step.expected_ms = get_int_or(value, "expected_ms", 0);
+  step.guard = get_string_or(value, "guard", "");
   step.irreversible = TRY(get_bool(value, "irreversible"));
   step.in_window = TRY(get_bool(value, "in_window"));
   step.needs = TRY(get_strings(value, "needs"));
@@ -106,12 +147,15 @@ Result<> validate(const Plan& plan) {
     CHECK_OK(validate_step(plan, step, earlier, last_phase));
     earlier.insert(step.id);
     last_phase = phase_index(step.phase);
+    if (!step.guard.empty() && std::ranges::find(plan.guards, step.guard, &GuardSpec::service) == plan.guards.end())
+      return corrupt(fmt::format("plan: step '{}' is watched by a guard that is not there", step.id));
   }
   std::set<std::string> left;
   for (const auto& leave : plan.leave) {
     if (std::ranges::find(plan.hosts, leave.host) == plan.hosts.end() || !left.insert(leave.host).second)
       return corrupt(fmt::format("plan: '{}' is no host that could be left, or is left twice", leave.host));
   }
+  for (const auto& guard : plan.guards) CHECK_OK(validate_guard(plan, guard));
   return {};
 }
 
@@ -120,8 +164,11 @@ Json to_json(const Plan& plan) {
   for (const auto& step : plan.steps) steps.push_back(step_json(step));
   Json leave = Json::array();
   for (const auto& one : plan.leave) leave.push_back({{"host", one.host}, {"power_off", one.power_off}});
+  Json guards = Json::array();
+  for (const auto& guard : plan.guards) guards.push_back(guard_json(guard));
   return {{"schema", "midstream.plan/1"}, {"move", plan.move},         {"hosts", plan.hosts},
-          {"budgets", plan.budgets},      {"steps", std::move(steps)}, {"leave", std::move(leave)}};
+          {"budgets", plan.budgets},      {"steps", std::move(steps)}, {"leave", std::move(leave)},
+          {"guards", std::move(guards)}};
 }
 
 Result<Plan> plan_from_json(const Json& value) {
@@ -135,6 +182,7 @@ Result<Plan> plan_from_json(const Json& value) {
   // A journal from before hosts were left has none.
   for (const auto& leave : value.value("leave", Json::array()))
     plan.leave.push_back({TRY(get_string(leave, "host")), TRY(get_bool(leave, "power_off"))});
+  for (const auto& guard : value.value("guards", Json::array())) plan.guards.push_back(TRY(guard_from_json(guard)));
   CHECK_OK(validate(plan));
   return plan;
 }

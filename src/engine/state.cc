@@ -42,6 +42,27 @@ Result<> fold_intent(StepState& step, const Json& record) {
   return {};
 }
 
+Result<> fold_verdict(State& state, const Json& record) {
+  const auto service = TRY(get_string(record, "service"));
+  const auto verdict = verdict_from(TRY(get_string(record, "verdict")));
+  const auto words = TRY(get_string(record, "words"));
+  state.verdicts[service] = verdict;
+  if (record.contains("baseline")) state.baselines[service] = record["baseline"];
+  auto& kept = state.verdict_records.emplace_back(record);
+  kept.erase("baseline");
+  if (!record.contains("back_to")) return {};
+  state.back_to = TRY(get_string(record, "back_to"));
+  if (state.plan.find(state.back_to) < 0)
+    return corrupt("journal: a guard takes back to a step that is not in the plan");
+  state.ramp_ms = TRY(get_int(record, "ramp_ms"));
+  state.back_why = {ErrorKind::refused,
+                    fmt::format("the guard of {} takes its traffic back to old: {}", service, words),
+                    "mend new, then `midstream run` tries again; `midstream rollback` goes back altogether"};
+  state.paused = false;
+  state.paused_why.clear();
+  return {};
+}
+
 Result<> fold_outcome(StepState& step, const Json& record) {
   step.ended_ms = TRY(get_int(record, "at"));
   if (!TRY(get_bool(record, "ok"))) {
@@ -56,6 +77,16 @@ Result<> fold_outcome(StepState& step, const Json& record) {
 }
 
 }  // namespace
+
+int State::floor() const { return goal == Goal::back || back_to.empty() ? 0 : plan.find(back_to); }
+
+std::string State::share(const std::string& service) const {
+  for (std::size_t i = steps.size(); i-- > 0;) {
+    const bool begun = steps[i].progress != Progress::pending && steps[i].progress != Progress::undone;
+    if (begun && plan.steps[i].guard == service) return plan.steps[i].id;
+  }
+  return "";
+}
 
 bool State::past_return() const {
   for (std::size_t i = 0; i < steps.size(); ++i) {
@@ -88,6 +119,7 @@ bool State::over() const {
 
 bool State::complete() const {
   if (goal == Goal::end) return over();
+  if (goal != Goal::back && !back_to.empty()) return false;
   for (std::size_t i = 0; i < steps.size(); ++i) {
     const auto progress = steps[i].progress;
     if (goal == Goal::back) {
@@ -122,6 +154,12 @@ Result<> Engine::fold(const Json& record) {
     state_.goal = goal_from(TRY(get_string(record, "goal")));
     state_.until = TRY(get_string(record, "until"));
     state_.paused = false;
+    state_.paused_why.clear();
+    // What a guard takes back goes back to its end, unless all does.
+    if (state_.goal == Goal::back) {
+      state_.back_to.clear();
+      state_.ramp_ms = kRampMs;
+    }
     // A wait that was given up waits its whole time again.
     if (const int given_up = state_.plan.find(state_.stopped_step); given_up >= 0 && state_.stopped) {
       if (state_.plan.steps[given_up].kind == StepKind::wait)
@@ -134,11 +172,13 @@ Result<> Engine::fold(const Json& record) {
   }
   if (type == "paused") {
     state_.paused = TRY(get_bool(record, "paused"));
+    state_.paused_why = get_string_or(record, "why", "");
     return {};
   }
   if (type == "stopped") {
     state_.stopped = error_from_json(TRY(get_object(record, "error")));
     state_.stopped_step = TRY(get_string(record, "step"));
+    if (get_bool_or(record, "taken_back", false)) state_.back_to.clear();
     return {};
   }
   if (type == "accepted") {
@@ -149,6 +189,7 @@ Result<> Engine::fold(const Json& record) {
     (type == "left" ? state_.left : state_.leaving).insert(TRY(get_string(record, "host")));
     return {};
   }
+  if (type == "verdict") return fold_verdict(state_, record);
   const int index = state_.plan.find(TRY(get_string(record, "step")));
   if (index < 0) return corrupt("journal: a record of a step that is not in the plan");
   if (type == "intent") return fold_intent(state_.steps[index], record);

@@ -71,6 +71,7 @@ class Builder {
   std::string default_host(std::string_view key, std::string_view name, std::string_view what);
   HostSpec host_spec(const MapReader& from, const std::string& name);
   Rules rules();
+  GuardRules guard(const MapReader& from, GuardRules rules);
   Window window(const MapReader& from);
   ServiceSpec service(const MapReader& from, const std::string& name);
   ProbeSpec probe(const MapReader& from);
@@ -157,6 +158,18 @@ Window Builder::window(const MapReader& from) {
   return window;
 }
 
+GuardRules Builder::guard(const MapReader& from, GuardRules rules) {
+  if (!from.has("guard")) return rules;
+  const auto said = from.map("guard");
+  rules.enabled = said.has("enabled") ? said.flag("enabled") : rules.enabled;
+  rules.errors = parse_share(said.text("errors")).value_or(rules.errors);
+  rules.p95 = parse_factor(said.text("p95")).value_or(rules.p95);
+  rules.floor = said.span("floor", rules.floor);
+  rules.min_samples = said.integer("min_samples", rules.min_samples);
+  rules.rate = said.integer("rate", rules.rate);
+  return rules;
+}
+
 Rules Builder::rules() {
   Rules rules;
   if (!root_.has("rules")) return rules;
@@ -165,6 +178,10 @@ Rules Builder::rules() {
   rules.observe = from.span("observe", rules.observe);
   rules.silence = from.span("silence", rules.silence);
   if (from.has("window")) rules.window = window(from.map("window"));
+  rules.guard = guard(from, rules.guard);
+  rules.confirm = from.texts("confirm");
+  std::set<std::string> seen;
+  for (const auto* phase : from.scalars("confirm")) once(seen, *phase, from.path("confirm"));
   return rules;
 }
 
@@ -341,6 +358,9 @@ ServiceSpec Builder::service(const MapReader& from, const std::string& name_of_i
   if (from.has("postgres")) spec.postgres = postgres(from.map("postgres"));
   if (from.has("traffic")) spec.traffic = traffic(from.map("traffic"), spec.postgres.has_value());
   for (const auto& one : from.maps("names")) spec.names.push_back(name(one, spec.traffic));
+  spec.guard = guard(from, manifest_.rules.guard);
+  if (from.has("guard") && (!spec.traffic || spec.traffic->steps.empty()))
+    add(from.at("guard"), from.path("guard"), "found a guard of a service whose traffic does not shift by steps, expected none");
   return spec;
 }
 

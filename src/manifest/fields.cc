@@ -35,6 +35,8 @@ bool valid_ttl(std::string_view t) {
   const auto span = parse_duration(t).value_or(Span(0));
   return span >= Span(1'000) && span.count() % 1'000 == 0;
 }
+bool valid_share(std::string_view t) { return parse_share(t).has_value(); }
+bool valid_ratio(std::string_view t) { return parse_factor(t).has_value(); }
 bool valid_size(std::string_view t) { return parse_size(t).has_value(); }
 bool valid_factor(std::string_view t) { return parse_factor(t).has_value(); }
 bool valid_days(std::string_view t) { return parse_days(t).has_value(); }
@@ -76,6 +78,10 @@ constexpr Shape kPort = integer("a port from 1 to 65535", 1, 65'535);
 constexpr Shape kInodes = integer("a number of inodes", 1, 1'000'000'000'000);
 constexpr Shape kGrow = text("a factor from 1x to 100x such as 1.5x", valid_factor, "^[0-9]+(\\.[0-9]+)?x$");
 constexpr Shape kCount = integer("a number from 1 to 4096", 1, 4'096);
+constexpr Shape kShare = text("a percentage such as 1% or 0.5%", valid_share, "^[0-9]{1,3}(\\.[0-9]{1,2})?%$");
+constexpr Shape kRatio = text("a ratio such as 1.5x", valid_ratio, "^[0-9]{1,3}(\\.[0-9]{1,2})?x$");
+constexpr Shape kSamples = integer("a number from 50 to 1000000", 50, 1'000'000);
+constexpr Shape kRate = integer("a number from 1 to 1000", 1, 1'000);
 constexpr Shape kBoolean{.kind = Kind::boolean, .expected = "true or false"};
 constexpr Shape kPercent{.kind = Kind::percent, .expected = "a percentage from 1 to 100"};
 constexpr Shape kSteps = of(Kind::list, "percentages that rise to 100 such as [1, 5, 25, 50, 100]", kPercent);
@@ -122,14 +128,30 @@ constexpr Field kWindowFields[] = {
 };
 constexpr Shape kWindow = object("a window, {days, from, to, zone}", kWindowFields);
 
+constexpr Field kGuardFields[] = {
+    {"errors", &kShare, optional, "how much more often requests may fail on new than on old; 1% where silent"},
+    {"p95", &kRatio, optional, "how much slower new may be than old, at median and 95th percentile; 1.5x where silent"},
+    {"floor", &kPositive, optional, "latencies below this are never too slow; 20ms where silent"},
+    {"min_samples", &kSamples, optional, "requests of each side before anything is concluded; 300 where silent"},
+    {"rate", &kRate, optional, "requests of its own a second, to each side; 20 where silent"},
+    {"enabled", &kBoolean, optional, "false: traffic shifts unguarded"},
+};
+constexpr Shape kGuard = object("limits of the guard, {errors, p95, min_samples}", kGuardFields);
+
+// Every phase but the first, and finish, which asks by itself.
+constexpr std::array<std::string_view, 8> kConfirmWords{"copy", "follow", "gate", "shift", "switch", "soak", "addresses", "home"};
+constexpr Shape kConfirmPhase = words("a phase (copy, follow, gate, shift, switch, soak, addresses, home)", kConfirmWords);
+constexpr Shape kConfirm = of(Kind::one_or_list, "phases such as [switch, addresses]", kConfirmPhase);
+
 constexpr Field kRulesFields[] = {
     {"downtime", &kPositive, optional, "budget of each service over the whole move; 5m where silent"},
     {"window", &kWindow, optional, "when steps that users can feel may run"},
     {"observe", &kDuration, optional, "how long to soak; 2h where silent"},
     {"silence", &kPositive, optional, "how long nobody may have talked to old before it is given up; 60s where silent"},
-    {"guard", nullptr, later, "comparing new with old while traffic shifts"},
+    {"guard", &kGuard, optional, "when traffic goes back by itself: new against old while it shifts"},
+    {"confirm", &kConfirm, optional, "phases that wait for the operator's word before they begin"},
 };
-constexpr Shape kRules = object("rules, {downtime, window, observe}", kRulesFields);
+constexpr Shape kRules = object("rules, {downtime, window, observe, guard, confirm}", kRulesFields);
 
 constexpr Field kSidesFields[] = {
     {"old", &kHostName, optional, "the host that is moved from; old where silent"},
@@ -210,6 +232,7 @@ constexpr Field kServiceFields[] = {
     {"postgres", &kPostgres, optional, "databases that it needs"},
     {"traffic", &kTraffic, optional, "how users reach it"},
     {"names", &kNames, optional, "names that users know"},
+    {"guard", &kGuard, optional, "what this service wants other than in rules.guard"},
     {"gate", nullptr, later, "the PostgreSQL session gate"},
     {"mail", nullptr, later, "moving mail"},
 };

@@ -36,11 +36,23 @@ struct Window {
   std::string zone;       // IANA name
 };
 
+// New against old while traffic shifts; src/engine/guard.h judges.
+struct GuardRules {
+  bool enabled = true;
+  double errors = 0.01;  // share of requests
+  double p95 = 1.5;      // latency of new, in old's
+  Span floor{20};        // latencies below are never too slow
+  std::int64_t min_samples = 300;
+  std::int64_t rate = 20;  // requests of our own a second, to each side
+};
+
 struct Rules {
   Span downtime{300'000};  // per service, whole move
   std::optional<Window> window;
   Span observe{7'200'000};
   Span silence{60'000};  // nobody may have talked to old for so long before it is given up
+  GuardRules guard;
+  std::vector<std::string> confirm;  // phases that wait for the operator's word before they begin
 };
 
 struct ProbeSpec {
@@ -103,6 +115,7 @@ struct ServiceSpec {
   std::optional<PostgresSpec> postgres;
   std::optional<TrafficSpec> traffic;
   std::vector<NameSpec> names;
+  GuardRules guard;  // rules.guard, with what this service says of it
 };
 
 struct EndSpec {

@@ -14,9 +14,18 @@ Json json_of(const HostSpec& host) {
   return json;
 }
 
+Json json_of(const GuardRules& guard) {
+  return {{"enabled", guard.enabled}, {"errors", guard.errors},           {"p95", guard.p95},
+          {"floor_ms", guard.floor.count()}, {"min_samples", guard.min_samples}, {"rate", guard.rate}};
+}
+
 Json json_of(const Rules& rules) {
-  Json json{{"downtime_ms", rules.downtime.count()}, {"observe_ms", rules.observe.count()},
-            {"silence_ms", rules.silence.count()}, {"window", nullptr}};
+  Json json{{"downtime_ms", rules.downtime.count()},
+            {"observe_ms", rules.observe.count()},
+            {"silence_ms", rules.silence.count()},
+            {"window", nullptr},
+            {"guard", json_of(rules.guard)},
+            {"confirm", rules.confirm}};
   if (rules.window) {
     json["window"] = {{"days", rules.window->days},
                       {"from_minute", rules.window->from_minute},
@@ -89,7 +98,8 @@ Json json_of(const ServiceSpec& service) {
           {"files", list_of(service.files)},
           {"postgres", service.postgres ? json_of(*service.postgres) : Json()},
           {"traffic", service.traffic ? json_of(*service.traffic) : Json()},
-          {"names", list_of(service.names)}};
+          {"names", list_of(service.names)},
+          {"guard", json_of(service.guard)}};
 }
 
 }  // namespace

@@ -237,12 +237,10 @@ after: { old: stopped }
     rest.remove_prefix(std::min(rest.find('\n'), rest.size() - 1) + 1);
   }
   EXPECT_EQ(lines,
-            "m:11:3: rules: found 'guard'\n"
             "m:16:5: services.db: found 'gate'\n"
             "m:26:5: services.mail: found 'mail'\n");
 
   std::string rest(kExample);
-  rest = replaced(rest, rest.substr(rest.find("  guard:"), rest.find("services:") - rest.find("  guard:")), "");
   rest = replaced(rest, rest.substr(rest.find("    gate:"), rest.find("    traffic:") - rest.find("    gate:")), "");
   rest = replaced(rest, rest.substr(rest.find("  mail:"), rest.find("units:") - rest.find("  mail:")), "");
   const auto parsed = parse_manifest(rest, "m");
@@ -250,6 +248,29 @@ after: { old: stopped }
   ASSERT_EQ(parsed->units.size(), 1u);
   EXPECT_EQ(parsed->units[0].name, "cron@invoices");
   EXPECT_EQ(parsed->units[0].deadline, Span(30'000));
+  EXPECT_EQ(parsed->rules.guard.min_samples, 300);
+}
+
+TEST(Manifest, AServiceHasTheGuardOfTheRulesOrItsOwn) {
+  const auto with = [](std::string_view rules, std::string_view shop) {
+    auto yaml = replaced(kGood, "rules:\n", fmt::format("rules:\n  guard: {}\n", rules));
+    if (!shop.empty()) yaml = replaced(yaml, "  shop:\n", fmt::format("  shop:\n    guard: {}\n", shop));
+    return parse_manifest(yaml, "m");
+  };
+  const auto find = [](const Manifest& manifest) { return std::ranges::find(manifest.services, "shop", &ServiceSpec::name)->guard; };
+  const auto rules = with("{ errors: 0.5%, p95: 2.25x, floor: 5ms, min_samples: 80, rate: 7 }", "");
+  ASSERT_TRUE(rules) << rules.error().text();
+  EXPECT_DOUBLE_EQ(find(*rules).errors, 0.005);
+  EXPECT_DOUBLE_EQ(find(*rules).p95, 2.25);
+  EXPECT_EQ(find(*rules).floor, Span(5));
+  EXPECT_EQ(find(*rules).min_samples, 80);
+  EXPECT_EQ(find(*rules).rate, 7);
+  const auto own = with("{ errors: 0.5%, min_samples: 80 }", "{ errors: 3%, enabled: false }");
+  ASSERT_TRUE(own) << own.error().text();
+  EXPECT_DOUBLE_EQ(find(*own).errors, 0.03);
+  EXPECT_EQ(find(*own).min_samples, 80);
+  EXPECT_FALSE(find(*own).enabled);
+  EXPECT_TRUE(own->rules.guard.enabled);
 }
 
 TEST(Manifest, TheDoorsOfMailAreOneProbe) {

@@ -85,6 +85,28 @@ std::optional<double> parse_factor(std::string_view text) {
   return factor;
 }
 
+namespace {
+
+// "12", "1.5", "0.25" in hundredths.
+std::optional<int> hundredths(std::string_view text) {
+  const auto point = text.find('.');
+  const auto fraction = point == text.npos ? "" : std::string(text.substr(point + 1));
+  if (point != text.npos && (fraction.empty() || fraction.size() > 2)) return std::nullopt;
+  const auto units = whole<int>(text.substr(0, point));
+  const auto parts = whole<int>(fraction.empty() ? "0" : fraction.size() == 1 ? fraction + "0" : fraction);
+  if (!units || !parts || *units < 0 || *units > 1'000) return std::nullopt;
+  return *units * 100 + *parts;
+}
+
+}  // namespace
+
+std::optional<double> parse_share(std::string_view text) {
+  if (!text.ends_with('%')) return std::nullopt;
+  const auto share = hundredths(text.substr(0, text.size() - 1));
+  if (!share || *share < 1 || *share > 10'000) return std::nullopt;
+  return *share / 10'000.0;
+}
+
 std::optional<std::int64_t> parse_integer(std::string_view text) { return whole<std::int64_t>(text); }
 
 std::optional<bool> parse_boolean(std::string_view text) {

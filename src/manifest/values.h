@@ -21,6 +21,8 @@ std::optional<std::uint64_t> parse_size(std::string_view text);
 std::optional<int> parse_percent(std::string_view text);
 // "1.5x" is 1.5; 1 to 100.
 std::optional<double> parse_factor(std::string_view text);
+// "1%", "0.5%" to a share of 1; more than 0, at most 100%.
+std::optional<double> parse_share(std::string_view text);
 std::optional<std::int64_t> parse_integer(std::string_view text);
 std::optional<bool> parse_boolean(std::string_view text);
 // "mon" or "fri-mon": days in order, 0 = Sunday.

@@ -62,10 +62,12 @@ Result<Step> parse_step(const Line& line) {
   step.phase = line.word(1);
   step.id = line.word(2);
   const auto kind = line.word(3);
-  if (kind != "effect" && kind != "wait" && kind != "hold")
-    return refused(fmt::format("'{}' is no kind of step", kind));
-  step.kind = kind == "effect" ? StepKind::effect : kind == "wait" ? StepKind::wait : StepKind::hold;
-  if (step.kind != StepKind::hold) {
+  const std::map<std::string, StepKind> kinds{
+      {"effect", StepKind::effect}, {"wait", StepKind::wait}, {"hold", StepKind::hold}, {"confirm", StepKind::confirm}};
+  if (!kinds.contains(kind)) return refused(fmt::format("'{}' is no kind of step", kind));
+  step.kind = kinds.at(kind);
+  step.guard = line.option("guard");
+  if (has_agent(step.kind)) {
     step.host = line.word(4);
     step.mover = "m";
     step.hosts = {step.host};
@@ -106,11 +108,15 @@ class Player {
   // A line of the plan? Then it is taken in.
   Result<bool> planned(const Line& line) {
     const auto verb = line.word(0);
-    if (verb != "hosts" && verb != "budget" && verb != "step" && verb != "leave") return false;
+    const auto lines = {"hosts", "budget", "step", "leave", "guard"};
+    if (std::ranges::find(lines, verb) == lines.end()) return false;
     if (!journal_.empty()) return refused("the plan comes before the first input");
     if (verb == "hosts") plan_.hosts.assign(line.words.begin() + 1, line.words.end());
     if (verb == "budget") plan_.budgets[line.word(1)] = TRY(number(line.word(2)));
     if (verb == "leave") plan_.leave.push_back({line.word(1), line.has("off")});
+    if (verb == "guard")
+      plan_.guards.push_back(
+          {line.word(1), line.word(2), "m", Json::object(), {}, line.option("from"), line.option("until")});
     if (verb == "step") plan_.steps.push_back(TRY(parse_step(line)));
     return true;
   }
@@ -143,6 +149,7 @@ class Player {
     if (verb == "blind") return NoFacts{};
     if (verb == "pause" || verb == "continue") return Paused{verb == "pause"};
     if (verb == "facts") return parse_facts(line);
+    if (verb == "judge") return Judged{subject, {verdict_from(line.word(2)), line.word(3), line.has("dead")}};
     if (verb == "ask") {
       const auto goal = subject == "run" ? Goal::run : subject == "back" ? Goal::back : Goal::finish;
       return Asked{goal, line.option("until")};

@@ -4,7 +4,8 @@
 //   hosts old new
 //   budget db 1000                        downtime of a service, ms
 //   step PHASE ID KIND [HOST] [service=S] [blackout=MS] [deadline=MS] [poll=MS] [attempts=N] [needs=ID,ID]
-//                      [peers=HOST,HOST] [window] [irreversible]
+//                      [peers=HOST,HOST] [guard=S] [window] [irreversible]
+//   guard SERVICE HOST from=STEP until=STEP
 //   leave HOST [off]                      at the end; off: and it is shut down
 // then inputs, in any number; `now` starts at 0:
 //   start                                 the controller has begun
@@ -19,6 +20,7 @@
 //   see STEP reached|waiting|held|KIND ["why"] [epoch=N] [call=N]
 //   facts [SERVICE=MS ...] [window=open|closed]
 //   left HOST [KIND "what"]               nothing of ours is there any more, or that could not be done
+//   judge SERVICE pass|fail|inconclusive|both|unknown "words" [dead]     the guard, after a look
 //   blind                                 the facts cannot be had at present
 //   now +MS                               time passes
 // A line that begins with # is a comment; comments and empty lines stay where they are when rewritten.

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "tests/sim/world.h"
 #include "tests/support/engine_text.h"
 
 namespace midstream::test {
@@ -9,6 +10,13 @@ namespace midstream::test {
 void Checker::heard(const void* who, const Event& event) {
   if (const auto* facts = std::get_if<Facts>(&event)) told_[who] = *facts;
   if (std::holds_alternative<NoFacts>(event)) told_[who].reset();
+  if (unheeded_.contains(who))
+    loop_.violate(fmt::format("the guard of {} has failed and nothing was recorded", unheeded_[who]));
+  if (const auto* judged = std::get_if<Judged>(&event)) {
+    verdicts_[who][judged->service] = judged->judgement.verdict;
+    if (judged->judgement.verdict == midstream::Verdict::fail && who == newest_ && guarded_now(judged->service))
+      unheeded_[who] = judged->service;
+  }
   const auto* seen = std::get_if<Observed>(&event);
   if (seen == nullptr || !seen->result || seen->epoch != durable().epoch) return;
   if (seen->step == to_observe_) to_observe_.clear();
@@ -16,10 +24,17 @@ void Checker::heard(const void* who, const Event& event) {
 }
 
 void Checker::stored(const void* who, const Json& record) {
+  newest_ = who;
   const auto type = get_string_or(record, "type", "");
   const int index = durable().plan.find(get_string_or(record, "step", ""));
   if (type == "intent") check_intent(who, record, durable().plan.steps[index], durable().steps[index]);
   if (type == "outcome" && get_bool_or(record, "ok", false)) check_outcome(record, index);
+  if (type == "outcome" && get_string_or(record, "direction", "") == "forward")
+    check_hold(who, durable().plan.steps[index]);
+  if (type == "intent" && durable().plan.steps[index].kind == StepKind::hold)
+    verdicts_[who].erase(durable().plan.steps[index].guard);
+  if (type == "verdict") unheeded_.erase(who);
+  if (get_bool_or(record, "taken_back", false)) check_taken_back();
   if (type == "outcome") {
     const auto& step = durable().plan.steps[index];
     const bool felt = step.expected_blackout_ms > 0;
@@ -46,6 +61,8 @@ void Checker::check_intent(const void* who, const Json& record, const Step& step
   const bool under_way = before.progress == Progress::running || before.progress == Progress::undoing;
   if (durable().paused && (forward ? held_ != step.id : !under_way))
     return loop_.violate(fmt::format("'{}' begins though the move is paused", step.id));
+  if (forward && !durable().back_to.empty())
+    return loop_.violate(fmt::format("'{}' begins though the guard takes back", step.id));
   if (!forward || (under_way && held_ == step.id)) return;
   if (step.phase == "finish" && durable().goal != Goal::finish && !under_way) {
     return loop_.violate(fmt::format("'{}' of finish begins while the goal is {}", step.id, to_string(durable().goal)));
@@ -64,6 +81,35 @@ void Checker::check_rules(const Step& step, const std::optional<Facts>& told) {
   const auto used = told->downtime_ms.contains(step.service) ? told->downtime_ms.at(step.service) : 0;
   if (step.expected_blackout_ms > 0 && budget >= 0 && used + step.expected_blackout_ms > budget) {
     loop_.violate(fmt::format("'{}' begins with {} of {} ms used", step.id, used, budget));
+  }
+}
+
+// Said apart from the engine: which steps a guard watches over, and that it does so only on the way forward.
+bool Checker::guarded_now(const std::string& service) const {
+  const auto& state = durable();
+  if (state.goal != Goal::run || !state.back_to.empty() || state.stopped) return false;
+  for (const auto& guard : state.plan.guards) {
+    if (guard.service != service) continue;
+    const auto begun = state.steps[state.plan.find(guard.from)].progress;
+    const auto ended = state.steps[state.plan.find(guard.until)].progress;
+    return (begun == Progress::running || begun == Progress::done) && ended != Progress::done;
+  }
+  return false;
+}
+
+void Checker::check_hold(const void* who, const Step& step) {
+  if (step.kind != StepKind::hold || step.guard.empty()) return;
+  const auto said = verdicts_[who].find(step.guard);
+  if (said == verdicts_[who].end() || said->second != midstream::Verdict::pass)
+    loop_.violate(fmt::format("'{}' ends though its guard has not passed", step.id));
+}
+
+// The world says so, not the records.
+void Checker::check_taken_back() {
+  const auto& plan = durable().plan;
+  for (std::size_t i = plan.find(durable().back_to); i < truths_.size(); ++i) {
+    if (plan.steps[i].kind == StepKind::effect && truths_[i] != Truth::none && !lies_)
+      loop_.violate(fmt::format("the guard has taken back, and '{}' is {}", plan.steps[i].id, truth_name(truths_[i])));
   }
 }
 

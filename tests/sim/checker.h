@@ -20,7 +20,12 @@ class Checker {
   void believe_nothing() { lies_ = true; }
 
   // In this order, as they happen; `who` is the controller.
-  void restarted(const void* who) { told_[who].reset(); }
+  void restarted(const void* who) {
+    told_[who].reset();
+    verdicts_[who].clear();
+    unheeded_.erase(who);
+    newest_ = who;
+  }
   void heard(const void* who, const Event& event);
   void stored(const void* who, const Json& record);
   void sent(const Call& call);
@@ -37,14 +42,21 @@ class Checker {
   void check_rules(const Step& step, const std::optional<Facts>& told);
   void check_stop(const Json& record, int index);
   void check_outcome(const Json& record, int index);
+  bool guarded_now(const std::string& service) const;
+  void check_hold(const void* who, const Step& step);
+  void check_taken_back();
 
   Loop& loop_;
   const std::vector<Truth>& truths_;
   Engine shadow_;
   bool lies_ = false;
   std::map<const void*, std::optional<Facts>> told_;  // each controller, since the last attempt that could be felt
-  std::string held_;                                  // a step that was last seen to be held half-way
-  std::string to_observe_;                            // forward effect whose intent is from before this epoch
+  std::map<const void*, std::map<std::string, midstream::Verdict>>
+      verdicts_;                                 // heard by each controller, of the share at hand
+  std::map<const void*, std::string> unheeded_;  // a guard's failing that a controller has heard and not yet stored
+  const void* newest_ = nullptr;                 // the controller that knows the whole journal
+  std::string held_;                             // a step that was last seen to be held half-way
+  std::string to_observe_;                       // forward effect whose intent is from before this epoch
   std::map<std::string, std::pair<std::string, std::uint64_t>> intents_;  // step -> direction and epoch of the latest
 };
 

@@ -100,6 +100,9 @@ INSTANTIATE_TEST_SUITE_P(Simulation, Planted,
                                            std::pair(Bug::takes_any_adoption, "'"), std::pair(Bug::forgets_peers, "'"),
                                            std::pair(Bug::forgets_rules, "begins"),
                                            std::pair(Bug::forgets_pause, "begins though the move is paused"),
+                                           std::pair(Bug::ignores_failing, "nothing was recorded"),
+                                           std::pair(Bug::takes_doubt_for_pass, "its guard has not passed"),
+                                           std::pair(Bug::takes_half_back, "the guard has taken back"),
                                            std::pair(Bug::unguarded_journal, "'")));
 
 int replay(std::uint64_t seed) {

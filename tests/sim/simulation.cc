@@ -33,6 +33,20 @@ Step random_step(Random& random, const Plan& plan, int number, std::string_view 
   return step;
 }
 
+// From one step to another before `finish`: holds in between wait for it, effects count as shares of the traffic.
+void add_guard(Random& random, Plan& plan) {
+  int last = -1;
+  for (std::size_t i = 0; i < plan.steps.size(); ++i) {
+    if (plan.steps[i].phase != "finish") last = static_cast<int>(i);
+  }
+  const int from = static_cast<int>(random.between(0, last));
+  const int until = static_cast<int>(random.between(from, last));
+  plan.guards.push_back({"web", plan.hosts[0], "m", Json::object(), {}, plan.steps[from].id, plan.steps[until].id});
+  for (int i = from; i <= until; ++i) {
+    if (plan.steps[i].kind == StepKind::hold || random.chance(40)) plan.steps[i].guard = "web";
+  }
+}
+
 Plan random_plan(Random& random) {
   Plan plan;
   plan.move = "simulated";
@@ -49,6 +63,7 @@ Plan random_plan(Random& random) {
     step.irreversible = step.phase == "finish" && step.kind == StepKind::effect && random.chance(60);
     plan.steps.push_back(std::move(step));
   }
+  if (random.chance(50)) add_guard(random, plan);
   return plan;
 }
 
@@ -197,8 +212,15 @@ class Simulation {
       deliver(NotAdopted{host, retry("cannot be reached").error()});
     } else if (dice <= 90 && two_) {
       start(1 - latest_);  // the other one takes over, and this one does not know it yet
+    } else if (dice <= 98) {
+      judge(static_cast<midstream::Verdict>(loop_.random.between(0, 4)));
     }
     loop_.after(loop_.random.between(1, trouble_pace_), [this] { disturb(); });
+  }
+
+  void judge(midstream::Verdict verdict) {
+    for (const auto& guard : plan_.guards)
+      deliver(Judged{guard.service, {verdict, "so many of so many", loop_.random.chance(30)}});
   }
 
   Facts facts() {
@@ -223,6 +245,8 @@ class Simulation {
     if (state.paused) shell().deliver(Paused{false});
     if (!shell().alive()) return;
     shell().deliver(facts());
+    for (const auto& guard : plan_.guards)
+      shell().deliver(Judged{guard.service, {midstream::Verdict::pass, "all is well"}});
     if (!shell().alive()) return;
     const bool stuck = state.stopped || state.complete() || state.goal != goal_ || !state.until.empty();
     if (stuck) ask();

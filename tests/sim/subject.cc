@@ -126,12 +126,52 @@ class ForgetsPause final : public Subject {
     if (!engine_.state().paused || !under_way(engine_)) return engine_.handle(now, event);
     auto effects = engine_.handle(now, Paused{false});
     append(effects, engine_.handle(now, event));
-    if (!engine_.state().paused && !std::holds_alternative<Paused>(event) && !std::holds_alternative<Asked>(event)) {
+    const bool asked = std::ranges::any_of(
+        effects.records, [](const Json& record) { return get_string_or(record, "type", "") == "asked"; });
+    if (!engine_.state().paused && !std::holds_alternative<Paused>(event) && !asked) {
       append(effects, engine_.handle(now, Paused{true}));
     }
     std::erase_if(effects.records, [&](const Json& record) {
-      return !std::holds_alternative<Paused>(event) && get_string_or(record, "type", "") == "paused";
+      const bool by_guard = !get_string_or(record, "why", "").empty();
+      return !std::holds_alternative<Paused>(event) && get_string_or(record, "type", "") == "paused" && !by_guard;
     });
+    return effects;
+  }
+};
+
+// Takes one verdict of a guard for another.
+class Mishears final : public Subject {
+ public:
+  Mishears(midstream::Verdict said, midstream::Verdict heard) : said_(said), heard_(heard) {}
+  Effects handle(std::int64_t now, const Event& event) override {
+    auto altered = event;
+    if (auto* judged = std::get_if<Judged>(&altered); judged && judged->judgement.verdict == said_)
+      judged->judgement.verdict = heard_;
+    return engine_.handle(now, altered);
+  }
+
+ private:
+  midstream::Verdict said_;
+  midstream::Verdict heard_;
+};
+
+// Is done with taking back when it has begun.
+class TakesHalfBack final : public Subject {
+ public:
+  Effects handle(std::int64_t now, const Event& event) override {
+    auto effects = engine_.handle(now, event);
+    if (engine_.state().back_to.empty() || !std::holds_alternative<Judged>(event)) return effects;
+    const auto& plan = engine_.state().plan;
+    append(effects, {{{{"type", "stopped"},
+                       {"step", plan.steps.back().id},
+                       {"taken_back", true},
+                       {"at", now},
+                       {"error", to_json(refused("taken back").error())}}},
+                     {},
+                     {}});
+    for (const auto& record : effects.records) {
+      if (get_bool_or(record, "taken_back", false)) (void)engine_.fold(record);
+    }
     return effects;
   }
 };
@@ -142,6 +182,11 @@ std::unique_ptr<Subject> make_subject(Bug bug) {
   switch (bug) {
     case Bug::none:
     case Bug::unguarded_journal: break;
+    case Bug::ignores_failing:
+      return std::make_unique<Mishears>(midstream::Verdict::fail, midstream::Verdict::inconclusive);
+    case Bug::takes_doubt_for_pass:
+      return std::make_unique<Mishears>(midstream::Verdict::inconclusive, midstream::Verdict::pass);
+    case Bug::takes_half_back: return std::make_unique<TakesHalfBack>();
     case Bug::forgets_peers: return std::make_unique<ForgetsPeers>();
     case Bug::forgets_rules: return std::make_unique<ForgetsRules>();
     case Bug::forgets_pause: return std::make_unique<ForgetsPause>();

@@ -28,6 +28,9 @@ enum class Bug {
   ignores_epochs,          // forgotten epoch: of answers
   takes_any_adoption,      // ... of agents
   repeats_blindly,         // blind repeat
+  ignores_failing,         // forgotten guard: its failing
+  takes_doubt_for_pass,    // ... its doubt
+  takes_half_back,         // ... what went to new since
   takes_unknown_for_over,  // ... of what may still go on
   forgets_peers,           // waits only for the host that it calls
   forgets_rules,           // holds only first attempts against window and budget

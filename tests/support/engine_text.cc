@@ -44,6 +44,9 @@ struct EventLine {
   std::string operator()(const Left& e) const {
     return fmt::format("left {} in epoch {}: {}", e.host, e.epoch, e.result ? "ok" : error_line(e.result.error()));
   }
+  std::string operator()(const Judged& e) const {
+    return fmt::format("the guard of {}: {}", e.service, to_string(e.judgement.verdict));
+  }
   std::string operator()(const Tick&) const { return "tick"; }
 };
 
@@ -79,7 +82,17 @@ std::string record_line(const Json& record) {
     const auto until = get_string_or(record, "until", "");
     return fmt::format("asked {}{}{}", get_string_or(record, "goal", "?"), until.empty() ? "" : " until ", until);
   }
-  if (type == "paused") return get_bool_or(record, "paused", false) ? "paused" : "continued";
+  if (type == "paused") {
+    const auto why = get_string_or(record, "why", "");
+    return get_bool_or(record, "paused", false) ? "paused" + (why.empty() ? "" : ": " + why) : "continued";
+  }
+  if (type == "verdict") {
+    const auto back_to = get_string_or(record, "back_to", "");
+    return fmt::format(
+        "verdict of the guard of {} at {}: {} \"{}\"{}", get_string_or(record, "service", "?"), step,
+        get_string_or(record, "verdict", "?"), get_string_or(record, "words", ""),
+        back_to.empty() ? "" : fmt::format(", back to {}, {} ms a share", back_to, get_int_or(record, "ramp_ms", -1)));
+  }
   if (type == "intent") {
     return fmt::format("intent {} {}, attempt {}", step, get_string_or(record, "direction", "?"),
                        get_int_or(record, "attempt", 0));
@@ -109,6 +122,8 @@ std::string state_text(const State& state) {
   auto text =
       fmt::format("epoch {} goal {} until '{}' paused {} stopped {} at '{}'\n", state.epoch, to_string(state.goal),
                   state.until, state.paused, state.stopped ? error_line(*state.stopped) : "no", state.stopped_step);
+  text += fmt::format("back to '{}', {} ms a share\n", state.back_to, state.ramp_ms);
+  for (const auto& [service, verdict] : state.verdicts) text += fmt::format("{} {}\n", service, to_string(verdict));
   for (std::size_t i = 0; i < state.steps.size(); ++i) {
     const auto& step = state.steps[i];
     text += fmt::format("  {} {} attempt {} began {} first {} ended {} result {} error {}\n", state.plan.steps[i].id,
