@@ -12,8 +12,11 @@ namespace midstream::lab {
 namespace {
 
 constexpr Millis kLimit{300'000};
-constexpr std::int64_t kSampleMs = 1'500;  // 300 requests of each side, at the 200 a second that the manifest asks for
+// For 300 requests of each side: at the 200 a second that the manifest asks for, or as fast as two slow servers answer.
+constexpr std::int64_t kSampleMs = 1'500;
+constexpr std::int64_t kSlowSampleMs = 300 * 90 / 2;
 constexpr std::int64_t kTakenOutMs = 5'000;
+constexpr std::int64_t kPausedMs = 15'000;
 constexpr double kFailedShare = 0.01;
 
 // An empty mood is none.
@@ -53,6 +56,8 @@ class GuardTrial {
 
   Result<> hear(std::string_view line) {
     const auto tells = [&](std::string_view part) { return line.find(part) != std::string_view::npos; };
+    const bool story = line.size() > 8 && line[2] == ':' && line[5] == ':';  // the plan is printed before it
+    if (!story) return {};
     if (!planted_ && tells("sends 25 % to new")) {
       planted_ = now();
       return plant();
@@ -94,8 +99,9 @@ class GuardTrial {
     say_(fmt::format("out of traffic {} ms after new went bad; {} of {} requests of web clients failed ({:.2f}%); checker: {}", took, failed,
                      requests, 100.0 * static_cast<double>(failed) / static_cast<double>(std::max<std::int64_t>(requests, 1)),
                      get_string_or(checker, "verdict", "?")));
-    if (took > kSampleMs + kTakenOutMs)
-      return refused(fmt::format("taken out after {} ms; {} ms are for the sample and {} for the rest", took, kSampleMs, kTakenOutMs));
+    const auto sample = what_ == Misbehaviour::slow ? kSlowSampleMs : kSampleMs;
+    if (took > sample + kTakenOutMs)
+      return refused(fmt::format("taken out after {} ms; {} ms are for the sample and {} for the rest", took, sample, kTakenOutMs));
     if (requests < 200) return refused(fmt::format("{} requests prove nothing", requests));
     if (static_cast<double>(failed) >= kFailedShare * static_cast<double>(requests))
       return refused(fmt::format("{} of {} requests failed", failed, requests));
@@ -111,7 +117,7 @@ class GuardTrial {
     const auto checker = TRY(trial_.judge("new", 1));
     say_(fmt::format("paused {} ms after both went bad; the move went on when told; checker: {}", *paused_ - *planted_,
                      get_string_or(checker, "verdict", "?")));
-    if (*paused_ - *planted_ > kSampleMs + kTakenOutMs) return refused("it paused too late");
+    if (*paused_ - *planted_ > kPausedMs) return refused("it paused too late");
     if (get_string_or(checker, "verdict", "") != "pass")
       return refused("the checker does not pass: " + checker.value("details", Json::array()).dump());
     return {};

@@ -27,6 +27,8 @@ struct CliOptions {
   std::string manifest = "move.yaml";
   std::string state;  // directory of journals; default ~/.local/state/midstream
   std::string until;
+  std::string phase;    // of confirm
+  std::string setting;  // of tune: KEY=VALUE
   std::string out;
   std::vector<std::string> accept;  // finish: who may still talk to old
   bool json = false;
@@ -35,6 +37,7 @@ struct CliOptions {
 };
 
 std::filesystem::path journal_directory(const CliOptions& options, const std::string& move);
+std::filesystem::path history_file(const CliOptions& options);
 std::filesystem::path agent_binary();
 Describe describe_with_movers();
 
@@ -45,6 +48,8 @@ int command_rollback(const CliOptions& options, const std::stop_token& stop, boo
 int command_finish(const CliOptions& options, const std::stop_token& stop);
 int command_status(const CliOptions& options, const std::stop_token& stop);
 int command_ask(const CliOptions& options, const std::string& verb);
+int command_confirm(const CliOptions& options);
+int command_tune(const CliOptions& options);
 int command_report(const CliOptions& options);
 int command_probe(const CliOptions& options, const std::stop_token& stop);
 int command_schema();

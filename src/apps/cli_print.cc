@@ -69,7 +69,7 @@ std::string plan_text(const Plan& plan, const Manifest& manifest) {
     expected[step.service] += step.expected_blackout_ms;
     const auto* undo = step.irreversible ? "IRREVERSIBLE" : step.kind == StepKind::effect ? "undo" : "-";
     out += fmt::format("  {:<28} {:>8}  {:<12} {}\n", step.id, step.expected_blackout_ms > 0 ? fmt::format("{} ms", step.expected_blackout_ms) : "0",
-                       undo, step.text);
+                       undo, step.expected_from.empty() ? step.text : fmt::format("{} (blackout {})", step.text, step.expected_from));
   }
   out += "\nexpected blackout against budget\n";
   for (const auto& [service, budget] : plan.budgets.items()) {
@@ -108,6 +108,8 @@ std::string status_text(const Json& status) {
   }
   const auto unreachable = status.value("unreachable", Json::object());
   for (const auto& [host, why] : unreachable.items()) out += fmt::format("  {} cannot be reached: {}\n", host, why.dump());
+  if (const auto window = status.value("window", Json::object()); window.is_object() && window.contains("text"))
+    out += fmt::format("  {}\n", get_string_or(window, "text", ""));
   for (const auto& one : status.value("guard", Json::array()))
     out += fmt::format("  {:<8} guard: {}: {}\n", get_string_or(one, "service", ""), get_string_or(one, "verdict", ""), get_string_or(one, "words", ""));
   return out;

@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <pwd.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -77,7 +78,9 @@ int ending_code(const Controller& controller, const Result<Ending>& ending) {
 
 // Checks, plans, asks, and begins the journal. kDone if the move may be driven.
 int begin_move(const CliOptions& options, const Manifest& manifest, Controller& controller) {
-  const auto checked = check_move(manifest, agent_binary(), describe_with_movers(), Deadline::in(kCheckLimit));
+  const auto history = History::load(history_file(options));
+  if (!history) return complain(history.error(), kFailed);
+  const auto checked = check_move(manifest, agent_binary(), describe_with_movers(), *history, Deadline::in(kCheckLimit));
   if (!checked) return complain(checked.error(), kNotReady);
   if (!checked->ok()) {
     fmt::print(stderr, "{}", check_text(*checked));
@@ -136,6 +139,8 @@ fs::path journal_directory(const CliOptions& options, const std::string& move) {
   return fs::path(home == nullptr ? "/root" : home) / ".local/state/midstream" / move;
 }
 
+fs::path history_file(const CliOptions& options) { return journal_directory(options, "x").parent_path() / "history.json"; }
+
 fs::path agent_binary() {
   std::error_code ignored;
   return fs::read_symlink("/proc/self/exe", ignored).parent_path() / "midstream-agent";
@@ -154,7 +159,9 @@ Describe describe_with_movers() {
 int command_check(const CliOptions& options) {
   const auto manifest = load(options);
   if (!manifest) return complain(manifest.error(), kBadManifest);
-  const auto checked = check_move(*manifest, agent_binary(), describe_with_movers(), Deadline::in(kCheckLimit));
+  const auto history = History::load(history_file(options));
+  if (!history) return complain(history.error(), kFailed);
+  const auto checked = check_move(*manifest, agent_binary(), describe_with_movers(), *history, Deadline::in(kCheckLimit));
   if (!checked) return complain(checked.error(), kNotReady);
   if (options.json) {
     print(to_json(*checked));
@@ -167,7 +174,9 @@ int command_check(const CliOptions& options) {
 int command_plan(const CliOptions& options) {
   const auto manifest = load(options);
   if (!manifest) return complain(manifest.error(), kBadManifest);
-  const auto checked = check_move(*manifest, agent_binary(), describe_with_movers(), Deadline::in(kCheckLimit));
+  const auto history = History::load(history_file(options));
+  if (!history) return complain(history.error(), kFailed);
+  const auto checked = check_move(*manifest, agent_binary(), describe_with_movers(), *history, Deadline::in(kCheckLimit));
   if (!checked) return complain(checked.error(), kNotReady);
   if (options.json) {
     auto out = to_json(checked->plan);
@@ -175,6 +184,7 @@ int command_plan(const CliOptions& options) {
     print(out);
   } else {
     fmt::print("{}", plan_text(checked->plan, checked->resolved));
+    for (const auto& one : check_window(checked->resolved, checked->plan, wall_now_ms())) fmt::print("\n{}\n", one.detail);
   }
   if (!checked->ok()) fmt::print(stderr, "midstream: not every precondition holds; see `midstream check`\n");
   return checked->ok() ? kDone : kNotReady;
@@ -231,6 +241,12 @@ int command_ask(const CliOptions& options, const std::string& verb) {
 
 namespace {
 
+// For the journal: who gave the word.
+std::string who_asks() {
+  const auto* entry = ::getpwuid(::getuid());
+  return fmt::format("{} (uid {})", entry == nullptr ? "?" : entry->pw_name, ::getuid());
+}
+
 // The running controller's word, else the journal's.
 Result<Json> current_status(const CliOptions& options, const Manifest& manifest) {
   const auto directory = journal_directory(options, manifest.move);
@@ -263,6 +279,26 @@ int command_status(const CliOptions& options, const std::stop_token& stop) {
     }
     std::fflush(stdout);
   } while (options.watch && pause_for(Millis(1'000), stop));
+  return kDone;
+}
+
+int command_confirm(const CliOptions& options) {
+  const auto manifest = load(options);
+  if (!manifest) return complain(manifest.error(), kBadManifest);
+  const auto answer = ask_controller(journal_directory(options, manifest->move) / "control.sock",
+                                     {{"verb", "confirm"}, {"phase", options.phase}, {"by", who_asks()}}, Deadline::in(Millis(10'000)));
+  if (!answer) return complain(answer.error(), answer.error().kind == ErrorKind::retry ? kRefused : code_of(answer.error()));
+  fmt::print(stderr, "midstream: phase {} may begin\n", options.phase);
+  return kDone;
+}
+
+int command_tune(const CliOptions& options) {
+  const auto manifest = load(options);
+  if (!manifest) return complain(manifest.error(), kBadManifest);
+  const auto answer = ask_controller(journal_directory(options, manifest->move) / "control.sock",
+                                     {{"verb", "tune"}, {"setting", options.setting}, {"by", who_asks()}}, Deadline::in(Millis(10'000)));
+  if (!answer) return complain(answer.error(), answer.error().kind == ErrorKind::retry ? kRefused : code_of(answer.error()));
+  fmt::print(stderr, "midstream: {} holds from now on; write it into the manifest as well\n", options.setting);
   return kDone;
 }
 

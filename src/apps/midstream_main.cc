@@ -63,6 +63,12 @@ int main_with(int argc, char** argv) {
   finish->add_option("--accept", options.accept, "who may still talk to old: ADDRESS, or SERVICE@ADDRESS")->allow_extra_args(false);
   with_manifest(add("pause", "stop between two steps, where nothing is held", [&] { return command_ask(options, "pause"); }));
   with_manifest(add("continue", "go on after a pause", [&] { return command_ask(options, "continue"); }));
+  auto* confirm = add("confirm", "your word for a phase that waits for it", [&] { return command_confirm(options); });
+  confirm->add_option("phase", options.phase, "the phase, as `status` names it")->required();
+  with_manifest(confirm);
+  auto* tune = add("tune", "change a limit or what is still ahead while the move runs", [&] { return command_tune(options); });
+  tune->add_option("setting", options.setting, "KEY=VALUE, by the manifest's names: services.web.traffic.hold=30s")->required();
+  with_manifest(tune);
   auto* status = with_manifest(add("status", "phase, downtime used of budget, what it waits for", [&] { return command_status(options, stop); }));
   status->add_flag("--json", options.json);
   status->add_flag("--watch", options.watch);

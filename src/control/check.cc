@@ -12,6 +12,7 @@
 #include "base/text.h"
 #include "control/host_checks.h"
 #include "control/oneshot.h"
+#include "control/rules.h"
 
 namespace midstream {
 
@@ -205,8 +206,18 @@ SshTarget ssh_target(const Manifest&, const HostSpec& host) {
   return {host.name, host.ssh, host.ssh_config.value_or(""), host.data};
 }
 
-Result<CheckResult> check_move(const Manifest& manifest, const std::filesystem::path& agent_binary, const Describe& describe, Deadline deadline) {
+std::vector<Finding> check_window(const Manifest& manifest, const Plan& plan, std::int64_t now) {
+  if (!manifest.rules.window) return {};
+  const auto view = view_window(*manifest.rules.window, state_of(plan), now);
+  if (!view) return {{"", "the window", false, view.error().what, view.error().todo}};
+  return {{"", "what users could feel fits the window", view->fits_at_all, view->text,
+           "shorten holds or TTLs, let fewer services shift in one move, or widen rules.window"}};
+}
+
+Result<CheckResult> check_move(const Manifest& manifest, const std::filesystem::path& agent_binary, const Describe& describe,
+                               const History& history, Deadline deadline) {
   CheckResult result;
+  result.facts.history = history;
   result.findings = check_manifest(manifest);
   std::vector<HostView> views(manifest.hosts.size());
   on_every_host(manifest, [&](std::size_t i) { check_host(views[i], manifest, manifest.hosts[i], agent_binary, deadline); });
@@ -218,6 +229,7 @@ Result<CheckResult> check_move(const Manifest& manifest, const std::filesystem::
     return result;
   }
   result.plan = TRY(make_plan(result.resolved, result.facts, describe));
+  std::ranges::move(check_window(result.resolved, result.plan, wall_now_ms()), std::back_inserter(result.findings));
   auto steps = worth_checking(result.plan);
   const auto more = host_checks(result.resolved, servers_on_old(result.resolved, views, deadline));
   for (const auto& step : more) steps.push_back(&step);

@@ -40,9 +40,13 @@ bool within(const std::string& address, const std::string& prefix);
 
 SshTarget ssh_target(const Manifest& manifest, const HostSpec& host);
 
-// Asks all hosts at once. An unreachable host is a finding, not an error. `deadline` bounds the whole.
+// Whether what users could feel fits the window, with the sum and the last safe start; only where there is a window.
+std::vector<Finding> check_window(const Manifest& manifest, const Plan& plan, std::int64_t now);
+
+// Asks all hosts at once. An unreachable host is a finding, not an error. `deadline` bounds the whole; `history` is what
+// steps cost in earlier moves.
 Result<CheckResult> check_move(const Manifest& manifest, const std::filesystem::path& agent_binary, const Describe& describe,
-                               Deadline deadline);
+                               const History& history, Deadline deadline);
 
 Json to_json(const CheckResult& result);  // schema midstream.check/1
 

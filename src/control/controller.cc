@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 #include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <future>
@@ -10,6 +12,7 @@
 #include "control/check.h"
 #include "control/control_socket.h"
 #include "control/departure.h"
+#include "control/rules.h"
 #include "control/story.h"
 #include "control/window.h"
 #include "sys/file.h"
@@ -25,6 +28,9 @@ constexpr Millis kAdoptLimit{30'000};
 constexpr Millis kMeterLimit{5'000};
 constexpr Millis kLeaveLimit{90'000};
 constexpr Millis kLook{1'000};  // from one look of the guards to the next
+
+// Who started this program, for the journal.
+std::string who_runs() { return fmt::format("the one who ran it (uid {})", ::getuid()); }
 
 // Tells this journal from any other of a move of the same name.
 Result<std::string> random_id() {
@@ -58,7 +64,7 @@ Result<std::unique_ptr<Controller>> Controller::open(ControllerOptions options) 
   std::unique_ptr<Controller> controller(new Controller(std::move(options), std::move(journal)));
   for (const auto& record : records) {
     CHECK_OK(controller->engine_.fold(record));
-    if (get_string_or(record, "type", "") == "plan") controller->manifest_recorded_ = record.value("manifest", Json()).dump();
+    if (record.contains("manifest")) controller->manifest_recorded_ = record["manifest"];
     if (get_string_or(record, "type", "") == "plan") controller->journal_id_ = get_string_or(record, "journal", "");
   }
   if (auto saved = read_file(controller->options_.directory / "meter.json")) {
@@ -89,7 +95,7 @@ Result<> Controller::begin(const Plan& plan) {
   journal_id_ = TRY(random_id());
   record["journal"] = journal_id_;
   CHECK_OK(journal_.append({record}));
-  manifest_recorded_ = record["manifest"].dump();
+  manifest_recorded_ = record["manifest"];
   return engine_.fold(record);
 }
 
@@ -100,9 +106,8 @@ void Controller::post(std::function<Result<>()> work) {
 }
 
 Result<Ending> Controller::drive(Goal goal, const std::string& until, const std::stop_token& stop) {
-  if (to_json(options_.manifest).dump() != manifest_recorded_) {
-    return refused("the manifest has changed since the move began", "use the manifest that the move began with, or roll back first");
-  }
+  const auto changed = tuning(manifest_recorded_, options_.manifest, engine_.state());
+  if (!changed) return with_context(changed.error(), "the manifest has changed since the move began");
   if (auto objection = engine_.objection(goal)) return std::unexpected(*objection);
   auto socket = TRY(ControlSocket::open(options_.directory / "control.sock", [this](const Json& request) { return answer_operator(request); }));
   for (const auto& spec : options_.manifest.hosts) {
@@ -114,6 +119,7 @@ Result<Ending> Controller::drive(Goal goal, const std::string& until, const std:
   }
   CHECK_OK(dispatch(Started{}));
   CHECK_OK(dispatch(Accepted{options_.accept}));
+  if (!changed->empty()) CHECK_OK(dispatch(Tuned{"the manifest's file", who_runs(), *changed, to_json(options_.manifest)}));
   CHECK_OK(dispatch(Asked{goal, until}));
   auto ending = loop(stop);
   socket.reset();
@@ -151,7 +157,9 @@ Result<Ending> Controller::loop(const std::stop_token& stop) {
       if (boot_now() >= next_look) {
         next_look = boot_now() + kLook;
         CHECK_OK(ask_guards());
+        CHECK_OK(look_at_kept());
       }
+      CHECK_OK(look_for_word());
       CHECK_OK(drop_overdue());
       CHECK_OK(send_adoptions());
       write_status();
@@ -214,9 +222,12 @@ Result<> Controller::send_call(const Call& call) {
   const auto verb = call.verb == Call::Verb::apply ? "apply" : call.verb == Call::Verb::undo ? "undo" : "observe";
   const Json message{{"type", "call"}, {"move", engine_.state().plan.move}, {"step", call.step}, {"epoch", call.epoch}, {"mover", call.mover},
                      {"verb", verb}, {"desired", call.desired}, {"deadline_ms", call.deadline_ms}};
+  if (call.verb == Call::Verb::apply) begin_measuring(call.step);
+  if (call.verb == Call::Verb::undo) felt_.reset();
   const auto answered = [this, call](const Result<Json>& result) -> Result<> {
     if (call.verb == Call::Verb::observe) return dispatch(Observed{call.step, call.epoch, call.number, result});
     effect_ended_at_ = boot_now();
+    if (felt_ && felt_->step == call.step) felt_->over = true;
     const auto direction = call.verb == Call::Verb::apply ? Direction::forward : Direction::back;
     CHECK_OK(dispatch(Outcome{call.step, direction, call.epoch, call.number, result}));
     read_meter();
@@ -372,9 +383,22 @@ Result<Json> Controller::answer_operator(const Json& request) {
   const auto verb = TRY(get_string(request, "verb"));
   auto promise = std::make_shared<std::promise<Result<Json>>>();
   auto answer = promise->get_future();
-  post([this, verb, promise]() -> Result<> {
+  post([this, verb, request, promise]() -> Result<> {
     if (verb == "status") {
       promise->set_value(status());
+      return {};
+    }
+    if (verb == "confirm") {
+      const auto phase = get_string_or(request, "phase", "");
+      if (auto objection = engine_.objection_to_confirm(phase)) {
+        promise->set_value(std::unexpected(*objection));
+        return {};
+      }
+      promise->set_value(Json{{"accepted", verb}});
+      return dispatch(Confirmed{phase, get_string_or(request, "by", "?")});
+    }
+    if (verb == "tune") {
+      promise->set_value(tune(get_string_or(request, "setting", ""), get_string_or(request, "by", "?")));
       return {};
     }
     const bool abort = verb == "abort";
@@ -414,6 +438,7 @@ Result<> Controller::meter_answered(std::chrono::nanoseconds asked_at, const Res
   if (!result || !result->contains("services")) return {};
   meter_ = *result;
   measured_at_ = asked_at;
+  CHECK_OK(measure());
   return tell_facts();
 }
 
@@ -498,12 +523,136 @@ bool Controller::probing() const {
   return index >= 0 && engine_.state().steps[index].progress == Progress::done;
 }
 
+namespace {
+
+// What `service` has lost so far, as the meter bounds it; nothing where the meter does not know it.
+std::optional<std::pair<std::int64_t, std::int64_t>> lost_so_far(const Json& meter, const std::string& service) {
+  for (const auto& one : meter.value("services", Json::array())) {
+    if (get_string_or(one, "name", "") != service) continue;
+    const auto down = one.value("downtime_ms", Json::object());
+    return std::pair(get_int_or(down, "lower", 0), get_int_or(down, "upper", 0));
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+// The figures from before it may be half a second old: what was lost in between counts as the step's.
+void Controller::begin_measuring(const std::string& id) {
+  felt_.reset();
+  const auto& step = engine_.state().plan.steps[engine_.state().plan.find(id)];
+  const auto before = lost_so_far(meter_, step.service);
+  if (step.kind != StepKind::effect || !(step.in_window || step.expected_blackout_ms > 0) || !probing() || !before) return;
+  felt_ = Felt{id, false, before->first, before->second};
+}
+
+Result<> Controller::measure() {
+  if (!felt_ || !felt_->over || *measured_at_ < effect_ended_at_) return {};
+  const auto felt = *std::exchange(felt_, std::nullopt);
+  const auto& step = engine_.state().plan.steps[engine_.state().plan.find(felt.step)];
+  const auto now = lost_so_far(meter_, step.service);
+  if (!now) return {};
+  const auto& at = engine_.state().steps[engine_.state().plan.find(felt.step)];
+  remember(step, now->second - felt.upper_ms, at.progress == Progress::done ? std::optional(at.ended_ms - at.began_ms) : std::nullopt);
+  return dispatch(Measured{felt.step, std::max<std::int64_t>(0, now->first - felt.lower_ms), now->second - felt.upper_ms});
+}
+
+// For later moves; this one has it in its journal. A history that cannot be kept costs a guess later, not this move.
+void Controller::remember(const Step& step, std::int64_t blackout_ms, std::optional<std::int64_t> took_ms) {
+  const auto file = options_.directory.parent_path() / "history.json";
+  auto kept = [&]() -> Result<> {
+    auto history = TRY(History::load(file));
+    history.add(history_key(step), {engine_.state().plan.move, step.id, wall_now_ms(), blackout_ms, took_ms});
+    return history.save(file);
+  }();
+  if (!kept) log_warn("controller", "what '{}' cost could not be kept: {}", step.id, kept.error().text());
+}
+
+// While a hold keeps something: a look at all of it, one after the other. What is not answered in time does not hold.
+Result<> Controller::look_at_kept() {
+  const auto* hold = engine_.keeping();
+  if (hold == nullptr) {
+    kept_look_.reset();
+    kept_meter_ = Json();
+    return {};
+  }
+  if (kept_look_ && kept_look_->hold() == hold->id) return {};
+  kept_look_.emplace(hold->id, hold->keeps);
+  const auto look = ++kept_looks_;
+  for (const auto& [service, judgement] : engine_.judgements()) {
+    if (judgement.verdict != Verdict::pass) kept_look_->found(fmt::format("the guard of {} says {}", service, to_string(judgement.verdict)));
+  }
+  for (auto& lost : lost_since(kept_meter_.is_null() ? meter_ : kept_meter_, meter_)) kept_look_->found(std::move(lost));
+  if (probing() && (!measured_at_ || boot_now() - *measured_at_ > kFresh)) kept_look_->found("the probes cannot be asked");
+  kept_meter_ = meter_;
+  const auto& state = engine_.state();
+  for (const auto& id : std::vector(hold->keeps)) {
+    const auto& step = state.plan.steps[state.plan.find(id)];
+    auto* host = host_of(step.host);
+    if (host == nullptr || !host->link || !host->adopted) {
+      CHECK_OK(kept_answered(look, id, retry(fmt::format("the agent on {} cannot be asked", step.host))));
+      continue;
+    }
+    request(*host,
+            {{"type", "call"}, {"move", state.plan.move}, {"step", step.id}, {"epoch", state.epoch}, {"mover", step.mover}, {"verb", "observe"},
+             {"desired", step.desired}},
+            kMeterLimit.count(), [this, look, id](const Result<Json>& result) { return kept_answered(look, id, result); });
+  }
+  return {};
+}
+
+Result<> Controller::kept_answered(std::uint64_t look, const std::string& step, const Result<Json>& result) {
+  if (!kept_look_ || look != kept_looks_) return {};
+  kept_look_->answered(step, result);
+  if (!kept_look_->complete()) return {};
+  const auto done = *std::exchange(kept_look_, std::nullopt);
+  return dispatch(Kept{done.hold(), done.why()});
+}
+
+// The operator's word as a file: made while the gate waits, and used once. One from before says nothing about this time.
+Result<> Controller::look_for_word() {
+  const auto phase = engine_.awaited_word();
+  if (phase.empty()) return {};
+  const auto file = options_.directory / ("confirm-" + phase);
+  struct stat seen {};
+  if (::stat(file.c_str(), &seen) != 0) return {};
+  const auto& state = engine_.state();
+  const auto since = state.steps[state.plan.find("confirm-" + phase)].first_ms;
+  const auto made = seen.st_mtim.tv_sec * 1'000 + seen.st_mtim.tv_nsec / 1'000'000;
+  CHECK_OK(remove_file_durably(file));
+  if (made >= since) return dispatch(Confirmed{phase, fmt::format("{} (uid {})", file.string(), seen.st_uid)});
+  if (options_.tell) options_.tell(fmt::format("          {:<8} {} is older than the gate and does not count; it was removed", "move", file.string()));
+  return {};
+}
+
+// The manifest's window, as tuned.
+std::optional<Window> Controller::window() const {
+  auto window = options_.manifest.rules.window;
+  if (window && engine_.state().window_to_minute) window->to_minute = *engine_.state().window_to_minute;
+  return window;
+}
+
+Result<Json> Controller::tune(const std::string& setting, const std::string& by) {
+  const auto wanted = TRY(tuned_manifest(options_.manifest, setting));
+  const auto settings = TRY(tuning(to_json(options_.manifest), wanted, engine_.state()));
+  if (settings.empty()) return refused(fmt::format("'{}' is what holds already", setting));
+  CHECK_OK(dispatch(Tuned{setting, by, settings, {}}));
+  options_.manifest = wanted;
+  for (auto& [service, guard] : guards_) {
+    const auto spec = std::ranges::find(engine_.state().plan.guards, service, &GuardSpec::service);
+    if (spec != engine_.state().plan.guards.end()) guard.set_limits(spec->limits);
+  }
+  return Json{{"accepted", setting}};
+}
+
 // Nothing measured is unknown, not nothing; and what was measured before the last effect ended says nothing about it.
 Result<> Controller::tell_facts() {
   Facts facts;
-  if (const auto& window = options_.manifest.rules.window) {
-    const auto open = window_open(*window, wall_now_ms());
-    facts.window_open = open && *open;
+  if (const auto window = this->window()) {
+    const auto now = wall_now_ms();
+    const auto opening = window_opening(*window, now);
+    facts.window_open = opening && *opening && (*opening)->opens_ms <= now;
+    facts.window_left_ms = facts.window_open ? (*opening)->closes_ms - now : 0;
   }
   if (!probing()) return dispatch(facts);
   if (!measured_at_ || boot_now() - *measured_at_ > kFresh) return dispatch(NoFacts{});
@@ -523,6 +672,11 @@ Json Controller::status() {
     if (!host->trouble.empty()) trouble[host->target.host] = host->trouble;
   }
   out["unreachable"] = std::move(trouble);
+  if (const auto phase = engine_.awaited_word(); !phase.empty())
+    out["waiting"] = fmt::format("{}, or the file {}", get_string_or(out, "waiting", ""), (options_.directory / ("confirm-" + phase)).string());
+  if (const auto window = this->window()) {
+    if (const auto view = view_window(*window, engine_.state(), wall_now_ms())) out["window"] = to_json(*view);
+  }
   return out;
 }
 

@@ -17,6 +17,7 @@
 
 #include "control/guard_watch.h"
 #include "control/journal.h"
+#include "control/keeper_watch.h"
 #include "control/link.h"
 #include "control/peers.h"
 #include "engine/engine.h"
@@ -49,7 +50,7 @@ class Controller {
   Result<> begin(const Plan& plan);
 
   // Pursues the goal until it holds, or is stopped. Refused (nothing done) where the engine objects, or where the
-  // manifest is not the one the journal began with.
+  // manifest differs from the journal's in more than may be tuned; what may, is, in the name of `by`.
   Result<Ending> drive(Goal goal, const std::string& until, const std::stop_token& stop);
 
   const State& state() const { return engine_.state(); }
@@ -84,6 +85,14 @@ class Controller {
   Result<> tell_facts();
   void last_meter(Deadline deadline);
   Result<> ask_guards();
+  Result<> look_for_word();
+  Result<> look_at_kept();
+  Result<> kept_answered(std::uint64_t look, const std::string& step, const Result<Json>& result);
+  Result<Json> tune(const std::string& setting, const std::string& by);
+  std::optional<Window> window() const;
+  void begin_measuring(const std::string& step);
+  Result<> measure();
+  void remember(const Step& step, std::int64_t blackout_ms, std::optional<std::int64_t> took_ms);
   Result<> guard_answered(const std::string& service, const Result<Json>& result);
   Json status();
   void write_status();
@@ -91,7 +100,7 @@ class Controller {
   ControllerOptions options_;
   Journal journal_;
   Engine engine_;
-  std::string manifest_recorded_;
+  Json manifest_recorded_;  // as the journal has it: the one that the move began with, or the last one that was changed
   std::string journal_id_;
   Json meter_ = Json::object();
   Json stragglers_ = Json::object();  // who talked to old when it was last asked; {} before
@@ -106,6 +115,18 @@ class Controller {
   std::chrono::nanoseconds effect_ended_at_{0};
   std::map<std::string, GuardWatch> guards_;  // those that have a say now
   std::set<std::string> guards_asked_;
+  std::optional<KeptLook> kept_look_;  // under way
+  std::uint64_t kept_looks_ = 0;
+  Json kept_meter_;  // the figures at the look before
+  // An effect that is bound by budget or window, and what its service had lost before it; measured once it is over and the
+  // meter has been asked since.
+  struct Felt {
+    std::string step;
+    bool over = false;
+    std::int64_t lower_ms = 0;
+    std::int64_t upper_ms = 0;
+  };
+  std::optional<Felt> felt_;
   bool ended_ = false;  // nothing is decided any more
   // What was asked of an agent and is not answered. One that is overdue ends its link, and everything is asked anew.
   struct Question {

@@ -9,6 +9,9 @@ namespace midstream {
 namespace {
 
 constexpr Span kPatience{24 * 3'600'000};  // with those who still talk to old
+constexpr std::int64_t kAssumedEffect = 2'000;  // where nothing of the kind was measured yet
+constexpr std::int64_t kAssumedWait = 10'000;
+constexpr std::int64_t kLooks = 2'000;  // of a guard, beyond its sample
 
 // Collects the steps phase by phase: every service adds its own to each, in the manifest's order.
 class Builder {
@@ -32,6 +35,8 @@ class Builder {
     home();
     finish();
     leave();
+    add_gates();
+    for (auto& step : plan_.steps) expect(step);
     CHECK_OK(validate(plan_));
     return std::move(plan_);
   }
@@ -85,6 +90,42 @@ class Builder {
     base["kind"] = std::move(kind);
     base.update(more);
     return base;
+  }
+
+  // The operator's word before a phase. A phase without steps has no gate.
+  void add_gates() {
+    for (const auto& phase : manifest_.rules.confirm) {
+      const auto first = std::ranges::find(plan_.steps, phase, &Step::phase);
+      if (first == plan_.steps.end()) continue;
+      Step gate;
+      gate.id = "confirm-" + phase;
+      gate.phase = phase;
+      gate.kind = StepKind::confirm;
+      gate.text = fmt::format("waits for the operator's word before phase {}", phase);
+      plan_.steps.insert(first, std::move(gate));
+    }
+  }
+
+  // How long a step takes and what it costs its service: what earlier steps of its kind did, else what is assumed.
+  void expect(Step& step) const {
+    if (step.kind == StepKind::confirm) return;
+    if (step.kind == StepKind::hold) {
+      step.expected_ms = step.deadline_ms;
+      const auto service = std::ranges::find(manifest_.services, step.guard, &ServiceSpec::name);
+      if (service != manifest_.services.end())
+        step.expected_ms = std::max(step.expected_ms, kLooks + 1'000 * service->guard.min_samples / service->guard.rate);
+      return;
+    }
+    const auto ttl = get_int_or(step.desired, "ttl", 0);
+    const bool waits_for_ttl = step.kind == StepKind::wait && get_string_or(step.desired, "kind", "") == "expired";
+    step.expected_ms = waits_for_ttl ? ttl : step.kind == StepKind::wait ? kAssumedWait : kAssumedEffect;
+    const auto cost = facts_.history.cost(history_key(step));
+    if (step.kind == StepKind::effect && !step.service.empty()) step.expected_from = step.expected_blackout_ms > 0 ? "assumed" : "";
+    if (!cost) return;
+    if (cost->took_ms && !waits_for_ttl) step.expected_ms = *cost->took_ms;
+    if (step.kind != StepKind::effect || step.service.empty() || !cost->blackout_ms) return;
+    step.expected_blackout_ms = *cost->blackout_ms;
+    step.expected_from = fmt::format("measured {} times", cost->times);
   }
 
   // ---- bases of desired states, docs/formats/desired.md
@@ -306,6 +347,19 @@ class Builder {
   void soak() {
     add_hold("soak", "", "soak", fmt::format("observes both sides for {} s; going back stays one command", manifest_.rules.observe.count() / 1000.0),
              manifest_.rules.observe);
+    keep(plan_.steps.back());
+  }
+
+  // What must go on while both sides are observed: uploads flow back, new owns each database and its stream runs back to
+  // old, traffic is where it was sent.
+  void keep(Step& soak) const {
+    for (const auto& service : manifest_.services) {
+      std::vector<std::string> kept;
+      for (std::size_t i = 0; i < service.files.size(); ++i) kept.push_back(fmt::format("files-{}-back-caught-up", i));
+      if (service.postgres) kept.emplace_back("switch");
+      if (service.traffic && !service.traffic->steps.empty()) kept.push_back(fmt::format("weights-{}", service.traffic->steps.back()));
+      for (const auto& id : kept) soak.keeps.push_back(service.name + "." + id);
+    }
   }
 
   Result<> addresses() {

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "base/result.h"
+#include "control/history.h"
 #include "engine/plan.h"
 #include "manifest/manifest.h"
 
@@ -14,6 +15,7 @@ namespace midstream {
 // What the planner must know of the world beside the manifest.
 struct PlanFacts {
   std::map<std::string, std::int64_t> ttl_ms;  // "name/type" -> its TTL today
+  History history;                             // what steps cost in earlier moves and rehearsals
 };
 
 // The text of a step: Mover::describe of the mover it names.

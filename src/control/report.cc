@@ -72,7 +72,7 @@ Json make_report(const State& state, const Json& meter) {
     verdicts.push_back({{"at", format_wall(get_int_or(one, "at", 0))}, {"service", one["service"]}, {"step", one["step"]}, {"verdict", one["verdict"]},
                         {"words", one["words"]}, {"took_back", one.contains("back_to")}});
   }
-  Json report{{"schema", "midstream.report/1"}, {"move", state.plan.move}, {"verdict", verdict(state)}, {"plan_hash", plan_hash(state.plan)},
+  Json report{{"schema", "midstream.report/1"}, {"move", state.plan.move}, {"verdict", verdict(state)}, {"plan_hash", state.hash},
               {"epoch", state.epoch}, {"goal", to_string(state.goal)}, {"services", services_report(state, meter)},
               {"addresses", addresses_report(meter)}, {"steps", std::move(steps)}, {"guard", std::move(verdicts)}};
   if (state.stopped) report["stopped"] = {{"step", state.stopped_step}, {"error", to_json(*state.stopped)}};

@@ -21,8 +21,13 @@ std::string outcome_line(const Step& step, const StepState& at, const Json& reco
     return fmt::format("{}{}: attempt {} failed: {}", back ? "undo: " : "", step.text, at.attempt, error.text());
   }
   if (back && step.kind != StepKind::effect) return "";
+  if (step.kind == StepKind::confirm)
+    return fmt::format("phase {} may begin: the word of {}", step.phase, get_string_or(record.value("result", Json::object()), "by", "?"));
   if (step.kind == StepKind::hold) {
-    const auto guard = get_string_or(record.value("result", Json::object()), "guard", "");
+    const auto result = record.value("result", Json::object());
+    if (get_int_or(result, "extended_ms", 0) > 0)
+      return fmt::format("{} (lasted {:.1f} s longer)", step.text, static_cast<double>(get_int_or(result, "extended_ms", 0)) / 1000);
+    const auto guard = get_string_or(result, "guard", "");
     return guard.empty() ? step.text : fmt::format("{} (guard: {})", step.text, guard);
   }
   const auto took = at.first_ms > 0 ? at.ended_ms - at.first_ms : 0;
@@ -64,6 +69,7 @@ std::string story_line(const State& state, const Json& record) {
   };
   if (type == "asked") return line("", fmt::format("asked: {}", get_string_or(record, "goal", "")));
   if (type == "paused") return line("", get_bool_or(record, "paused", false) ? paused_line(record) : "goes on");
+  if (type == "tuned") return line("", fmt::format("tuned by {}: {}", get_string_or(record, "by", "?"), get_string_or(record, "what", "")));
   if (type == "verdict") return line(get_string_or(record, "service", ""), verdict_line(record));
   if (type == "epoch" && get_int_or(record, "epoch", 1) > 1) return line("", fmt::format("epoch {}: all agents adopt it, what was under way is observed", get_int_or(record, "epoch", 0)));
   if (type == "stopped") return line("", fmt::format("STOPPED: {}", error_from_json(record.value("error", Json::object())).text()));
@@ -71,6 +77,17 @@ std::string story_line(const State& state, const Json& record) {
   const int index = state.plan.find(get_string_or(record, "step", ""));
   if (index < 0) return "";
   const auto& step = state.plan.steps[index];
+  if (type == "intent" && step.kind == StepKind::confirm) return line("", fmt::format("{}: `midstream confirm {}`", step.text, step.phase));
+  if (type == "kept") {
+    const auto why = get_string_or(record, "why", "");
+    return line(step.service, why.empty() ? fmt::format("'{}': all is well again; it lasts {:.1f} s longer", step.id, static_cast<double>(state.steps[index].red_ms) / 1000)
+                                          : fmt::format("'{}' stands still: {}", step.id, why));
+  }
+  if (type == "measured") {
+    const auto cost = record.value("blackout_ms", Json::object());
+    if (get_int_or(cost, "upper", 0) == 0) return "";
+    return line(step.service, fmt::format("measured: '{}' cost {} to {} ms", step.id, get_int_or(cost, "lower", 0), get_int_or(cost, "upper", 0)));
+  }
   if (type == "outcome") return line(step.service, outcome_line(step, state.steps[index], record));
   return "";
 }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "engine/fit.h"
 #include "engine/flight.h"
 
 namespace midstream {
@@ -66,6 +67,19 @@ Effects Engine::handle(std::int64_t now, const Event& event) {
           if (!e.sources.empty()) record(flight, {{"type", "accepted"}, {"sources", e.sources}});
         } else if constexpr (std::is_same_v<T, Left>) {
           left(flight, e);
+        } else if constexpr (std::is_same_v<T, Measured>) {
+          if (state_.plan.find(e.step) >= 0)
+            record(flight, {{"type", "measured"},
+                            {"step", e.step},
+                            {"blackout_ms", {{"lower", e.lower_ms}, {"upper", e.upper_ms}}}});
+        } else if constexpr (std::is_same_v<T, Kept>) {
+          kept(flight, e);
+        } else if constexpr (std::is_same_v<T, Tuned>) {
+          Json entry{{"type", "tuned"}, {"what", e.what}, {"by", e.by}, {"set", e.set}};
+          if (!e.manifest.is_null()) entry["manifest"] = e.manifest;
+          record(flight, std::move(entry));
+        } else if constexpr (std::is_same_v<T, Confirmed>) {
+          if (!objection_to_confirm(e.phase)) succeed(flight, running_index(), Json{{"by", e.by}}, false);
         } else if constexpr (std::is_same_v<T, Judged>) {
           judged(flight, e);
         }
@@ -202,12 +216,43 @@ void Engine::judged(Flight& flight, const Judged& word) {
   if (in_flight_) renew_epoch(flight);
 }
 
+const Step* Engine::keeping() const {
+  const int index = running_index();
+  if (index < 0 || state_.going_back() || state_.plan.steps[index].keeps.empty()) return nullptr;
+  return &state_.plan.steps[index];
+}
+
+// Recorded as it changes: the time in which something did not hold is added to the hold.
+void Engine::kept(Flight& flight, const Kept& look) {
+  const auto* step = keeping();
+  if (step == nullptr || step->id != look.step) return;
+  green_ = look.why.empty();
+  const auto& at = state_.steps[running_index()];
+  if (at.red == look.why) return;
+  record(flight, {{"type", "kept"}, {"step", step->id}, {"why", look.why}});
+}
+
 // A guard that hears nothing: nothing begins, or is tried again, until it does.
 const Judgement* Engine::doubt() const {
   for (const auto& [service, judgement] : judgements_) {
     if (judgement.verdict == Verdict::unknown && guarding(service)) return &judgement;
   }
   return nullptr;
+}
+
+std::string Engine::awaited_word() const {
+  const int index = running_index();
+  if (index < 0 || state_.plan.steps[index].kind != StepKind::confirm || state_.going_back() || state_.stopped)
+    return "";
+  return state_.plan.steps[index].phase;
+}
+
+std::optional<Error> Engine::objection_to_confirm(const std::string& phase) const {
+  const auto awaited = awaited_word();
+  if (!phase.empty() && awaited == phase) return std::nullopt;
+  return Error{ErrorKind::refused, fmt::format("no gate before '{}' waits for a word", phase),
+               awaited.empty() ? "`midstream status` says what is waited for"
+                               : fmt::format("`midstream confirm {}` is what is waited for", awaited)};
 }
 
 int Engine::running_index() const {
@@ -259,7 +304,7 @@ void Engine::forward(Flight& flight) {
     if (state_.paused || doubt() != nullptr) return;
     const auto& step = state_.plan.steps[index];
     if (!all_adopted(step) || (bounded(step) && !facts_)) return;
-    if (auto why = refusal(step)) return stop(flight, step.id, *why);
+    if (auto why = refusal(step, flight.now)) return stop(flight, step.id, *why);
     begin(flight, index, Direction::forward);
   }
 }
@@ -306,7 +351,7 @@ bool Engine::bounded(const Step& step) const {
   return step.in_window || (step.expected_blackout_ms > 0 && state_.plan.budgets.contains(step.service));
 }
 
-std::optional<Error> Engine::refusal(const Step& step) const {
+std::optional<Error> Engine::refusal(const Step& step, std::int64_t now) const {
   for (const auto& need : step.needs) {
     const int index = state_.plan.find(need);
     if (index < 0 || state_.steps[index].progress != Progress::done) {
@@ -316,6 +361,18 @@ std::optional<Error> Engine::refusal(const Step& step) const {
   if (step.in_window && !facts_->window_open) {
     return Error{ErrorKind::refused, fmt::format("step '{}' can be felt by users and the window is closed", step.id),
                  "run again when the window is open; nothing is held meanwhile"};
+  }
+  if (step.in_window && facts_->window_left_ms) {
+    const auto left = *facts_->window_left_ms;
+    const auto needed = stretch_from(state_, state_.plan.find(step.id), now);
+    if (needed.total_ms > left) {
+      return Error{
+          ErrorKind::refused,
+          fmt::format("step '{}' will not fit: the window closes in {}, and what is to be done in it takes {}; the "
+                      "last safe start was {} ago",
+                      step.id, span_text(left), sum_text(needed), span_text(needed.total_ms - left)),
+          "run again in the next window, or with a later rules.window.to in the manifest; nothing is held meanwhile"};
+    }
   }
   if (step.expected_blackout_ms > 0 && state_.plan.budgets.contains(step.service)) {
     const auto used = facts_->downtime_ms.contains(step.service) ? facts_->downtime_ms.at(step.service) : 0;
@@ -348,6 +405,7 @@ void Engine::begin(Flight& flight, int index, Direction direction) {
   asked_in_vain_ = 0;
   not_before_ = 0;
   seen_ = Json::object();
+  green_ = false;
   if (step.kind == StepKind::hold) judgements_.erase(step.guard);  // what was said of another share does not count
   if (step.kind == StepKind::effect) {
     send(flight, index, direction == Direction::forward ? Call::Verb::apply : Call::Verb::undo);
@@ -371,13 +429,16 @@ void Engine::drive(Flight& flight, int index) {
   const auto& step = state_.plan.steps[index];
   const auto& at = state_.steps[index];
   if (step.kind == StepKind::hold) {
-    const auto end = at.first_ms + step.deadline_ms;
+    if (!step.keeps.empty() && (!green_ || at.red_since_ms > 0)) return;  // the next look comes by itself
+    const auto end = at.first_ms + step.deadline_ms + at.red_ms;
     if (flight.now < end) return flight.wake(end);
+    if (!step.keeps.empty()) return succeed(flight, index, Json{{"extended_ms", at.red_ms}}, false);
     if (step.guard.empty()) return succeed(flight, index, Json::object(), false);
     const auto said = judgements_.find(step.guard);  // the next verdict comes by itself
     if (said == judgements_.end() || said->second.verdict != Verdict::pass) return;
     return succeed(flight, index, Json{{"guard", said->second.words}}, false);
   }
+  if (step.kind == StepKind::confirm) return;  // silence means hold
   if (flight.now < not_before_) return flight.wake(not_before_);
   if (!all_adopted(step)) return;
   if (step.kind == StepKind::wait || resolve_) return send(flight, index, Call::Verb::observe);
@@ -390,7 +451,7 @@ void Engine::drive(Flight& flight, int index) {
 void Engine::try_again(Flight& flight, int index) {
   const auto& step = state_.plan.steps[index];
   const bool blind = bounded(step) && !facts_;
-  const auto why = blind ? std::nullopt : refusal(step);
+  const auto why = blind ? std::nullopt : refusal(step, flight.now);
   const bool halted = state_.paused || doubt() != nullptr;
   if (!halted && !blind && !why) return begin(flight, index, Direction::forward);
   if (!looked_) return send(flight, index, Call::Verb::observe);
@@ -526,6 +587,10 @@ std::string Engine::waiting() const {
   if (!under_way) return "";
   if (looked_ && !in_flight_ && state_.paused)
     return fmt::format("paused, '{}' is not in effect; `continue` tries it again", step.id);
+  if (const auto phase = awaited_word(); !phase.empty())
+    return fmt::format("'{}' waits for your word: `midstream confirm {}`{}", step.id, phase, pause);
+  if (forward && keeping() != nullptr && at.red_since_ms > 0)
+    return fmt::format("'{}' waits, and lasts longer by as much: {}{}", step.id, at.red, pause);
   if (forward && step.kind == StepKind::hold && !step.guard.empty())
     return waiting_for_guard(step) + std::string(pause);
   const auto why = get_string_or(seen_, "why", "");

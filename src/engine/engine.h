@@ -51,6 +51,10 @@ struct NotAdopted {                               // it cannot be reached, or an
 struct LinkLost { std::string host; };            // what was called there has no answer any more
 struct Asked { Goal goal; std::string until; };   // the operator; `until` is a phase or ""
 struct Paused { bool paused; };
+struct Confirmed {                                // the operator's word for a gate that waits
+  std::string phase;
+  std::string by;                                 // who, and how
+};
 struct Outcome {                                  // of an apply or undo
   std::string step;
   Direction direction;
@@ -71,6 +75,7 @@ struct Observed {                                 // of an observe
 struct Facts {
   std::map<std::string, std::int64_t> downtime_ms;  // upper bound used so far, per service
   bool window_open = true;
+  std::optional<std::int64_t> window_left_ms;  // until it closes; nothing where there is no window
 };
 struct NoFacts {};  // they cannot be had at present: nobody measures
 struct Accepted {
@@ -87,9 +92,27 @@ struct Judged {
   Judgement judgement;
   Json baseline = Json();  // old's latencies before the shift, where they are known for the first time
 };
+// What a look at everything that a hold keeps has found; `why` is "" where all of it holds.
+struct Kept {
+  std::string step;
+  std::string why;
+};
+// What an attempt of a step cost its service, as the meter bounds it.
+struct Measured {
+  std::string step;
+  std::int64_t lower_ms = 0;
+  std::int64_t upper_ms = 0;
+};
+// The operator has changed a limit or what is still ahead, within what may be changed (docs/OPERATING.md, Tuning).
+struct Tuned {
+  std::string what;  // "services.web.traffic.hold=30s", for people
+  std::string by;
+  Json set = Json::array();  // docs/formats/journal.md
+  Json manifest = Json();    // the changed manifest, where a changed file brought it
+};
 struct Tick {};  // time has come
 using Event = std::variant<Started, Adopted, NotAdopted, LinkLost, Asked, Paused, Outcome, Observed, Facts, NoFacts,
-                           Accepted, Judged, Left, Tick>;
+                           Accepted, Judged, Kept, Confirmed, Measured, Tuned, Left, Tick>;
 
 // ---- effects ------------------------------------------------------------------------------------------------
 struct Adopt {
@@ -126,9 +149,12 @@ enum class Progress { pending, running, done, undoing, undone };
 struct StepState {
   Progress progress = Progress::pending;
   int attempt = 0;
-  std::int64_t began_ms = 0;  // of the latest intent
-  std::int64_t first_ms = 0;  // of the first intent in this direction
-  std::int64_t ended_ms = 0;  // of the latest outcome
+  std::int64_t began_ms = 0;      // of the latest intent
+  std::int64_t first_ms = 0;      // of the first intent in this direction
+  std::int64_t ended_ms = 0;      // of the latest outcome
+  std::int64_t red_since_ms = 0;  // of a hold that keeps something: since when something does not hold, 0: all does
+  std::int64_t red_ms = 0;        // and for how long that was so before; the hold lasts so much longer
+  std::string red;                // what, as last recorded
   Json result = Json::object();
   std::optional<Error> error;  // of the latest attempt, if it failed
 };
@@ -151,6 +177,13 @@ struct State {
   std::map<std::string, Verdict> verdicts;  // of each guard, as last recorded
   std::map<std::string, Json> baselines;    // service -> old's latencies before the shift
   std::vector<Json> verdict_records;        // all of them, for the report
+  struct Cost {
+    int times = 0;
+    std::int64_t worst_ms = 0;
+  };
+  std::optional<int> window_to_minute;   // where it was tuned
+  std::map<std::string, Cost> measured;  // "mover/kind" -> what its steps cost in this move
+  std::string hash;                      // of the plan that the move began with
   // Where a guard has failed: the step down to which everything is undone, that one included; then the move stops.
   std::string back_to;
   Error back_why;
@@ -188,10 +221,16 @@ class Engine {
   std::optional<Error> objection(Goal goal) const;
   // Why the operator cannot abort: to undo all is `rollback` once the first switch was begun.
   std::optional<Error> objection_to_abort() const;
+  // Why no gate before this phase waits for the operator's word.
+  std::optional<Error> objection_to_confirm(const std::string& phase) const;
+  // The phase whose gate waits for it; "" where none does.
+  std::string awaited_word() const;
   // The first record of a journal.
   static Json plan_record(std::int64_t now, const Plan& plan);
   // What is waited for, in words; "" when nothing is.
   std::string waiting() const;
+  // The step that keeps something and is under way; nullptr where none is.
+  const Step* keeping() const;
   // Whether the guard of this service has a say now.
   bool guarding(const std::string& service) const;
   // The newest verdict of each guard, recorded or not. Not kept over a restart.
@@ -206,6 +245,7 @@ class Engine {
   void link_lost(Flight& flight, const std::string& host);
   void asked(Flight& flight, const Asked& ask);
   void judged(Flight& flight, const Judged& word);
+  void kept(Flight& flight, const Kept& look);
   void ended(Flight& flight, const Outcome& outcome);
   void observed(Flight& flight, const Observed& observation);
   void renew_epoch(Flight& flight);
@@ -226,7 +266,7 @@ class Engine {
   bool awaited(bool observing, std::string_view step, std::uint64_t epoch, std::uint64_t number) const;
   bool all_adopted(const Step& step) const;
   bool bounded(const Step& step) const;
-  std::optional<Error> refusal(const Step& step) const;
+  std::optional<Error> refusal(const Step& step, std::int64_t now) const;
   int running_index() const;
   int next_index() const;
   bool departs() const;
@@ -252,6 +292,7 @@ class Engine {
   std::string departing_;  // the host that a Depart is out for
   int departures_ = 0;     // asked for of that host in vain
   std::map<std::string, Judgement> judgements_;
+  bool green_ = false;  // the last look at what the running hold keeps found nothing missing
 };
 
 }  // namespace midstream

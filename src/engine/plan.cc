@@ -36,6 +36,11 @@ Result<> validate_step(const Plan& plan, const Step& step, const std::set<std::s
     }
     if (std::ranges::find(step.hosts, step.host) == step.hosts.end()) return bad("does not list its own host");
   }
+  for (const auto& kept : step.keeps) {
+    const int index = plan.find(kept);
+    if (!earlier.contains(kept) || !has_agent(plan.steps[index].kind))
+      return bad(fmt::format("keeps '{}', which nobody can look at", kept));
+  }
   for (const auto& need : step.needs) {
     if (!earlier.contains(need)) return bad(fmt::format("needs '{}', which is not an earlier step", need));
   }
@@ -89,7 +94,9 @@ Result<GuardSpec> guard_from_json(const Json& value) {
   return guard;
 }
 
-Json step_json(const Step& step) {
+}  // namespace
+
+Json to_json(const Step& step) {
   return {{"id", step.id},
           {"phase", step.phase},
           {"service", step.service},
@@ -104,7 +111,9 @@ Json step_json(const Step& step) {
           {"poll_ms", step.poll_ms},
           {"attempts", step.attempts},
           {"expected_ms", step.expected_ms},
+          {"expected_from", step.expected_from},
           {"guard", step.guard},
+          {"keeps", step.keeps},
           {"irreversible", step.irreversible},
           {"in_window", step.in_window},
           {"needs", step.needs}};
@@ -131,14 +140,14 @@ Result<Step> step_from_json(const Json& value, const Plan& plan) {
   step.poll_ms = TRY(get_int(value, "poll_ms"));
   step.attempts = static_cast<int>(TRY(get_int(value, "attempts")));
   step.expected_ms = get_int_or(value, "expected_ms", 0);
+  step.expected_from = get_string_or(value, "expected_from", "");
   step.guard = get_string_or(value, "guard", "");
+  if (value.contains("keeps")) step.keeps = TRY(get_strings(value, "keeps"));
   step.irreversible = TRY(get_bool(value, "irreversible"));
   step.in_window = TRY(get_bool(value, "in_window"));
   step.needs = TRY(get_strings(value, "needs"));
   return step;
 }
-
-}  // namespace
 
 Result<> validate(const Plan& plan) {
   std::set<std::string> earlier;
@@ -161,7 +170,7 @@ Result<> validate(const Plan& plan) {
 
 Json to_json(const Plan& plan) {
   Json steps = Json::array();
-  for (const auto& step : plan.steps) steps.push_back(step_json(step));
+  for (const auto& step : plan.steps) steps.push_back(to_json(step));
   Json leave = Json::array();
   for (const auto& one : plan.leave) leave.push_back({{"host", one.host}, {"power_off", one.power_off}});
   Json guards = Json::array();

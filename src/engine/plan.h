@@ -43,7 +43,9 @@ struct Step {
   std::int64_t poll_ms = 200;             // wait: time between two observations
   int attempts = 4;                       // effect: how often a transient failure is tried again
   std::int64_t expected_ms = 0;           // how long it takes if all goes well; a hold: its length
+  std::string expected_from;              // where what is expected comes from: "assumed", "measured 3 times", or ""
   std::string guard;                      // the service whose guard watches it; a hold ends only after a pass
+  std::vector<std::string> keeps;  // hold: earlier steps whose state must go on; while one does not, no time passes
   bool irreversible = false;
   bool in_window = false;          // a step that users could feel: only within the window
   std::vector<std::string> needs;  // ids of earlier steps whose outcome this one builds on
@@ -84,6 +86,8 @@ Result<> validate(const Plan& plan);
 
 // Canonical JSON, and back. plan_hash is over the canonical text: FNV-1a, 64 bits, hex; it tells plans apart and
 // is no protection against forgery.
+Json to_json(const Step& step);
+Result<Step> step_from_json(const Json& value, const Plan& plan);
 Json to_json(const Plan& plan);
 Result<Plan> plan_from_json(const Json& value);
 std::string plan_hash(const Plan& plan);

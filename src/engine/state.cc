@@ -34,6 +34,8 @@ Result<> fold_intent(StepState& step, const Json& record) {
   if (step.progress != wanted) {
     step.first_ms = at;
     step.result = Json::object();
+    step.red.clear();
+    step.red_since_ms = step.red_ms = 0;
   }
   step.progress = wanted;
   step.attempt = static_cast<int>(TRY(get_int(record, "attempt")));
@@ -60,6 +62,82 @@ Result<> fold_verdict(State& state, const Json& record) {
                     "mend new, then `midstream run` tries again; `midstream rollback` goes back altogether"};
   state.paused = false;
   state.paused_why.clear();
+  return {};
+}
+
+// What is still ahead, in `plan` as in `steps`: `removes` make room for `steps` at the first one's place.
+Result<> replace_steps(State& state, const Json& setting) {
+  std::size_t at = state.steps.size();
+  for (const auto& id : TRY(get_strings(setting, "removes"))) {
+    const int index = state.plan.find(id);
+    if (index < 0) return corrupt("journal: a step is removed that is not in the plan");
+    const auto progress = state.steps[index].progress;
+    if (progress == Progress::done || progress == Progress::running || progress == Progress::undoing)
+      return corrupt("journal: a step is removed that was begun");
+    at = std::min<std::size_t>(at, index);
+    state.plan.steps.erase(state.plan.steps.begin() + index);
+    state.steps.erase(state.steps.begin() + index);
+  }
+  for (const auto& value : setting.value("steps", Json::array())) {
+    state.plan.steps.insert(state.plan.steps.begin() + at, TRY(step_from_json(value, state.plan)));
+    state.steps.insert(state.steps.begin() + at, StepState());
+    ++at;
+  }
+  return validate(state.plan);
+}
+
+Result<> fold_setting(State& state, const Json& setting) {
+  const auto what = TRY(get_string(setting, "what"));
+  const auto service = get_string_or(setting, "service", "");
+  if (what == "steps") return replace_steps(state, setting);
+  if (what == "limits") {
+    const auto guard = std::ranges::find(state.plan.guards, service, &GuardSpec::service);
+    if (guard == state.plan.guards.end()) return corrupt("journal: limits of a guard that is not there");
+    guard->limits = TRY(limits_from_json(TRY(get_object(setting, "value"))));
+    return {};
+  }
+  const auto value = TRY(get_int(setting, "value"));
+  if (what == "budget") state.plan.budgets[service] = value;
+  if (what == "window_to") state.window_to_minute = static_cast<int>(value);
+  for (std::size_t i = 0; i < state.steps.size(); ++i) {
+    auto& step = state.plan.steps[i];
+    if (step.kind != StepKind::hold || state.steps[i].progress == Progress::done) continue;
+    const bool meant =
+        what == "hold" ? step.id.starts_with(service + ".weights-") : what == "soak" && step.phase == "soak";
+    if (meant) step.deadline_ms = step.expected_ms = std::max<std::int64_t>(value, 1);
+  }
+  return {};
+}
+
+Result<> fold_tuned(State& state, const Json& record) {
+  for (const auto& setting : record.value("set", Json::array())) CHECK_OK(fold_setting(state, setting));
+  return {};
+}
+
+Result<> fold_kept(StepState& step, const Json& record) {
+  const auto at = TRY(get_int(record, "at"));
+  step.red = TRY(get_string(record, "why"));
+  if (!step.red.empty() && step.red_since_ms == 0) step.red_since_ms = at;
+  if (!step.red.empty()) return {};
+  step.red_ms += std::max<std::int64_t>(0, at - step.red_since_ms);
+  step.red_since_ms = 0;
+  return {};
+}
+
+// What was measured is what is expected of every step of its kind that is still ahead: the worst of this move.
+Result<> fold_measured(State& state, int index, const Json& record) {
+  const auto upper = TRY(get_int(TRY(get_object(record, "blackout_ms")), "upper"));
+  const auto of = [](const Step& step) { return step.mover + "/" + get_string_or(step.desired, "kind", ""); };
+  const auto kind = of(state.plan.steps[index]);
+  auto& [times, worst] = state.measured[kind];
+  worst = std::max(worst, upper);
+  ++times;
+  for (std::size_t i = 0; i < state.steps.size(); ++i) {
+    auto& step = state.plan.steps[i];
+    if (of(step) != kind || step.service.empty() || state.steps[i].progress == Progress::done) continue;
+    step.expected_blackout_ms = worst;
+    step.expected_from = fmt::format("measured {} times in this move", times);
+  }
   return {};
 }
 
@@ -141,6 +219,7 @@ Result<> Engine::fold(const Json& record) {
     if (!state_.plan.steps.empty()) return corrupt("journal: a second plan");
     state_.plan = TRY(plan_from_json(TRY(get_object(record, "plan"))));
     state_.steps.resize(state_.plan.steps.size());
+    state_.hash = plan_hash(state_.plan);
     return {};
   }
   if (state_.plan.move.empty()) return corrupt(fmt::format("journal: '{}' before the plan", type));
@@ -190,8 +269,11 @@ Result<> Engine::fold(const Json& record) {
     return {};
   }
   if (type == "verdict") return fold_verdict(state_, record);
+  if (type == "tuned") return fold_tuned(state_, record);
   const int index = state_.plan.find(TRY(get_string(record, "step")));
   if (index < 0) return corrupt("journal: a record of a step that is not in the plan");
+  if (type == "kept") return fold_kept(state_.steps[index], record);
+  if (type == "measured") return fold_measured(state_, index, record);
   if (type == "intent") return fold_intent(state_.steps[index], record);
   if (type == "outcome") return fold_outcome(state_.steps[index], record);
   return corrupt(fmt::format("journal: unknown record '{}'", type));

@@ -80,7 +80,9 @@ Result<Step> parse_step(const Line& line) {
   step.deadline_ms = TRY(number(line.option("deadline", "60000")));
   step.poll_ms = TRY(number(line.option("poll", "200")));
   step.attempts = static_cast<int>(TRY(number(line.option("attempts", "4"))));
+  step.expected_ms = TRY(number(line.option("takes", "0")));
   step.in_window = line.has("window");
+  if (line.options.contains("keeps")) step.keeps = split(line.option("keeps"), ',');
   step.irreversible = line.has("irreversible");
   if (line.options.contains("needs")) step.needs = split(line.option("needs"), ',');
   return step;
@@ -98,6 +100,10 @@ class Player {
     std::string out;
     if (verb == "now") now_ += TRY(number(line.word(1).substr(1)));
     const auto event = TRY(parse_event(line));
+    if (const auto* word = std::get_if<Confirmed>(&event)) {
+      if (const auto no = engine_.objection_to_confirm(word->phase))
+        out += fmt::format("  objection: {}\n", no->text());
+    }
     if (const auto* ask = std::get_if<Asked>(&event)) {
       if (const auto no = engine_.objection(ask->goal)) out += fmt::format("  objection: {}\n", no->text());
     }
@@ -149,6 +155,9 @@ class Player {
     if (verb == "blind") return NoFacts{};
     if (verb == "pause" || verb == "continue") return Paused{verb == "pause"};
     if (verb == "facts") return parse_facts(line);
+    if (verb == "kept") return Kept{subject, line.word(2)};
+    if (verb == "confirm") return Confirmed{subject, "root"};
+    if (verb == "measured") return Measured{subject, 0, TRY(number(line.word(2)))};
     if (verb == "judge") return Judged{subject, {verdict_from(line.word(2)), line.word(3), line.has("dead")}};
     if (verb == "ask") {
       const auto goal = subject == "run" ? Goal::run : subject == "back" ? Goal::back : Goal::finish;
@@ -178,8 +187,9 @@ class Player {
   static Result<Event> parse_facts(const Line& line) {
     Facts facts;
     facts.window_open = line.option("window", "open") == "open";
+    if (line.options.contains("left")) facts.window_left_ms = TRY(number(line.option("left")));
     for (const auto& [service, used] : line.options) {
-      if (service != "window") facts.downtime_ms[service] = TRY(number(used));
+      if (service != "window" && service != "left") facts.downtime_ms[service] = TRY(number(used));
     }
     return facts;
   }

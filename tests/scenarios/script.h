@@ -4,7 +4,7 @@
 //   hosts old new
 //   budget db 1000                        downtime of a service, ms
 //   step PHASE ID KIND [HOST] [service=S] [blackout=MS] [deadline=MS] [poll=MS] [attempts=N] [needs=ID,ID]
-//                      [peers=HOST,HOST] [guard=S] [window] [irreversible]
+//                      [peers=HOST,HOST] [guard=S] [takes=MS] [keeps=ID,ID] [window] [irreversible]
 //   guard SERVICE HOST from=STEP until=STEP
 //   leave HOST [off]                      at the end; off: and it is shut down
 // then inputs, in any number; `now` starts at 0:
@@ -18,7 +18,10 @@
 //   ok STEP [epoch=N] [call=N]            the apply or undo under way succeeded; the latest call where none is named
 //   fail STEP KIND "what" [epoch=N] [call=N]   ... or failed
 //   see STEP reached|waiting|held|KIND ["why"] [epoch=N] [call=N]
-//   facts [SERVICE=MS ...] [window=open|closed]
+//   facts [SERVICE=MS ...] [window=open|closed] [left=MS]   left: until the window closes
+//   kept STEP ["why"]                     a look at what a hold keeps; why: what does not hold
+//   confirm PHASE                         the operator's word for it
+//   measured STEP MS                      what it cost its service
 //   left HOST [KIND "what"]               nothing of ours is there any more, or that could not be done
 //   judge SERVICE pass|fail|inconclusive|both|unknown "words" [dead]     the guard, after a look
 //   blind                                 the facts cannot be had at present

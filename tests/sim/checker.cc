@@ -12,6 +12,14 @@ void Checker::heard(const void* who, const Event& event) {
   if (std::holds_alternative<NoFacts>(event)) told_[who].reset();
   if (unheeded_.contains(who))
     loop_.violate(fmt::format("the guard of {} has failed and nothing was recorded", unheeded_[who]));
+  const auto* word = std::get_if<Confirmed>(&event);
+  words_[who] = word == nullptr ? "" : word->phase;
+  if (const auto* look = std::get_if<Kept>(&event)) {
+    // Of another hold it says nothing; of this one, the newest counts.
+    if (durable().plan.find(look->step) >= 0 &&
+        durable().steps[durable().plan.find(look->step)].progress == Progress::running)
+      kept_[who] = {look->step, look->why};
+  }
   if (const auto* judged = std::get_if<Judged>(&event)) {
     verdicts_[who][judged->service] = judged->judgement.verdict;
     if (judged->judgement.verdict == midstream::Verdict::fail && who == newest_ && guarded_now(judged->service))
@@ -78,6 +86,7 @@ void Checker::check_rules(const Step& step, const std::optional<Facts>& told) {
   if (!told) return loop_.violate(fmt::format("'{}' begins though this controller was told no facts", step.id));
   if (step.in_window && !told->window_open)
     return loop_.violate(fmt::format("'{}' begins outside the window", step.id));
+  if (step.in_window) check_window(step, *told);
   const auto used = told->downtime_ms.contains(step.service) ? told->downtime_ms.at(step.service) : 0;
   if (step.expected_blackout_ms > 0 && budget >= 0 && used + step.expected_blackout_ms > budget) {
     loop_.violate(fmt::format("'{}' begins with {} of {} ms used", step.id, used, budget));
@@ -98,6 +107,10 @@ bool Checker::guarded_now(const std::string& service) const {
 }
 
 void Checker::check_hold(const void* who, const Step& step) {
+  if (!step.keeps.empty() && kept_[who] != std::pair(step.id, std::string()))
+    loop_.violate(fmt::format("'{}' ends though nobody has seen that what it keeps holds", step.id));
+  if (step.kind == StepKind::confirm && words_[who] != step.phase)
+    loop_.violate(fmt::format("'{}' ends though nobody has given the word", step.id));
   if (step.kind != StepKind::hold || step.guard.empty()) return;
   const auto said = verdicts_[who].find(step.guard);
   if (said == verdicts_[who].end() || said->second != midstream::Verdict::pass)
@@ -113,6 +126,27 @@ void Checker::check_taken_back() {
   }
 }
 
+// Said apart from the engine: all that is not done, up to the last step before the soak, or after it, that is bound by
+// the window.
+void Checker::check_window(const Step& step, const Facts& told) {
+  if (!told.window_left_ms) return;
+  const auto& steps = durable().plan.steps;
+  std::int64_t sum = 0;
+  std::int64_t needed = 0;
+  for (std::size_t i = durable().plan.find(step.id); i < steps.size(); ++i) {
+    if (steps[i].phase == "soak" && steps[i].id != step.id) break;
+    if (durable().steps[i].progress == Progress::done) continue;
+    const auto expected =
+        steps[i].kind == StepKind::hold ? std::max(steps[i].expected_ms, steps[i].deadline_ms) : steps[i].expected_ms;
+    const bool running = durable().steps[i].progress == Progress::running;
+    sum += running ? std::max<std::int64_t>(0, expected - (loop_.now() - durable().steps[i].first_ms)) : expected;
+    if (steps[i].in_window) needed = sum;
+  }
+  if (needed > *told.window_left_ms)
+    loop_.violate(fmt::format("'{}' begins though {} ms do not fit the {} ms of the window", step.id, needed,
+                              *told.window_left_ms));
+}
+
 void Checker::check_outcome(const Json& record, int index) {
   const auto& step = durable().plan.steps[index];
   if (step.kind != StepKind::effect) return;
@@ -126,7 +160,8 @@ void Checker::check_outcome(const Json& record, int index) {
 // The rules of engagement end no step half-way.
 void Checker::check_stop(const Json& record, int index) {
   const auto why = get_string_or(record.value("error", Json::object()), "what", "");
-  const bool by_rule = why.starts_with("stop-loss") || why.find("the window is closed") != std::string::npos;
+  const bool by_rule = why.starts_with("stop-loss") || why.find("the window is closed") != std::string::npos ||
+                       why.find("will not fit") != std::string::npos;
   const auto& step = durable().plan.steps[index];
   if (by_rule && step.expected_blackout_ms > 0 && truths_[index] == Truth::partly)
     loop_.violate(fmt::format("'{}' is left held, for a rule's sake", step.id));

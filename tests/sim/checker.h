@@ -24,6 +24,8 @@ class Checker {
     told_[who].reset();
     verdicts_[who].clear();
     unheeded_.erase(who);
+    words_.erase(who);
+    kept_.erase(who);
     newest_ = who;
   }
   void heard(const void* who, const Event& event);
@@ -44,6 +46,7 @@ class Checker {
   void check_outcome(const Json& record, int index);
   bool guarded_now(const std::string& service) const;
   void check_hold(const void* who, const Step& step);
+  void check_window(const Step& step, const Facts& told);
   void check_taken_back();
 
   Loop& loop_;
@@ -54,9 +57,11 @@ class Checker {
   std::map<const void*, std::map<std::string, midstream::Verdict>>
       verdicts_;                                 // heard by each controller, of the share at hand
   std::map<const void*, std::string> unheeded_;  // a guard's failing that a controller has heard and not yet stored
-  const void* newest_ = nullptr;                 // the controller that knows the whole journal
-  std::string held_;                             // a step that was last seen to be held half-way
-  std::string to_observe_;                       // forward effect whose intent is from before this epoch
+  std::map<const void*, std::string> words_;     // the phase that the operator has just let begin
+  std::map<const void*, std::pair<std::string, std::string>> kept_;  // the latest look of each controller: hold, why
+  const void* newest_ = nullptr;                                     // the controller that knows the whole journal
+  std::string held_;                                                 // a step that was last seen to be held half-way
+  std::string to_observe_;  // forward effect whose intent is from before this epoch
   std::map<std::string, std::pair<std::string, std::uint64_t>> intents_;  // step -> direction and epoch of the latest
 };
 

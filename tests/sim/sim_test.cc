@@ -102,8 +102,11 @@ INSTANTIATE_TEST_SUITE_P(Simulation, Planted,
                                            std::pair(Bug::forgets_pause, "begins though the move is paused"),
                                            std::pair(Bug::ignores_failing, "nothing was recorded"),
                                            std::pair(Bug::takes_doubt_for_pass, "its guard has not passed"),
+                                           std::pair(Bug::needs_no_word, "nobody has given the word"),
+                                           std::pair(Bug::sees_no_red, "nobody has seen that what it keeps holds"),
+                                           std::pair(Bug::forgets_the_clock, "do not fit"),
                                            std::pair(Bug::takes_half_back, "the guard has taken back"),
-                                           std::pair(Bug::unguarded_journal, "'")));
+                                           std::pair(Bug::unguarded_journal, "")));
 
 int replay(std::uint64_t seed) {
   const auto verdict = simulate(seed, Bug::none, true);

@@ -17,11 +17,15 @@ Step random_step(Random& random, const Plan& plan, int number, std::string_view 
   step.id = fmt::format("{}-{}", phase, number);
   step.service = random.chance(50) ? "db" : "";
   const auto dice = random.between(1, 100);
-  step.kind = dice <= 70 ? StepKind::effect : dice <= 90 ? StepKind::wait : StepKind::hold;
+  step.kind = dice <= 70   ? StepKind::effect
+              : dice <= 88 ? StepKind::wait
+              : dice <= 95 ? StepKind::hold
+                           : StepKind::confirm;
   step.deadline_ms = step.kind == StepKind::hold ? random.between(1, 800) : random.between(500, 1500);
   step.poll_ms = random.between(50, 300);
   step.attempts = static_cast<int>(random.between(1, 4));
-  if (step.kind == StepKind::hold) return step;
+  step.expected_ms = random.between(0, 500);
+  if (!has_agent(step.kind)) return step;
   step.host = plan.hosts[random.between(0, static_cast<std::int64_t>(plan.hosts.size()) - 1)];
   step.mover = "m";
   step.hosts = {step.host};
@@ -47,6 +51,17 @@ void add_guard(Random& random, Plan& plan) {
   }
 }
 
+// Holds keep what was done before them, some of it.
+void add_keeping(Random& random, Plan& plan) {
+  for (std::size_t i = 0; i < plan.steps.size(); ++i) {
+    if (plan.steps[i].kind != StepKind::hold || !plan.steps[i].guard.empty()) continue;
+    for (std::size_t earlier = 0; earlier < i; ++earlier) {
+      if (has_agent(plan.steps[earlier].kind) && random.chance(20))
+        plan.steps[i].keeps.push_back(plan.steps[earlier].id);
+    }
+  }
+}
+
 Plan random_plan(Random& random) {
   Plan plan;
   plan.move = "simulated";
@@ -63,7 +78,8 @@ Plan random_plan(Random& random) {
     step.irreversible = step.phase == "finish" && step.kind == StepKind::effect && random.chance(60);
     plan.steps.push_back(std::move(step));
   }
-  if (random.chance(50)) add_guard(random, plan);
+  if (random.chance(35)) add_guard(random, plan);
+  add_keeping(random, plan);
   return plan;
 }
 
@@ -212,10 +228,23 @@ class Simulation {
       deliver(NotAdopted{host, retry("cannot be reached").error()});
     } else if (dice <= 90 && two_) {
       start(1 - latest_);  // the other one takes over, and this one does not know it yet
-    } else if (dice <= 98) {
+    } else if (dice <= 92) {
+      deliver(Confirmed{std::string(kPhases[loop_.random.between(0, 9)]), "root"});
+    } else if (dice <= 99) {
       judge(static_cast<midstream::Verdict>(loop_.random.between(0, 4)));
     }
+    if (loop_.random.chance(30)) go_on();
     loop_.after(loop_.random.between(1, trouble_pace_), [this] { disturb(); });
+  }
+
+  // What a move waits for of itself: words, verdicts, looks.
+  void go_on() {
+    if (!shell().alive()) return;
+    const auto phase = shell().engine().awaited_word();
+    const auto* hold = shell().engine().keeping();
+    if (!phase.empty()) return deliver(Confirmed{phase, "root"});
+    if (hold != nullptr) return deliver(Kept{hold->id, loop_.random.chance(30) ? "it does not" : ""});
+    judge(loop_.random.chance(80) ? midstream::Verdict::pass : midstream::Verdict::inconclusive);
   }
 
   void judge(midstream::Verdict verdict) {
@@ -226,6 +255,7 @@ class Simulation {
   Facts facts() {
     Facts facts;
     facts.window_open = calm_ || loop_.random.chance(80);
+    if (!calm_ && loop_.random.chance(20)) facts.window_left_ms = loop_.random.between(0, 2'000);
     facts.downtime_ms["db"] = calm_ ? 0 : world_.downtime_ms();
     return facts;
   }
@@ -249,6 +279,10 @@ class Simulation {
       shell().deliver(Judged{guard.service, {midstream::Verdict::pass, "all is well"}});
     if (!shell().alive()) return;
     const bool stuck = state.stopped || state.complete() || state.goal != goal_ || !state.until.empty();
+    if (const auto phase = shell().engine().awaited_word(); !phase.empty()) shell().deliver(Confirmed{phase, "root"});
+    if (!shell().alive()) return;
+    if (const auto* hold = shell().engine().keeping()) shell().deliver(Kept{hold->id, ""});
+    if (!shell().alive()) return;
     if (stuck) ask();
   }
 

@@ -155,6 +155,37 @@ class Mishears final : public Subject {
   midstream::Verdict heard_;
 };
 
+// Takes any event for the operator's word.
+class NeedsNoWord final : public Subject {
+ public:
+  Effects handle(std::int64_t now, const Event& event) override {
+    auto effects = engine_.handle(now, event);
+    if (const auto phase = engine_.awaited_word(); !phase.empty())
+      append(effects, engine_.handle(now, Confirmed{phase, "nobody"}));
+    return effects;
+  }
+};
+
+// Takes whatever a look at what a hold keeps has found for good.
+class SeesNoRed final : public Subject {
+ public:
+  Effects handle(std::int64_t now, const Event& event) override {
+    auto altered = event;
+    if (auto* look = std::get_if<Kept>(&altered)) look->why.clear();
+    return engine_.handle(now, altered);
+  }
+};
+
+// Knows that the window is open, and not for how long.
+class ForgetsTheClock final : public Subject {
+ public:
+  Effects handle(std::int64_t now, const Event& event) override {
+    auto altered = event;
+    if (auto* facts = std::get_if<Facts>(&altered)) facts->window_left_ms.reset();
+    return engine_.handle(now, altered);
+  }
+};
+
 // Is done with taking back when it has begun.
 class TakesHalfBack final : public Subject {
  public:
@@ -186,6 +217,9 @@ std::unique_ptr<Subject> make_subject(Bug bug) {
       return std::make_unique<Mishears>(midstream::Verdict::fail, midstream::Verdict::inconclusive);
     case Bug::takes_doubt_for_pass:
       return std::make_unique<Mishears>(midstream::Verdict::inconclusive, midstream::Verdict::pass);
+    case Bug::sees_no_red: return std::make_unique<SeesNoRed>();
+    case Bug::needs_no_word: return std::make_unique<NeedsNoWord>();
+    case Bug::forgets_the_clock: return std::make_unique<ForgetsTheClock>();
     case Bug::takes_half_back: return std::make_unique<TakesHalfBack>();
     case Bug::forgets_peers: return std::make_unique<ForgetsPeers>();
     case Bug::forgets_rules: return std::make_unique<ForgetsRules>();

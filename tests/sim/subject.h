@@ -31,6 +31,9 @@ enum class Bug {
   ignores_failing,         // forgotten guard: its failing
   takes_doubt_for_pass,    // ... its doubt
   takes_half_back,         // ... what went to new since
+  needs_no_word,           // forgotten gate
+  sees_no_red,             // forgotten observation
+  forgets_the_clock,       // forgotten end of the window
   takes_unknown_for_over,  // ... of what may still go on
   forgets_peers,           // waits only for the host that it calls
   forgets_rules,           // holds only first attempts against window and budget

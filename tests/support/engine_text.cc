@@ -38,12 +38,16 @@ struct EventLine {
     return fmt::format("facts, window {}", e.window_open ? "open" : "closed");
   }
   std::string operator()(const NoFacts&) const { return "no facts"; }
-  std::string operator()(const Accepted& e) const {
-    return fmt::format("accepted {} sources", e.sources.size());
-  }
+  std::string operator()(const Accepted& e) const { return fmt::format("accepted {} sources", e.sources.size()); }
   std::string operator()(const Left& e) const {
     return fmt::format("left {} in epoch {}: {}", e.host, e.epoch, e.result ? "ok" : error_line(e.result.error()));
   }
+  std::string operator()(const Tuned& e) const { return fmt::format("{} tunes {}", e.by, e.what); }
+  std::string operator()(const Kept& e) const {
+    return fmt::format("kept by {}: {}", e.step, e.why.empty() ? "all" : e.why);
+  }
+  std::string operator()(const Measured& e) const { return fmt::format("measured {}: {} ms", e.step, e.upper_ms); }
+  std::string operator()(const Confirmed& e) const { return fmt::format("{} confirms {}", e.by, e.phase); }
   std::string operator()(const Judged& e) const {
     return fmt::format("the guard of {}: {}", e.service, to_string(e.judgement.verdict));
   }
@@ -85,6 +89,15 @@ std::string record_line(const Json& record) {
   if (type == "paused") {
     const auto why = get_string_or(record, "why", "");
     return get_bool_or(record, "paused", false) ? "paused" + (why.empty() ? "" : ": " + why) : "continued";
+  }
+  if (type == "tuned")
+    return fmt::format("tuned by {}: {}", get_string_or(record, "by", "?"), get_string_or(record, "what", "?"));
+  if (type == "kept")
+    return fmt::format("kept by {}: {}", step,
+                       get_string_or(record, "why", "").empty() ? "all" : get_string_or(record, "why", ""));
+  if (type == "measured") {
+    const auto cost = record.value("blackout_ms", Json::object());
+    return fmt::format("measured {}: {} to {} ms", step, get_int_or(cost, "lower", -1), get_int_or(cost, "upper", -1));
   }
   if (type == "verdict") {
     const auto back_to = get_string_or(record, "back_to", "");
