@@ -94,6 +94,12 @@ struct FilesSpec {
   std::vector<std::string> except;
 };
 
+struct MailSpec {
+  std::string old_host;    // Dovecot and Postfix that are moved from
+  std::string new_host;
+  std::vector<int> steps;  // percent of users at home on new, ascending, last 100
+};
+
 struct ServiceSpec {
   std::string name;
   std::vector<std::string> needs;
@@ -102,6 +108,7 @@ struct ServiceSpec {
   std::vector<FilesSpec> files;
   std::optional<PostgresSpec> postgres;
   std::optional<TrafficSpec> traffic;
+  std::optional<MailSpec> mail;
   std::vector<NameSpec> names;
 };
 
