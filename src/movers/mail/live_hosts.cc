@@ -490,6 +490,13 @@ void Clients::deliver(const std::stop_token& stop) {
     const auto user = user_name(number % kUsers + 1);
     const auto subject = fmt::format("m{}", number);
     pause_for(Millis(15), stop);
+    busy = false;
+    if (resting) continue;
+    busy = true;
+    if (resting) {
+      busy = false;
+      continue;
+    }
     auto talk = Talk::to(host.address, 24);
     if (!talk || talk->greeting() != 220 || talk->code("LHLO test") != 250 || talk->code("MAIL FROM:<a@b.test>") != 250)
       continue;

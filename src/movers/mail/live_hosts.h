@@ -141,6 +141,13 @@ class Clients {
   explicit Clients(World& world);
   ~Clients() { end(); }
   void end();
+  std::atomic<bool> resting = false;  // deliveries stand still, as Postfix's do while Dovecot is reloaded
+  std::atomic<bool> busy = false;
+  // Returns once no delivery is under way.
+  void rest() {
+    resting = true;
+    while (busy) pause_for(Millis(2), {});
+  }
   std::atomic<bool> both = false;  // new is asked as well as old: not before it answers by title
   bool wait_more(int deliveries, int flags, Millis within);  // that many more acknowledged
   // Everything that is wrong with what old or new serves now for every user, "" if nothing.

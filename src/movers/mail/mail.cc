@@ -265,15 +265,31 @@ Result<> MailMover::follow(const Context& context, bool on) {
   return {};
 }
 
-// New refuses everybody before old sends anybody: nobody makes a mailbox there.
+// New refuses everybody before old sends anybody: nobody makes a mailbox there. Postfix rests while Dovecot reloads: a reload
+// makes LMTP say 421 about messages that it has stored, and they would be delivered once more.
 Result<Json> MailMover::proxy(const Context& context, const Plan& plan) {
   const auto old_side = ask(context, plan.old_side.host);
   const auto users = TRY(old_side("users", Json::object())).at("users");
-  TRY(act(context, "install", {{"desired", plan.raw}, {"users", users}, {"owner", false}}));
+  const auto here = ask(context, context.host);
+  for (const auto& side : {here, old_side}) {
+    TRY(side("queue-install", {{"desired", plan.raw}}));
+    TRY(side("queue-rest", Json::object()));
+  }
+  TRY(here("install", {{"desired", plan.raw}, {"users", users}, {"owner", false}}));
   TRY(old_side("install", {{"desired", plan.raw}, {"users", users}, {"owner", true}}));
-  TRY(act(context, "queue-install", {{"desired", plan.raw}}));
-  TRY(old_side("queue-install", {{"desired", plan.raw}}));
+  for (const auto& side : {here, old_side}) TRY(side("queue-release", Json::object()));
   return Json{{"users", users.size()}};
+}
+
+// Both sides' configuration put back. `closed`: old's Dovecot serves nobody from then on.
+Result<> take_down(const Ask& old_side, const Ask& new_side, bool closed) {
+  for (const auto& side : {old_side, new_side})
+    if (get_string_or(TRY(side("queue-status", Json::object())), "state", "none") != "none")
+      TRY(side("queue-rest", Json::object()));
+  TRY(old_side("uninstall", {{"closed", closed}}));
+  TRY(new_side("uninstall", Json::object()));
+  for (const auto& side : {old_side, new_side}) TRY(side("queue-uninstall", Json::object()));
+  return {};
 }
 
 Result<Json> MailMover::unproxy(const Context& context, const Plan& plan) {
@@ -282,10 +298,7 @@ Result<Json> MailMover::unproxy(const Context& context, const Plan& plan) {
   for (const auto& [name, title] : titles.items())
     if (get_string_or(title, "state", "") != "standby" && get_string_or(title, "state", "") != "yielded")
       return refused(fmt::format("{} is at home on {}", name, context.host));
-  for (const auto* verb : {"queue-uninstall", "uninstall"}) {
-    TRY(old_side(verb, {{"desired", plan.raw}}));
-    TRY(act(context, verb, {{"desired", plan.raw}}));
-  }
+  CHECK_OK(take_down(old_side, ask(context, context.host), false));
   return Json::object();
 }
 
@@ -375,10 +388,7 @@ Result<Json> MailMover::finish(const Context& context, const Plan& plan) {
   const auto old_side = ask(context, plan.old_side.host);
   CHECK_OK(follow(context, false));
   TRY(old_side("follow", {{"on", false}}));
-  TRY(old_side("queue-uninstall", {{"desired", plan.raw}, {"closed", true}}));
-  TRY(old_side("uninstall", {{"closed", true}}));
-  TRY(act(context, "queue-uninstall", {{"desired", plan.raw}}));
-  TRY(act(context, "uninstall", Json::object()));
+  CHECK_OK(take_down(old_side, ask(context, context.host), true));
   return Json::object();
 }
 

@@ -102,9 +102,12 @@ Result<std::optional<Queue::Record>> Queue::load() {
   std::error_code ignored;
   if (!fs::exists(path, ignored)) return std::optional<Record>();
   const auto saved = TRY(parse_json(TRY(read_file(path))));
-  Record record{TRY(get_string(saved, "move")), TRY(get_string(saved, "host")),
-                TRY(parse_plan(TRY(get_object(saved, "desired")))), TRY(title_from_json(saved)),
-                get_int_or(saved, "deferring_ms", 0)};
+  Record record{TRY(get_string(saved, "move")),
+                TRY(get_string(saved, "host")),
+                TRY(parse_plan(TRY(get_object(saved, "desired")))),
+                TRY(title_from_json(saved)),
+                get_int_or(saved, "deferring_ms", 0),
+                get_bool_or(saved, "taking", false)};
   return std::optional(std::move(record));
 }
 
@@ -119,7 +122,8 @@ Result<> Queue::store(const Record& record) {
   saved.update({{"move", record.move},
                 {"host", record.host},
                 {"desired", record.plan.raw},
-                {"deferring_ms", record.deferring_ms}});
+                {"deferring_ms", record.deferring_ms},
+                {"taking", record.taking}});
   CHECK_OK(make_directories(state_));
   return write_file_durably(state_ / "queue.json", saved.dump(), 0600);
 }
@@ -138,7 +142,7 @@ Result<> Queue::configure(const Record& record, const Limits& limits) {
   if (!record.title.home())
     body += fmt::format("relayhost = [{}]:25\nsmtp_bind_address =\nsmtp_bind_address6 =\n", in_brackets);
   if (record.deferring_ms != 0)
-    body += fmt::format("queue_minfree = 9000000000000000000\ndefer_transports = {}\n",
+    body += fmt::format("{}defer_transports = {}\n", record.taking ? "" : "queue_minfree = 9000000000000000000\n",
                         join(TRY(postfix_.transports(limits)), " "));
   const auto wanted = with_block(bare, record.move, Place::tail, body);
   if (wanted != text) CHECK_OK(write_file_durably(postfix_.main_cf(), wanted));
@@ -171,6 +175,7 @@ Result<> Queue::uninstall(const Limits& limits) {
   const auto bare = TRY(without_block(text, record->move, Place::tail));
   if (bare != text) CHECK_OK(write_file_durably(postfix_.main_cf(), bare));
   CHECK_OK(postfix_.reload(limits));
+  CHECK_OK(postfix_.flush(limits));
   std::error_code failed;
   fs::remove_all(TRY(spool(record->move, limits)), failed);
   return remove_file_durably(state_ / "queue.json");
@@ -185,10 +190,11 @@ Result<Json> Queue::status(const Limits& limits) {
   return status;
 }
 
-Result<> Queue::defer(const Limits& limits) {
+Result<> Queue::defer(bool taking, const Limits& limits) {
   auto record = TRY(installed());
-  if (!record.title.home()) return {};  // handed over already
+  if (!taking && !record.title.home()) return {};  // handed over already
   record.deferring_ms = wall_now_ms();
+  record.taking = taking;
   CHECK_OK(store(record));
   CHECK_OK(configure(record, limits));
   options_.checkpoint("queue.deferring");
@@ -227,7 +233,7 @@ Result<Json> Queue::give(const Context& context, std::uint64_t turn, const Limit
     return retry("messages that came here are still being injected");
   CHECK_OK(store(record));
   options_.checkpoint("queue.yielding");
-  if (record.deferring_ms == 0) CHECK_OK(defer(limits));
+  if (record.deferring_ms == 0 || record.taking) CHECK_OK(defer(false, limits));
   record = TRY(installed());
   const auto back = [&](const Error& error) -> Result<Json> {
     CHECK_OK(take_back(record, {Deadline::in(Millis(20'000)), {}}));
@@ -439,8 +445,9 @@ Result<> Queue::keep(Millis, const Limits& limits) {
   auto record = TRY(load());
   if (!record) return {};
   if (record->title.holding == Holding::yielding) return take_back(*record, limits);
-  if (record->title.holding == Holding::yielded && record->deferring_ms != 0) return after(record->title.turn, limits);
-  if (record->title.holding == Holding::owner && record->deferring_ms != 0 &&
+  if (record->title.holding == Holding::yielded && record->deferring_ms != 0 && !record->taking)
+    return after(record->title.turn, limits);
+  if ((record->title.holding == Holding::owner || record->taking) && record->deferring_ms != 0 &&
       wall_now_ms() - record->deferring_ms > kDeferLease.count()) {
     log_warn("mail", "SMTP was deferred for longer than its lease: it is served again");
     return release(limits);
@@ -461,7 +468,8 @@ Result<Json> Queue::act(const Context& context, std::string_view verb, const Jso
   if (verb == "queue-install") return install(context, TRY(parse_plan(TRY(get_object(args, "desired")))));
   Result<> done = refused(fmt::format("mover mail answers no request '{}'", printable(verb)));
   if (verb == "queue-uninstall") done = uninstall(limits);
-  if (verb == "queue-defer") done = defer(limits);
+  if (verb == "queue-defer") done = defer(false, limits);
+  if (verb == "queue-rest") done = defer(true, limits);
   if (verb == "queue-release") done = release(limits);
   if (verb == "queue-after") done = after(turn, limits);
   if (!done) return std::unexpected(done.error());

@@ -31,6 +31,7 @@ class Queue {
   // Verbs, on this host:
   //   queue-install {desired}, queue-uninstall
   //   queue-status -> {"state", "turn", "deferring", "left"}: files of this turn that are not injected yet
+  //   queue-rest, queue-release             mail is taken, no delivery is begun, those under way have ended; for a reload of Dovecot
   //   queue-defer, queue-release            4xx to everybody, no delivery is begun; under a lease
   //   queue-give {turn}, queue-take {turn}, queue-after {turn}: the hand-over
   Result<Json> act(const Context& context, std::string_view verb, const Json& args);
@@ -47,6 +48,7 @@ class Queue {
     Plan plan;
     Title title;
     std::int64_t deferring_ms = 0;  // CLOCK_REALTIME when it began, 0: not
+    bool taking = false;            // while deferring: mail is taken nevertheless
   };
   Result<std::optional<Record>> load();
   Result<Record> installed();
@@ -56,7 +58,7 @@ class Queue {
   Result<> sweep(const std::filesystem::path& out, const Limits& limits);
   Result<Json> status(const Limits& limits);
   Result<> configure(const Record& record, const Limits& limits);
-  Result<> defer(const Limits& limits);
+  Result<> defer(bool taking, const Limits& limits);
   Result<> release(const Limits& limits);
   Result<Json> give(const Context& context, std::uint64_t turn, const Limits& limits);
   Result<> take_back(Record record, const Limits& limits);
