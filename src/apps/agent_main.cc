@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -36,6 +37,7 @@ struct Options {
   std::string journal;
   std::uint64_t epoch = 0;
   bool power_off = false;
+  std::string socket;
 };
 
 Result<> serve(const Options& options, const std::stop_token& stop) {
@@ -69,6 +71,29 @@ Result<> connect(const Options& options) {
     if (polled[0].revents != 0 && !copy(0, socket->get())) return {};
     if (polled[1].revents != 0 && !copy(socket->get(), 1)) return {};
   }
+}
+
+// stdin and stdout of a child of the mail mover's, joined to a socket of the agent's; each direction ends by itself.
+Result<> pipe_to(const std::string& path) {
+  const auto socket = TRY(connect_unix(path, Deadline::in(Millis(10'000))));
+  pollfd polled[2]{{0, POLLIN, 0}, {socket.get(), POLLIN, 0}};
+  char buffer[65536];
+  while (polled[1].fd >= 0) {
+    if (::poll(polled, 2, -1) < 0) return errno_failure("poll", errno);
+    for (int i = 0; i < 2; ++i) {
+      if (polled[i].fd < 0 || polled[i].revents == 0) continue;
+      const ssize_t n = ::read(polled[i].fd, buffer, sizeof buffer);
+      for (ssize_t done = 0; done < n;) {
+        const ssize_t written = ::write(i == 0 ? socket.get() : 1, buffer + done, static_cast<std::size_t>(n - done));
+        if (written <= 0) return {};
+        done += written;
+      }
+      if (n > 0) continue;
+      if (i == 0) ::shutdown(socket.get(), SHUT_WR);
+      polled[i].fd = -1;
+    }
+  }
+  return {};
 }
 
 // An agent of an older build holds the lock and knows nothing of the new file: it is told to end, and the
@@ -168,7 +193,10 @@ int main_with(int argc, char** argv) {
   const auto* telling = add("evidence", "end the probe of a move and print its log", {"--move"});
   const auto* looking = add("oneshot", "answer read-only questions on stdin, then remove this file", {"--host"});
   const auto* probing = add("probe", "probe services as the configuration says", {"--config"});
+  auto* piping = app.add_subcommand("pipe", "join stdin and stdout to a unix socket; used by the mail mover");
+  piping->add_option("socket", options.socket)->required();
   CLI11_PARSE(app, argc, argv);
+  if (*piping) return report(pipe_to(options.socket));
   if (*connecting) return report(connect(options));  // keeps the default signals: the ssh session ends it
   StopOnSignal signals;
   if (*serving) return report(serve(options, signals.token()));

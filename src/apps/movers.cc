@@ -5,6 +5,7 @@
 #include "movers/end/end.h"
 #include "movers/files/files.h"
 #include "movers/hosts/hosts.h"
+#include "movers/mail/mail.h"
 #include "movers/names/names.h"
 #include "movers/postgres/postgres.h"
 #include "movers/traffic/traffic.h"
@@ -20,6 +21,7 @@ std::vector<std::unique_ptr<Mover>> make_movers() {
   movers.push_back(make_addresses_mover());
   movers.push_back(make_hosts_mover());
   movers.push_back(make_end_mover());
+  movers.push_back(make_mail_mover());
   movers.push_back(make_probe_mover());
   return movers;
 }

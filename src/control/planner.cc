@@ -139,6 +139,14 @@ class Builder {
     };
     return {{"databases", spec.databases}, {"old", side(spec.old_side)}, {"new", side(spec.new_side)}};
   }
+  // Trees that other movers carry: mail stores are not to be among them.
+  Json mail_base(const MailSpec& spec) const {
+    const auto side = [&](const std::string& host) { return Json{{"host", host}, {"address", manifest_.host(host)->data}}; };
+    Json trees = Json::array();
+    for (const auto& service : manifest_.services)
+      for (const auto& tree : service.files) trees.push_back(tree.path);
+    return {{"old", side(spec.old_host)}, {"new", side(spec.new_host)}, {"trees", trees}};
+  }
   static Json with_port(Json base, const ClusterSpec& cluster) {
     base["port"] = cluster.port;
     return base;
@@ -199,6 +207,7 @@ class Builder {
       }
     }
     for (const auto& service : manifest_.services) {
+      if (service.mail) add("prepare", service.name, "mail-proxy", service.mail->new_host, "mail", with(mail_base(*service.mail), "proxy"));
       if (!service.postgres) continue;
       const auto& spec = *service.postgres;
       add("prepare", service.name, "source", spec.old_side.host, "postgres", with(with_port(postgres_base(spec), spec.old_side), "source"));
@@ -207,8 +216,44 @@ class Builder {
     }
   }
 
+  // Who is mail's home changes step by step; what changes on new from then on is carried back.
+  void switch_mail(const ServiceSpec& service) {
+    const auto& spec = *service.mail;
+    const auto back = mail_follow(spec, false, "caught-up");
+    add_wait("switch", service.name, "mail-close", spec.old_host, "mail", mail_follow(spec, true, "caught-up"), Span(600'000));
+    add("switch", service.name, "mail-back", spec.new_host, "mail", back);
+    int from = 0;
+    for (const int percent : spec.steps) {
+      auto& step = add("switch", service.name, fmt::format("mail-flip-{}", percent), spec.new_host, "mail", with(mail_base(spec), "flip", {{"percent", percent}, {"from", from}}));
+      step.expected_blackout_ms = 5'000;  // of one user: logins and deliveries wait for a few at a time
+      step.deadline_ms = 1'800'000;
+      step.in_window = true;
+      step.attempts = 6;
+      step.needs = {service.name + ".mail-verify"};
+      from = percent;
+    }
+    add_wait("switch", service.name, "mail-back-caught-up", spec.new_host, "mail", back, Span(600'000));
+  }
+
+  // SMTP waits on old while the addresses move, then the queue follows them: from there on new sends under the mail address.
+  void add_mail_steps(std::string_view kind) {
+    for (const auto& service : manifest_.services) {
+      if (!service.mail) continue;
+      auto& step = add("addresses", service.name, fmt::format("mail-{}", kind), kind == "defer" ? service.mail->old_host : service.mail->new_host, "mail",
+                       with(mail_base(*service.mail), std::string(kind)));
+      step.in_window = true;
+      step.deadline_ms = 300'000;
+      step.attempts = 6;
+    }
+  }
+
+  Json mail_follow(const MailSpec& spec, bool first, const std::string& until) const {
+    return with(mail_base(spec), "follow", {{"first", first}, {"until", until}});
+  }
+
   void copy() {
     for (const auto& service : manifest_.services) {
+      if (service.mail) add("copy", service.name, "mail-copy", service.mail->old_host, "mail", mail_follow(*service.mail, true, "copied"));
       for (std::size_t i = 0; i < service.files.size(); ++i) {
         add("copy", service.name, fmt::format("files-{}", i), manifest_.old_host, "files", forward_files(service, i, "copied"));
       }
@@ -228,6 +273,7 @@ class Builder {
             with(files_base(service, i), "verify", {{"to", manifest_.new_host}}))
             .deadline_ms = 3'600'000;
       }
+      if (service.mail) add("follow", service.name, "mail-verify", service.mail->new_host, "mail", with(mail_base(*service.mail), "verify")).deadline_ms = 3'600'000;
       if (!service.postgres) continue;
       const auto& spec = *service.postgres;
       add("follow", service.name, "verify", spec.new_side.host, "postgres", with(with_port(postgres_base(spec), spec.new_side), "verify"))
@@ -247,6 +293,7 @@ class Builder {
       for (std::size_t i = 0; i < service.files.size(); ++i) {
         add_wait(phase, service.name, fmt::format("files-{}-{}", i, until), manifest_.old_host, "files", forward_files(service, i, until), deadline);
       }
+      if (service.mail) add_wait(phase, service.name, "mail-" + until, service.mail->old_host, "mail", mail_follow(*service.mail, true, until), deadline);
       if (service.postgres) {
         add_wait(phase, service.name, "mirror-" + until, service.postgres->new_side.host, "postgres", mirror(*service.postgres, until), deadline);
       }
@@ -330,6 +377,7 @@ class Builder {
 
   void switch_over() {
     for (const auto& service : manifest_.services) {
+      if (service.mail) switch_mail(service);
       if (!service.postgres) continue;
       const auto& spec = *service.postgres;
       add_wait("switch", service.name, "mirror-close", spec.new_side.host, "postgres", mirror(spec, "caught-up"), Span(600'000));
@@ -363,7 +411,10 @@ class Builder {
   }
 
   Result<> addresses() {
-    if (manifest_.subnets.empty()) return {};
+    if (manifest_.subnets.empty()) {
+      for (const auto* kind : {"defer", "queue"}) add_mail_steps(kind);
+      return {};
+    }
     Json desired{{"addresses", Json::array()}, {"verifier", manifest_.verifier}};
     for (const auto& subnet : manifest_.subnets) {
       if (subnet.addresses.empty()) return refused(fmt::format("subnet {} lists no addresses", subnet.subnet), "name the addresses in use under `addresses:`");
@@ -377,9 +428,11 @@ class Builder {
     desired["fixed"] = fixed_addresses();
     const auto host = manifest_.subnets[0].to.host;
     add("addresses", "", "stage", host, "addresses", with(desired, "stage")).in_window = true;
+    add_mail_steps("defer");
     auto& own = add("addresses", "", "own", host, "addresses", with(desired, "own"));
     own.in_window = true;
     own.needs = {"stage"};
+    add_mail_steps("queue");
     return {};
   }
 
@@ -464,6 +517,7 @@ class Builder {
         seal.irreversible = true;
         seal.deadline_ms = 600'000;
       }
+      if (service.mail) add("finish", service.name, "mail-end", service.mail->new_host, "mail", with(mail_base(*service.mail), "end")).irreversible = true;
       if (service.postgres) {
         const auto& spec = *service.postgres;
         add("finish", service.name, "end", spec.new_side.host, "postgres", with(with_port(postgres_base(spec), spec.new_side), "finish"))

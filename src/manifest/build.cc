@@ -78,6 +78,7 @@ class Builder {
   std::vector<FilesSpec> files(const MapReader& from);
   PostgresSpec postgres(const MapReader& from);
   TrafficSpec traffic(const MapReader& from, bool with_postgres);
+  MailSpec mail(const MapReader& from);
   void check_servers(const MapReader& from);
   std::vector<int> steps(const MapReader& from, bool with_postgres);
   NameSpec name(const MapReader& from, const std::optional<TrafficSpec>& traffic);
@@ -92,6 +93,7 @@ class Builder {
   std::vector<std::string> host_names_;
   std::map<std::string, std::string> trees_;      // path to service
   std::map<std::string, std::string> backends_;   // "host backend" to service
+  std::map<std::string, std::string> mails_;      // old host to service
   std::map<std::string, std::string> databases_;  // "host port database" to service
   std::set<std::string> names_;                   // "name type"
   std::string service_;                           // the one that is being built
@@ -309,6 +311,21 @@ TrafficSpec Builder::traffic(const MapReader& from, bool with_postgres) {
   return spec;
 }
 
+MailSpec Builder::mail(const MapReader& from) {
+  const auto dovecot = from.map("dovecot");
+  const auto postfix = from.map("postfix");
+  MailSpec spec{host(dovecot, "old"), host(dovecot, "new"), {}};
+  if (spec.old_host == spec.new_host) add(dovecot.at("new"), dovecot.path("new"), found_expected(spec.new_host, "another host than 'old'", {}));
+  for (const auto* side : {"old", "new"}) {
+    if (host(postfix, side) == host(dovecot, side)) continue;
+    add(postfix.at(side), postfix.path(side), found_expected(postfix.text(side), fmt::format("Dovecot's host, {}", dovecot.text(side)), {}));
+  }
+  spec.steps = from.has("steps") ? steps(from, false) : std::vector<int>{10, 100};
+  const auto owner = claim(mails_, spec.old_host, service_);
+  if (!owner.empty()) add(from.at("dovecot"), from.path("dovecot"), found_expected(spec.old_host, fmt::format("a host whose mail is not service {}'s", owner), {}));
+  return spec;
+}
+
 NameSpec Builder::name(const MapReader& from, const std::optional<TrafficSpec>& traffic) {
   NameSpec spec{.name = from.text("name"), .type = from.text("type"), .server = from.text("server")};
   spec.zone = from.text("zone", spec.name.substr(spec.name.find('.') + 1));
@@ -357,6 +374,7 @@ ServiceSpec Builder::service(const MapReader& from, const std::string& name_of_i
   spec.files = files(from);
   if (from.has("postgres")) spec.postgres = postgres(from.map("postgres"));
   if (from.has("traffic")) spec.traffic = traffic(from.map("traffic"), spec.postgres.has_value());
+  if (from.has("mail")) spec.mail = mail(from.map("mail"));
   for (const auto& one : from.maps("names")) spec.names.push_back(name(one, spec.traffic));
   spec.guard = guard(from, manifest_.rules.guard);
   if (from.has("guard") && (!spec.traffic || spec.traffic->steps.empty()))

@@ -223,6 +223,18 @@ constexpr Field kNameFields[] = {
 constexpr Shape kNameSpec = object("a name, {name, type, server, key_file, old, new}", kNameFields);
 constexpr Shape kNames = of(Kind::list, "a list of names", kNameSpec);
 
+constexpr Field kMailEndsFields[] = {
+    {"old", &kHostName, required, "the host that is moved from"},
+    {"new", &kHostName, required, "the host that is moved to"},
+};
+constexpr Shape kMailEnds = object("two hosts, {old: HOST, new: HOST}", kMailEndsFields);
+constexpr Field kMailFields[] = {
+    {"dovecot", &kMailEnds, required, "where users read their mail"},
+    {"postfix", &kMailEnds, required, "where mail is taken and sent; Dovecot's hosts"},
+    {"steps", &kSteps, optional, "percent of users at home on new, rising to 100; [10, 100] where silent"},
+};
+constexpr Shape kMail = object("mail, {dovecot: {old, new}, postfix: {old, new}}", kMailFields);
+
 constexpr Shape kNeeds = of(Kind::list, "a list of services", kName);
 constexpr Field kServiceFields[] = {
     {"needs", &kNeeds, optional, "services that this one needs"},
@@ -234,9 +246,9 @@ constexpr Field kServiceFields[] = {
     {"names", &kNames, optional, "names that users know"},
     {"guard", &kGuard, optional, "what this service wants other than in rules.guard"},
     {"gate", nullptr, later, "the PostgreSQL session gate"},
-    {"mail", nullptr, later, "moving mail"},
+    {"mail", &kMail, optional, "mailboxes and queue; its addresses are not renumbered"},
 };
-constexpr Shape kService = object("a service, {probe, files, postgres, traffic, names}", kServiceFields);
+constexpr Shape kService = object("a service, {probe, files, postgres, traffic, names, mail}", kServiceFields);
 constexpr Shape kServices = of(Kind::map, "services by name", kService);
 
 constexpr Field kEndFields[] = {

@@ -106,6 +106,12 @@ struct FilesSpec {
   std::vector<std::string> except;
 };
 
+struct MailSpec {
+  std::string old_host;    // Dovecot and Postfix that are moved from
+  std::string new_host;
+  std::vector<int> steps;  // percent of users at home on new, ascending, last 100
+};
+
 struct ServiceSpec {
   std::string name;
   std::vector<std::string> needs;
@@ -114,6 +120,7 @@ struct ServiceSpec {
   std::vector<FilesSpec> files;
   std::optional<PostgresSpec> postgres;
   std::optional<TrafficSpec> traffic;
+  std::optional<MailSpec> mail;
   std::vector<NameSpec> names;
   GuardRules guard;  // rules.guard, with what this service says of it
 };

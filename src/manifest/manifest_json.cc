@@ -57,6 +57,8 @@ Json json_of(const PostgresSpec& postgres) {
           {"deadline_ms", postgres.deadline.count()}};
 }
 
+Json json_of(const MailSpec& mail) { return {{"old", mail.old_host}, {"new", mail.new_host}, {"steps", mail.steps}}; }
+
 Json json_of(const TrafficSpec& traffic) {
   return {{"haproxy", traffic.haproxy},    {"socket", traffic.socket},       {"config", traffic.config},
           {"backend", traffic.backend},    {"old", traffic.old_servers},     {"new", traffic.new_servers},
@@ -98,6 +100,7 @@ Json json_of(const ServiceSpec& service) {
           {"files", list_of(service.files)},
           {"postgres", service.postgres ? json_of(*service.postgres) : Json()},
           {"traffic", service.traffic ? json_of(*service.traffic) : Json()},
+          {"mail", service.mail ? json_of(*service.mail) : Json()},
           {"names", list_of(service.names)},
           {"guard", json_of(service.guard)}};
 }

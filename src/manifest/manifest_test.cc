@@ -237,14 +237,15 @@ after: { old: stopped }
     rest.remove_prefix(std::min(rest.find('\n'), rest.size() - 1) + 1);
   }
   EXPECT_EQ(lines,
-            "m:16:5: services.db: found 'gate'\n"
-            "m:26:5: services.mail: found 'mail'\n");
+            "m:16:5: services.db: found 'gate'\n");
 
   std::string rest(kExample);
   rest = replaced(rest, rest.substr(rest.find("    gate:"), rest.find("    traffic:") - rest.find("    gate:")), "");
-  rest = replaced(rest, rest.substr(rest.find("  mail:"), rest.find("units:") - rest.find("  mail:")), "");
   const auto parsed = parse_manifest(rest, "m");
   ASSERT_TRUE(parsed) << parsed.error().text();
+  ASSERT_TRUE(parsed->services.back().mail);
+  EXPECT_EQ(parsed->services.back().mail->old_host, "old");
+  EXPECT_EQ(parsed->services.back().mail->steps, (std::vector<int>{10, 100}));
   ASSERT_EQ(parsed->units.size(), 1u);
   EXPECT_EQ(parsed->units[0].name, "cron@invoices");
   EXPECT_EQ(parsed->units[0].deadline, Span(30'000));
@@ -271,6 +272,20 @@ TEST(Manifest, AServiceHasTheGuardOfTheRulesOrItsOwn) {
   EXPECT_EQ(find(*own).min_samples, 80);
   EXPECT_FALSE(find(*own).enabled);
   EXPECT_TRUE(own->rules.guard.enabled);
+}
+
+TEST(Manifest, MailIsOnTheSameTwoHostsForBothDaemons) {
+  const auto with = [](std::string_view mail) {
+    return parse_manifest(fmt::format("move: m\nhosts: {{ old: {{ssh: a}}, new: {{ssh: b}} }}\nservices:\n  post: {{ mail: {} }}\n", mail), "m");
+  };
+  const auto good = with("{ dovecot: {old: old, new: new}, postfix: {old: old, new: new}, steps: [25, 100] }");
+  ASSERT_TRUE(good) << good.error().text();
+  EXPECT_EQ(good->services[0].mail->steps, (std::vector<int>{25, 100}));
+  const auto apart = with("{ dovecot: {old: old, new: new}, postfix: {old: new, new: new} }");
+  ASSERT_FALSE(apart);
+  EXPECT_NE(apart.error().what.find("expected Dovecot's host, old"), std::string::npos) << apart.error().what;
+  EXPECT_FALSE(with("{ dovecot: {old: old, new: old}, postfix: {old: old, new: old} }"));
+  EXPECT_FALSE(with("{ dovecot: {old: old, new: new} }"));
 }
 
 TEST(Manifest, TheDoorsOfMailAreOneProbe) {

@@ -5,13 +5,16 @@
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <array>
 #include <cerrno>
 #include <cstring>
 
 #include "base/text.h"
+#include "sys/stream.h"
 
 extern char** environ;
 
@@ -132,6 +135,14 @@ Child& Child::operator=(Child&& other) noexcept {
 }
 
 Child::~Child() { kill(); }
+
+Result<int> Child::wait(Deadline deadline, const std::stop_token& stop) {
+  if (pid_ <= 0) return refused("the child was waited for already");
+  const Fd ended(static_cast<int>(::syscall(SYS_pidfd_open, pid_, 0)));
+  if (!ended) return errno_failure("cannot watch a child", errno);
+  CHECK_OK(wait_fd(ended.get(), POLLIN, deadline, stop));
+  return wait_for(std::exchange(pid_, -1));
+}
 
 void Child::kill() {
   if (pid_ <= 0) return;

@@ -37,6 +37,9 @@ class Child {
   int in() const { return in_.get(); }    // write end of its stdin
   int out() const { return out_.get(); }  // read end of its stdout
   pid_t pid() const { return pid_; }
+  void close_in() { in_.reset(); }  // the end of its input
+  // Its exit code, or 128 + signal, once it has ended by itself. Retry when out of time: it still runs.
+  Result<int> wait(Deadline deadline, const std::stop_token& stop = {});
   void kill();
 
  private:

@@ -1,0 +1,136 @@
+#include "movers/mail/postfix.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <csignal>
+
+#include "base/json.h"
+#include "base/text.h"
+#include "sys/file.h"
+
+namespace midstream::mail {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr std::array<std::string_view, 5> kAgents{"smtp", "lmtp", "local", "virtual", "pipe"};
+
+std::string first_line(const std::string& text) {
+  return printable(std::string(trim(text.substr(0, text.find('\n')))));
+}
+
+// The parent of a process, 0 where it is gone.
+int parent_of(const std::string& pid) {
+  const auto stat = read_file("/proc/" + pid + "/stat").value_or("");
+  const auto after = stat.rfind(')');
+  if (after == std::string::npos || after + 4 > stat.size()) return 0;
+  return std::atoi(stat.c_str() + after + 4);
+}
+
+}  // namespace
+
+bool Postfix::present() const {
+  std::error_code ignored;
+  return fs::exists(main_cf(), ignored);
+}
+
+Result<std::string> Postfix::run(std::vector<std::string> argv, const Limits& limits) const {
+  argv.insert(argv.begin() + 1, {"-c", conf_.string()});
+  const auto name = argv.front();
+  auto exit = TRY(run_child(argv, "", limits.deadline, limits.stop));
+  if (exit.code != 0)
+    return retry(fmt::format("{} {} ended with {}: {}", name, argv.back(), exit.code, first_line(exit.err)));
+  return std::move(exit.out);
+}
+
+Result<std::string> Postfix::setting(const std::string& name, const Limits& limits) const {
+  return std::string(trim(TRY(run({"postconf", "-x", "-h", name}, limits))));
+}
+
+Result<fs::path> Postfix::queue_directory(const Limits& limits) const {
+  return fs::path(TRY(setting("queue_directory", limits)));
+}
+
+Result<std::vector<std::string>> Postfix::transports(const Limits& limits) const {
+  std::vector<std::string> names;
+  for (const auto& line : split(TRY(run({"postconf", "-M"}, limits)), '\n')) {
+    std::vector<std::string> words = split(line, ' ');
+    std::erase_if(words, [](const std::string& word) { return word.empty(); });
+    if (words.size() < 8 || words[1] != "unix") continue;
+    if (std::ranges::find(kAgents, words[7]) != kAgents.end()) names.push_back(words[0]);
+  }
+  return names;
+}
+
+Result<int> Postfix::master(const Limits& limits) const {
+  const auto text = read_file(TRY(queue_directory(limits)) / "pid" / "master.pid").value_or("");
+  const int pid = std::atoi(std::string(trim(text)).c_str());
+  if (pid <= 1) return 0;
+  return trim(read_file(fmt::format("/proc/{}/comm", pid)).value_or("")) == "master" ? pid : 0;
+}
+
+Result<bool> Postfix::running(const Limits& limits) const { return TRY(master(limits)) != 0; }
+
+// As `postfix reload` does it, whose script waits for a logger that is itself being reloaded (seen: for good).
+Result<> Postfix::reload(const Limits& limits) const {
+  const int pid = TRY(master(limits));
+  if (pid != 0 && ::kill(pid, SIGHUP) != 0) return errno_failure("cannot reload Postfix", errno);
+  return {};
+}
+
+Result<std::vector<std::string>> Postfix::deliveries(const Limits& limits) const {
+  const int master = TRY(this->master(limits));
+  std::vector<std::string> busy;
+  if (master == 0) return busy;
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator("/proc", ignored)) {
+    const auto pid = entry.path().filename().string();
+    if (pid.find_first_not_of("0123456789") != std::string::npos || parent_of(pid) != master) continue;
+    const auto name = std::string(trim(read_file(entry.path() / "comm").value_or("")));
+    if (std::ranges::find(kAgents, name) != kAgents.end()) busy.push_back(fmt::format("{} (pid {})", name, pid));
+  }
+  return busy;
+}
+
+Result<> Postfix::hold_all(const Limits& limits) const {
+  TRY(run({"postsuper", "-h", "ALL"}, limits));
+  return {};
+}
+
+Result<> Postfix::pick_up(const Limits& limits) const {
+  TRY(run({"postkick", "public", "pickup", "W"}, limits));
+  return {};
+}
+
+Result<> Postfix::scan(const Limits& limits) const {
+  TRY(run({"postkick", "public", "qmgr", "I"}, limits));
+  return {};
+}
+
+Result<> Postfix::flush(const Limits& limits) const {
+  if (!present() || !TRY(running(limits))) return {};
+  TRY(run({"postqueue", "-f"}, limits));
+  return {};
+}
+
+Result<> Postfix::flush_for(const std::vector<std::string>& users, const Limits& limits) const {
+  if (!present() || !TRY(running(limits))) return {};
+  for (const auto& line : split(TRY(run({"postqueue", "-j"}, limits)), '\n')) {
+    const auto message = parse_json(line);
+    if (!message || get_string_or(*message, "queue_name", "") != "deferred") continue;
+    const auto id = get_string_or(*message, "queue_id", "");
+    const auto& recipients = message->value("recipients", Json::array());
+    const bool ours = std::ranges::any_of(recipients, [&](const Json& one) {
+      return std::ranges::find(users, get_string_or(one, "address", "")) != users.end();
+    });
+    // One that has left the queue meanwhile needs nothing.
+    if (ours && !id.empty() && id.front() != '-') (void)run({"postqueue", "-i", id}, limits);
+  }
+  return {};
+}
+
+}  // namespace midstream::mail
