@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <stop_token>
 #include <string>
 #include <thread>
@@ -48,7 +49,8 @@ class Controller {
 
   // Pursues the goal until it holds, or is stopped. Refused (nothing done) where the engine objects, or where the
   // manifest is not the one the journal began with.
-  Result<Ending> drive(Goal goal, const std::string& until, const std::stop_token& stop);
+  // `anyway`: go back although it is observed not to be possible.
+  Result<Ending> drive(Goal goal, const std::string& until, const std::stop_token& stop, bool anyway = false);
 
   const State& state() const { return engine_.state(); }
   std::optional<Error> objection_to_abort() const { return engine_.objection_to_abort(); }
@@ -80,6 +82,8 @@ class Controller {
   Result<> meter_answered(std::chrono::nanoseconds asked_at, const Result<Json>& result);
   bool probing() const;
   Result<> tell_facts();
+  Result<> look_back();
+  Result<> looked_back(std::uint64_t round, const std::string& host, const Result<Json>& result);
   void last_meter(Deadline deadline);
   Json status();
   void write_status();
@@ -100,6 +104,15 @@ class Controller {
   // By the clock since boot. The figures count from when they were asked for; before this process has any, never.
   std::optional<std::chrono::nanoseconds> measured_at_;
   std::chrono::nanoseconds effect_ended_at_{0};
+  // One look of all agents at the way back.
+  struct LookBack {
+    std::uint64_t round = 0;
+    std::set<std::string> open;  // hosts whose answer is awaited
+    std::map<std::string, Result<Json>> answers;
+    std::chrono::nanoseconds began{0};
+    std::chrono::nanoseconds told{0};  // when the engine was last told what a look came to
+  };
+  LookBack look_back_;
   bool ended_ = false;  // nothing is decided any more
   // What was asked of an agent and is not answered. One that is overdue ends its link, and everything is asked anew.
   struct Question {

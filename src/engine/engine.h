@@ -49,7 +49,11 @@ struct NotAdopted {                               // it cannot be reached, or an
   Error why;
 };
 struct LinkLost { std::string host; };            // what was called there has no answer any more
-struct Asked { Goal goal; std::string until; };   // the operator; `until` is a phase or ""
+struct Asked {                                    // the operator
+  Goal goal;
+  std::string until;                              // a phase, or ""
+  bool anyway = false;                            // go back although it is observed not to be possible
+};
 struct Paused { bool paused; };
 struct Outcome {                                  // of an apply or undo
   std::string step;
@@ -81,9 +85,17 @@ struct Left {  // of a Depart: nothing of ours is on that host any more
   std::uint64_t epoch;
   Result<> result;
 };
+// Whether everything that was done could be undone now, and nothing would be lost. Observed after the last step that
+// users could feel was done: its end makes what was told before it worthless.
+struct GoingBack {
+  bool possible = true;
+  std::string step;               // whose undo would not work, and why; "" where all would
+  std::string why;
+  std::set<std::string> dead;     // services whose new side serves nobody: they are not eased back, but taken back
+};
 struct Tick {};  // time has come
 using Event = std::variant<Started, Adopted, NotAdopted, LinkLost, Asked, Paused, Outcome, Observed, Facts, NoFacts,
-                           Accepted, Left, Tick>;
+                           Accepted, Left, GoingBack, Tick>;
 
 // ---- effects ------------------------------------------------------------------------------------------------
 struct Adopt {
@@ -127,6 +139,16 @@ struct StepState {
   std::optional<Error> error;  // of the latest attempt, if it failed
 };
 
+// What was last recorded of going back, and how long it was not possible.
+struct WayBack {
+  bool possible = true;
+  std::string step;
+  std::string why;
+  std::int64_t since_ms = 0;   // of this answer
+  std::int64_t closed_ms = 0;  // before it, in sum
+  int closed = 0;              // how often it was found not to be possible
+};
+
 struct State {
   Plan plan;
   std::uint64_t epoch = 0;
@@ -139,6 +161,8 @@ struct State {
   std::set<std::string> accepted;  // who may still talk to old; added to "accept" of desired states that have it
   std::set<std::string> leaving;   // hosts that midstream was asked to leave, those that it has left among them
   std::set<std::string> left;
+  std::optional<WayBack> way_back;  // nothing: not observed yet
+  bool back_begun = false;          // goal back, and old was not found unfit before anything was undone
 
   // Steps done or under way, to undo on the way back; whether any irreversible step was begun.
   bool past_return() const;
@@ -152,6 +176,8 @@ struct State {
   bool over() const;
   // Everything that the goal asks for holds.
   bool complete() const;
+  // A step that users could feel is done: going back is no longer only to clear away.
+  bool felt() const;
 };
 
 class Engine {
@@ -169,6 +195,8 @@ class Engine {
   std::optional<Error> objection_to_abort() const;
   // The first record of a journal.
   static Json plan_record(std::int64_t now, const Plan& plan);
+  // Whether it goes by what GoingBack tells: the shell observes it then, again and again.
+  bool asks_for_way_back() const;
   // What is waited for, in words; "" when nothing is.
   std::string waiting() const;
 
@@ -182,6 +210,7 @@ class Engine {
   void asked(Flight& flight, const Asked& ask);
   void ended(Flight& flight, const Outcome& outcome);
   void observed(Flight& flight, const Observed& observation);
+  void told(Flight& flight, const GoingBack& answer);
   void renew_epoch(Flight& flight);
   void proceed(Flight& flight);
   void forward(Flight& flight);
@@ -189,6 +218,8 @@ class Engine {
   void depart(Flight& flight);
   void left(Flight& flight, const Left& answer);
   std::optional<Error> objection_at_the_end(Goal goal) const;
+  bool ease_back(Flight& flight, int index);
+  bool ready_to_go_back(Flight& flight, const Step& step);
   void drive(Flight& flight, int index);
   void try_again(Flight& flight, int index);
   void begin(Flight& flight, int index, Direction direction);
@@ -200,6 +231,8 @@ class Engine {
   bool awaited(bool observing, std::string_view step, std::uint64_t epoch, std::uint64_t number) const;
   bool all_adopted(const Step& step) const;
   bool bounded(const Step& step) const;
+  bool way_back_open(const Step& step) const;
+  std::string waiting_for_way_back(const Step& step) const;
   std::optional<Error> refusal(const Step& step) const;
   int running_index() const;
   int next_index() const;
@@ -222,6 +255,8 @@ class Engine {
   std::optional<Facts> facts_;
   std::string departing_;  // the host that a Depart is out for
   int departures_ = 0;     // asked for of that host in vain
+  std::optional<GoingBack> going_back_;
+  bool look_before_going_back_ = false;       // the operator has asked; old is looked at before anything is undone
 };
 
 }  // namespace midstream

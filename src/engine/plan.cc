@@ -65,6 +65,7 @@ Json step_json(const Step& step) {
           {"deadline_ms", step.deadline_ms},
           {"poll_ms", step.poll_ms},
           {"attempts", step.attempts},
+          {"back_ms", step.back_ms},
           {"irreversible", step.irreversible},
           {"in_window", step.in_window},
           {"needs", step.needs}};
@@ -91,6 +92,7 @@ Result<Step> step_from_json(const Json& value, const Plan& plan) {
   step.deadline_ms = TRY(get_int(value, "deadline_ms"));
   step.poll_ms = TRY(get_int(value, "poll_ms"));
   step.attempts = static_cast<int>(TRY(get_int(value, "attempts")));
+  step.back_ms = get_int_or(value, "back_ms", 0);
   step.irreversible = TRY(get_bool(value, "irreversible"));
   step.in_window = TRY(get_bool(value, "in_window"));
   step.needs = TRY(get_strings(value, "needs"));

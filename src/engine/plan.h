@@ -38,9 +38,13 @@ struct Step {
   std::int64_t deadline_ms = 60'000;      // effect: of one attempt; wait: of the whole wait; hold: its length
   std::int64_t poll_ms = 200;             // wait: time between two observations
   int attempts = 4;                       // effect: how often a transient failure is tried again
+  std::int64_t back_ms = 0;               // hold, wait: how long the way back stays before it; 0: passed over
   bool irreversible = false;
   bool in_window = false;          // a step that users could feel: only within the window
   std::vector<std::string> needs;  // ids of earlier steps whose outcome this one builds on
+
+  // An effect that users could notice.
+  bool felt() const { return kind == StepKind::effect && (in_window || expected_blackout_ms > 0); }
 };
 
 // The end: midstream takes itself off a host.

@@ -55,7 +55,30 @@ Result<> fold_outcome(StepState& step, const Json& record) {
   return {};
 }
 
+Result<> fold_way_back(std::optional<WayBack>& way_back, const Json& record) {
+  WayBack now;
+  now.possible = TRY(get_bool(record, "possible"));
+  now.step = get_string_or(record, "step", "");
+  now.why = get_string_or(record, "why", "");
+  now.since_ms = TRY(get_int(record, "at"));
+  if (way_back) {
+    now.closed_ms = way_back->closed_ms + (way_back->possible ? 0 : now.since_ms - way_back->since_ms);
+    now.closed = way_back->closed;
+  }
+  const bool closes = !now.possible && (!way_back || way_back->possible);
+  now.closed += closes ? 1 : 0;
+  way_back = now;
+  return {};
+}
+
 }  // namespace
+
+bool State::felt() const {
+  for (std::size_t i = 0; i < steps.size(); ++i) {
+    if (plan.steps[i].felt() && steps[i].progress == Progress::done) return true;
+  }
+  return false;
+}
 
 bool State::past_return() const {
   for (std::size_t i = 0; i < steps.size(); ++i) {
@@ -122,6 +145,7 @@ Result<> Engine::fold(const Json& record) {
     state_.goal = goal_from(TRY(get_string(record, "goal")));
     state_.until = TRY(get_string(record, "until"));
     state_.paused = false;
+    state_.back_begun = state_.goal == Goal::back;
     // A wait that was given up waits its whole time again.
     if (const int given_up = state_.plan.find(state_.stopped_step); given_up >= 0 && state_.stopped) {
       if (state_.plan.steps[given_up].kind == StepKind::wait)
@@ -136,9 +160,11 @@ Result<> Engine::fold(const Json& record) {
     state_.paused = TRY(get_bool(record, "paused"));
     return {};
   }
+  if (type == "going_back") return fold_way_back(state_.way_back, record);
   if (type == "stopped") {
     state_.stopped = error_from_json(TRY(get_object(record, "error")));
     state_.stopped_step = TRY(get_string(record, "step"));
+    if (get_bool_or(record, "not_begun", false)) state_.back_begun = false;
     return {};
   }
   if (type == "accepted") {

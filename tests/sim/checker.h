@@ -20,7 +20,10 @@ class Checker {
   void believe_nothing() { lies_ = true; }
 
   // In this order, as they happen; `who` is the controller.
-  void restarted(const void* who) { told_[who].reset(); }
+  void restarted(const void* who) {
+    told_[who].reset();
+    way_back_[who].reset();
+  }
   void heard(const void* who, const Event& event);
   void stored(const void* who, const Json& record);
   void sent(const Call& call);
@@ -42,6 +45,7 @@ class Checker {
   const std::vector<Truth>& truths_;
   Engine shadow_;
   bool lies_ = false;
+  std::map<const void*, std::optional<GoingBack>> way_back_;  // told to each controller, since the last step that was felt
   std::map<const void*, std::optional<Facts>> told_;  // each controller, since the last attempt that could be felt
   std::string held_;                                  // a step that was last seen to be held half-way
   std::string to_observe_;                            // forward effect whose intent is from before this epoch

@@ -99,8 +99,9 @@ INSTANTIATE_TEST_SUITE_P(Simulation, Planted,
                                            std::pair(Bug::takes_unknown_for_over, "'"),
                                            std::pair(Bug::takes_any_adoption, "'"), std::pair(Bug::forgets_peers, "'"),
                                            std::pair(Bug::forgets_rules, "begins"),
+                                           std::pair(Bug::forgets_way_back, "whether going back is possible"),
                                            std::pair(Bug::forgets_pause, "begins though the move is paused"),
-                                           std::pair(Bug::unguarded_journal, "'")));
+                                           std::pair(Bug::unguarded_journal, "")));
 
 int replay(std::uint64_t seed) {
   const auto verdict = simulate(seed, Bug::none, true);

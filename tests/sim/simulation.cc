@@ -21,6 +21,7 @@ Step random_step(Random& random, const Plan& plan, int number, std::string_view 
   step.deadline_ms = step.kind == StepKind::hold ? random.between(1, 800) : random.between(500, 1500);
   step.poll_ms = random.between(50, 300);
   step.attempts = static_cast<int>(random.between(1, 4));
+  if (step.kind != StepKind::effect && random.chance(30)) step.back_ms = random.between(1, 800);
   if (step.kind == StepKind::hold) return step;
   step.host = plan.hosts[random.between(0, static_cast<std::int64_t>(plan.hosts.size()) - 1)];
   step.mover = "m";
@@ -180,10 +181,11 @@ class Simulation {
     const auto dice = loop_.random.between(1, 100);
     if (dice <= 25) {
       deliver(loop_.random.chance(10) ? Event(NoFacts{}) : Event(facts()));
+      deliver(going_back());
     } else if (dice <= 50) {
       deliver(Asked{Goal::run, loop_.random.chance(15) ? std::string(kPhases[loop_.random.between(0, 8)]) : ""});
     } else if (dice <= 58) {
-      deliver(Asked{Goal::back, ""});
+      deliver(Asked{Goal::back, "", loop_.random.chance(30)});
     } else if (dice <= 66) {
       deliver(Asked{Goal::finish, ""});
     } else if (dice <= 74) {
@@ -199,6 +201,14 @@ class Simulation {
       start(1 - latest_);  // the other one takes over, and this one does not know it yet
     }
     loop_.after(loop_.random.between(1, trouble_pace_), [this] { disturb(); });
+  }
+
+  GoingBack going_back() {
+    GoingBack told;
+    told.possible = loop_.random.chance(85);
+    if (!told.possible) told.step = plan_.steps[0].id, told.why = "old is ill";
+    if (loop_.random.chance(20)) told.dead.insert("db");
+    return told;
   }
 
   Facts facts() {
@@ -223,6 +233,8 @@ class Simulation {
     if (state.paused) shell().deliver(Paused{false});
     if (!shell().alive()) return;
     shell().deliver(facts());
+    if (!shell().alive()) return;
+    shell().deliver(GoingBack{});
     if (!shell().alive()) return;
     const bool stuck = state.stopped || state.complete() || state.goal != goal_ || !state.until.empty();
     if (stuck) ask();

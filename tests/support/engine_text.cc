@@ -43,6 +43,8 @@ struct EventLine {
   }
   std::string operator()(const Left& e) const {
     return fmt::format("left {} in epoch {}: {}", e.host, e.epoch, e.result ? "ok" : error_line(e.result.error()));
+  std::string operator()(const GoingBack& e) const {
+    return e.possible ? "going back is possible" : fmt::format("going back is not possible: {}: {}", e.step, e.why);
   }
   std::string operator()(const Tick&) const { return "tick"; }
 };
@@ -80,6 +82,10 @@ std::string record_line(const Json& record) {
     return fmt::format("asked {}{}{}", get_string_or(record, "goal", "?"), until.empty() ? "" : " until ", until);
   }
   if (type == "paused") return get_bool_or(record, "paused", false) ? "paused" : "continued";
+  if (type == "going_back") {
+    return get_bool_or(record, "possible", false) ? "going back is possible"
+                                                  : fmt::format("going back is not possible: {}", step);
+  }
   if (type == "intent") {
     return fmt::format("intent {} {}, attempt {}", step, get_string_or(record, "direction", "?"),
                        get_int_or(record, "attempt", 0));
@@ -109,6 +115,10 @@ std::string state_text(const State& state) {
   auto text =
       fmt::format("epoch {} goal {} until '{}' paused {} stopped {} at '{}'\n", state.epoch, to_string(state.goal),
                   state.until, state.paused, state.stopped ? error_line(*state.stopped) : "no", state.stopped_step);
+  if (const auto& way = state.way_back) {
+    text += fmt::format("  way back {} {} '{}' since {}, closed {} times, {} ms; begun {}\n", way->possible, way->step, way->why,
+                        way->since_ms, way->closed, way->closed_ms, state.back_begun);
+  }
   for (std::size_t i = 0; i < state.steps.size(); ++i) {
     const auto& step = state.steps[i];
     text += fmt::format("  {} {} attempt {} began {} first {} ended {} result {} error {}\n", state.plan.steps[i].id,
