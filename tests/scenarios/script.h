@@ -4,9 +4,8 @@
 //   hosts old new
 //   budget db 1000                        downtime of a service, ms
 //   step PHASE ID KIND [HOST] [service=S] [blackout=MS] [deadline=MS] [poll=MS] [attempts=N] [needs=ID,ID]
-//                      [peers=HOST,HOST] [window] [irreversible]
-//   leave HOST [off]                      at the end; off: and it is shut down
 //                      [peers=HOST,HOST] [back=MS] [window] [irreversible]
+//   leave HOST [off]                      at the end; off: and it is shut down
 // then inputs, in any number; `now` starts at 0:
 //   start                                 the controller has begun
 //   crash                                 the engine is dropped and the journal folded again; `start` follows
