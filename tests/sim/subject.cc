@@ -151,7 +151,8 @@ class ForgetsPause final : public Subject {
 std::unique_ptr<Subject> make_subject(Bug bug) {
   switch (bug) {
     case Bug::none:
-    case Bug::unguarded_journal: break;
+    case Bug::unguarded_journal:
+    case Bug::unsynced_journal: break;
     case Bug::forgets_peers: return std::make_unique<ForgetsPeers>();
     case Bug::forgets_rules: return std::make_unique<ForgetsRules>();
     case Bug::forgets_pause: return std::make_unique<ForgetsPause>();

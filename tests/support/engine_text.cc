@@ -43,6 +43,7 @@ struct EventLine {
   }
   std::string operator()(const Left& e) const {
     return fmt::format("left {} in epoch {}: {}", e.host, e.epoch, e.result ? "ok" : error_line(e.result.error()));
+  }
   std::string operator()(const GoingBack& e) const {
     return e.possible ? "going back is possible" : fmt::format("going back is not possible: {}: {}", e.step, e.why);
   }
