@@ -15,6 +15,7 @@
 #include <csignal>
 
 #include "base/text.h"
+#include "movers/mail/postfix.h"
 #include "sys/file.h"
 #include "sys/net.h"
 #include "sys/tls.h"
@@ -386,7 +387,7 @@ void World::fresh() {
     (void)write_file_durably(host->root / "postfix/main.cf", fmt::format(kPostfix, host->root.string(), host->address),
                              0644);
     (void)run({"doveadm", "-c", (host->root / "dovecot.conf").string(), "reload"});
-    (void)run({"postfix", "-c", (host->root / "postfix").string(), "reload"});
+    (void)Postfix(host->root / "postfix").reload({Deadline::in(Millis(10'000)), {}});
     fs::remove_all(host->root / "vmail/example.test");
   }
   for (auto* host : {&old_, &new_})

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -283,6 +284,7 @@ int pipe_to(const char* path) {
 
 int main(int argc, char** argv) {
   if (argc >= 3 && std::string_view(argv[1]) == "pipe") return midstream::mail::test::pipe_to(argv[2]);
+  ::signal(SIGPIPE, SIG_IGN);  // as in the agent
   testing::InitGoogleTest(&argc, argv);
   return RUN_ALL_TESTS();
 }
