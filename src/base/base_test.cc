@@ -69,5 +69,13 @@ TEST(Text, PlainNames) {
   EXPECT_FALSE(is_plain_name("1a"));
 }
 
+TEST(Text, BytesComeBackFromHexadecimal) {
+  std::string all;
+  for (int byte = 0; byte < 256; ++byte) all += static_cast<char>(byte);
+  EXPECT_EQ(from_hex(to_hex(all)), all);
+  EXPECT_EQ(from_hex("4A4b"), "JK");
+  for (const auto* bad : {"4", "4g", " 4", "+4", "0x"}) EXPECT_FALSE(from_hex(bad)) << bad;
+}
+
 }  // namespace
 }  // namespace midstream

@@ -1,6 +1,7 @@
 // Small pure text helpers.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -19,6 +20,8 @@ std::string nearest(std::string_view word, const std::vector<std::string>& candi
 std::string printable(std::string_view text);
 
 std::string to_hex(std::string_view bytes);
+// The bytes that to_hex() wrote, in either case of letters; nullopt for anything else.
+std::optional<std::string> from_hex(std::string_view text);
 
 // Names that may become part of a path, a role or a slot: [a-z0-9_-], 1 to 40 characters, a letter first.
 bool is_plain_name(std::string_view name);

@@ -27,7 +27,10 @@ class DirectoryUnit final : public Unit {
     UnitState state{.supervisor = "/etc/service"};
     std::error_code ignored;
     state.known = ::access((directory_ / "run").c_str(), X_OK) == 0;
-    state.held = fs::exists(directory_ / "down", ignored);
+    if (fs::exists(down(), ignored)) {
+      state.held = true;
+      state.hold_files[down()] = TRY(read_file(down()));
+    }
     if (fs::exists(directory_ / "supervise", ignored))
       state.unfit = "services of runsv cannot be handed over yet: run it under systemd, or hand it over by hand";
     const auto file = read_kernel_file(pid_file_);
@@ -39,16 +42,24 @@ class DirectoryUnit final : public Unit {
 
   Result<> hold(std::string_view why) override {
     std::error_code ignored;
-    if (fs::exists(directory_ / "down", ignored)) return {};
-    return write_file_durably(directory_ / "down", fmt::format("{}\n", why), 0644);
+    if (fs::exists(down(), ignored)) return {};
+    return write_file_durably(down(), fmt::format("{}\n", why), 0644);
   }
 
-  Result<> release() override { return remove_file_durably(directory_ / "down"); }
+  Result<> release() override { return remove_file_durably(down()); }
+
+  Result<> hold_as(const HoldFiles& files) override {
+    const auto found = files.find(down());
+    return found == files.end() ? Result<>() : write_file_durably(down(), found->second, 0644);
+  }
+
   Result<> enable(bool) override { return {}; }
   Result<> stop() override { return {}; }  // the supervisor follows the file
   Result<> start() override { return {}; }
 
  private:
+  std::string down() const { return directory_ / "down"; }
+
   // What descends from the main process, and what has lost its parent but is of its session.
   static std::vector<std::string> of_session(pid_t main) {
     std::vector<std::string> names;

@@ -49,7 +49,10 @@ class SystemdUnit final : public Unit {
     const auto active = of(own, "ActiveState");
     state.running = active != "inactive" && active != "failed" && !active.empty();
     state.held = true;
-    for (const auto& unit : TRY(family())) state.held = state.held && is_held(unit);
+    for (const auto& unit : TRY(family())) {
+      state.held = state.held && is_held(unit);
+      if (is_held(unit)) state.hold_files[drop_in_path(unit)] = TRY(read_file(drop_in(unit)));
+    }
     // A run that the timer began is its service's.
     const auto members = TRY(family());
     for (const auto& [pid, process] : processes()) {
@@ -82,6 +85,14 @@ class SystemdUnit final : public Unit {
       changed = true;
     }
     return changed ? must({"daemon-reload"}) : Result<>();
+  }
+
+  Result<> hold_as(const HoldFiles& files) override {
+    for (const auto& unit : TRY(family())) {
+      const auto found = files.find(drop_in_path(unit));
+      if (found != files.end()) CHECK_OK(write_file_durably(drop_in(unit), found->second, 0644));
+    }
+    return must({"daemon-reload"});
   }
 
   Result<> enable(bool on) override { return must({on ? "enable" : "disable", unit_}); }

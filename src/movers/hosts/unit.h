@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -12,9 +13,13 @@
 
 namespace midstream {
 
+// What holds a unit on this host: each file, by its path, with its bytes.
+using HoldFiles = std::map<std::string, std::string>;
+
 struct UnitState {
   bool known = false;                  // the host has such a unit
   bool held = false;                   // hold() is in force
+  HoldFiles hold_files;                // what holds it
   bool running = false;                // it works, or will begin by itself: a service that is up, a timer that waits
   std::vector<std::string> processes;  // of a run in progress: "4711 (invoices)"
   std::string supervisor;              // "systemd", "/etc/service", "cron"
@@ -32,6 +37,8 @@ class Unit {
   virtual Result<> hold(std::string_view why) = 0;
   // What hold() did is taken back; does not start it.
   virtual Result<> release() = 0;
+  // Held by just these files of an earlier state, byte for byte.
+  virtual Result<> hold_as(const HoldFiles& files) = 0;
   // Whether it begins with the host, as far as hold() lets it.
   virtual Result<> enable(bool on) = 0;
   // Asks what runs to end, and does not wait for it. A run that a timer or cron began is left to end by itself.

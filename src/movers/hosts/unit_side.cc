@@ -11,6 +11,23 @@ namespace {
 
 constexpr Millis kPoll{20};
 
+// Bytes of no known encoding: in hexadecimal.
+Json to_json(const HoldFiles& files) {
+  Json by_path = Json::object();
+  for (const auto& [path, bytes] : files) by_path[path] = to_hex(bytes);
+  return by_path;
+}
+
+Result<HoldFiles> hold_files_from_json(const Json& by_path) {
+  HoldFiles files;
+  for (const auto& [path, unused] : by_path.items()) {
+    auto bytes = from_hex(TRY(get_string(by_path, path)));
+    if (!bytes) return corrupt(fmt::format("what held {} is not noted as bytes in hexadecimal", path));
+    files[path] = std::move(*bytes);
+  }
+  return files;
+}
+
 }  // namespace
 
 Result<UnitMove> parse_unit_move(const Json& desired) {
@@ -63,13 +80,17 @@ Result<> UnitSide::store_title(const Title& title, const Task& task) {
 
 Result<> UnitSide::store_found(const Found& found) {
   return write_file_durably(path("unit-found"),
-                            Json{{"held", found.held}, {"enabled_by_us", found.enabled_by_us}}.dump());
+                            Json{{"held", found.held},
+                                 {"hold_files", to_json(found.hold_files)},
+                                 {"enabled_by_us", found.enabled_by_us}}
+                                .dump());
 }
 
 Result<UnitSide::Found> UnitSide::load_found() {
   const auto stored = TRY(load("unit-found"));
   if (!stored) return Found{};
-  return Found{TRY(get_bool(*stored, "held")), TRY(get_bool(*stored, "enabled_by_us"))};
+  return Found{TRY(get_bool(*stored, "held")), TRY(hold_files_from_json(TRY(get_object(*stored, "hold_files")))),
+               TRY(get_bool(*stored, "enabled_by_us"))};
 }
 
 Result<Json> UnitSide::status() {
@@ -134,7 +155,7 @@ Result<Json> UnitSide::ready(const std::string& at_boot, const Task& task) {
                    fmt::format("install it on {}, without starting it", host_));
   if (now.holding != Holding::standby && now.holding != Holding::yielded) return Json::object();
   if (!TRY(load("unit-found")))
-    CHECK_OK(store_found({state.held, at_boot == "enabled" && state.at_boot == "disabled"}));
+    CHECK_OK(store_found({state.held, state.hold_files, at_boot == "enabled" && state.at_boot == "disabled"}));
   // The record first: an agent that starts again then holds it.
   CHECK_OK(store_title(now, task));
   options_.checkpoint("ready: recorded");
@@ -157,7 +178,8 @@ Result<Json> UnitSide::unready() {
   if (!TRY(load("unit-found"))) return Json::object();
   const Found found = TRY(load_found());
   if (found.enabled_by_us) CHECK_OK(TRY(unit())->enable(false));
-  // Released without being started: a service directory has no third state, so there it is as it was found.
+  if (found.held) CHECK_OK(TRY(unit())->hold_as(found.hold_files));
+  // Released without being started: a service directory has no third state, so there it stays held.
   if (!found.held && TRY(TRY(unit())->state()).supervisor == "systemd") CHECK_OK(TRY(unit())->release());
   CHECK_OK(forget());
   return Json::object();

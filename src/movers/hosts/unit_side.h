@@ -48,6 +48,7 @@ class UnitSide {
  private:
   struct Found {  // what was there before the first act
     bool held = false;
+    HoldFiles hold_files;
     bool enabled_by_us = false;
   };
   std::filesystem::path path(std::string_view suffix) const;

@@ -221,7 +221,7 @@ TEST_F(UnitsTest, GoesToNewAndBack) {
   EXPECT_TRUE(!new_->alive() && new_->is_down() && !old_->is_down());
   ASSERT_TRUE(undo("unit-ready"));
   EXPECT_TRUE(fs::is_empty(new_->state())) << "something is remembered on new";
-  EXPECT_TRUE(new_->is_down());  // as it was found
+  EXPECT_EQ(read_file(new_->root() / "etc/service/worker/down"), "\n") << "it is not held as it was found";
 }
 
 TEST_F(UnitsTest, AUnitThatRunsOnBothIsRefused) {
