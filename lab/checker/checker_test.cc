@@ -240,6 +240,21 @@ TEST_F(JudgeTest, FilesLostAlteredReplaced) {
   EXPECT_EQ(run().unasked, 1);
 }
 
+TEST_F(JudgeTest, AReaderThatMissesAnAcknowledgedFile) {
+  const auto read = [&](RecordType outcome, int status) {
+    Record record = at(RecordType::attempted, 2 * kMs);
+    record.status = status;
+    record.host = "new";
+    put(record, OpKind::file_read, "c1-3", outcome, 0);
+    return run();
+  };
+  EXPECT_EQ(read(RecordType::acknowledged, 200).verdict, Verdict::pass);
+  EXPECT_EQ(read(RecordType::failed, 503).verdict, Verdict::pass) << "the figures of the service count it";
+  EXPECT_EQ(read(RecordType::failed, 404).missed, 1);
+  EXPECT_EQ(read(RecordType::failed, 200).missed, 2) << "other bytes";
+  EXPECT_EQ(run().verdict, Verdict::fail);
+}
+
 TEST_F(JudgeTest, TwoWriters) {
   evidence_.old_database->commits.push_back({10, 5000, 0});  // after new's at 3000
   const auto judgement = run();

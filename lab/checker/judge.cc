@@ -82,11 +82,12 @@ class Judge {
     judge_ledgers();
     judge_rows();
     judge_files();
+    judge_readers();
     judge_writers();
     judge_owners();
     take_mail();
     if (evidence_.singletons_asked) judge_singletons();
-    const bool broken = out_.lost > 0 || out_.doubled > 0 || out_.unasked > 0 || out_.two_owners_ms > 0 ||
+    const bool broken = out_.lost > 0 || out_.doubled > 0 || out_.unasked > 0 || out_.missed > 0 || out_.two_owners_ms > 0 ||
                         out_.two_writers_ms > 0 || out_.singletons.overlaps_ms > 0 || out_.singletons.out_of_place > 0 ||
                         out_.mail.broken();
     out_.verdict = broken ? Verdict::fail : out_.unknowns.empty() ? Verdict::pass : Verdict::unknown;
@@ -99,6 +100,19 @@ class Judge {
     if (out_.details.size() < kMostDetails) out_.details.push_back(std::move(detail));
   }
   void doubt(std::string why) { out_.unknowns.push_back(std::move(why)); }
+
+  // Clients read what was acknowledged before, and nothing that is being replaced: a 404, or an answer with other
+  // bytes, is a miss, whichever side gave it. An answer that says that it cannot be known (5xx) is none.
+  void judge_readers() {
+    for (const auto& ledger : evidence_.ledgers) {
+      for (const auto& record : ledger) {
+        const bool reads = record.kind == OpKind::file_read || record.kind == OpKind::static_read;
+        if (!reads || record.type != RecordType::failed) continue;
+        if (record.status == 404) complain(out_.missed, fmt::format("file {}: {} has it not", record.key, record.host));
+        if (record.status == 200) complain(out_.missed, fmt::format("file {}: {} gave other bytes", record.key, record.host));
+      }
+    }
+  }
 
   void judge_singletons() {
     const bool on_new = terms_.final_side == Side::new_host;
@@ -424,6 +438,7 @@ Json to_json(const Judgement& judgement) {
       {"lost", judgement.lost},
       {"doubled", judgement.doubled},
       {"unasked", judgement.unasked},
+      {"missed", judgement.missed},
       {"two_owners_ms", judgement.two_owners_ms},
       {"two_writers_ms", judgement.two_writers_ms},
       {"singletons", to_json(judgement.singletons)},

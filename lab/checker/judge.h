@@ -56,6 +56,7 @@ struct Judgement {
       0;  // acknowledged, or there before the clients came, and not there, or with other content
   std::int64_t doubled = 0;  // there more than once
   std::int64_t unasked = 0;  // there, but nobody asked for it, or it certainly was turned down
+  std::int64_t missed = 0;   // a reader was told that an acknowledged file is not there, or got other bytes
   std::int64_t two_owners_ms = 0, two_writers_ms = 0;  // rounded up: never 0 where there was any
   MailJudgement mail;  // its lost and doubled are in those above
   std::map<std::string, AddressFigures> addresses;

@@ -34,7 +34,7 @@ struct ClientOptions {
 using Lanes = std::vector<std::unique_ptr<Lane>>;
 
 // `web` and `db` are resolvers of their own, so that one service's slow lookup does not hold up the other.
-Result<Lanes> make_lanes(const ClientOptions& options, Ledger& ledger, Resolver& web, Resolver& db) {
+Result<Lanes> make_lanes(const ClientOptions& options, Ledger& ledger, Resolver& web, Resolver& db, Showcase& showcase) {
   Lanes lanes;
   auto next = options.lane;
   const auto each = [&](auto make) {
@@ -50,7 +50,7 @@ Result<Lanes> make_lanes(const ClientOptions& options, Ledger& ledger, Resolver&
   if (!options.web.empty()) {
     const auto url = TRY(parse_http_url(options.web));
     each([&] { return std::make_unique<OrderLane>(ledger, next, web, url); });
-    each([&] { return std::make_unique<FileLane>(ledger, next, web, url); });
+    each([&] { return std::make_unique<FileLane>(ledger, next, web, url, showcase); });
   }
   if (!options.db.empty()) {
     const auto host = TRY(conninfo_host(options.db));
@@ -115,7 +115,8 @@ Result<> run_clients(const ClientOptions& options, int signals) {
   Resolver imap;
   std::optional<MailWorld> world;
   if (!options.mail.empty()) world.emplace(TRY(make_mail_world(options, mx, imap)));
-  auto lanes = TRY(make_lanes(options, *ledger, web, db));
+  Showcase showcase;
+  auto lanes = TRY(make_lanes(options, *ledger, web, db, showcase));
   if (world) CHECK_OK(add_mail_lanes(lanes, options, *ledger, *world));
   log_info("clients", "{} users, {} operations a second, ledger {}", lanes.size(), options.rate,
            ledger->path().string());

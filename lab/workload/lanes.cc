@@ -118,16 +118,32 @@ Result<> OrderLane::read() {
   return outcome(record, RecordType::acknowledged);
 }
 
+void Showcase::show(Upload upload) {
+  const std::lock_guard guard(mutex_);
+  uploads_.push_back(std::move(upload));
+}
+
+std::optional<Upload> Showcase::newest(std::mt19937_64& random) const {
+  const std::lock_guard guard(mutex_);
+  if (uploads_.empty()) return std::nullopt;
+  const auto among = std::min<std::size_t>(uploads_.size(), 20);
+  return uploads_[uploads_.size() - 1 - std::uniform_int_distribution<std::size_t>(0, among - 1)(random)];
+}
+
 Result<> FileLane::step() {
   const int dice = below(100);
   if (dice < 10 && !options_.statics.empty()) return read_static();
-  return uploads_.empty() || dice < 45 ? upload() : read();
+  if (dice < 45) return upload();
+  if (dice >= 72 && !uploads_.empty()) return read(pick(uploads_));
+  const auto shown = showcase_.newest(random());
+  return shown ? read(*shown) : upload();
 }
 
 Result<> FileLane::upload() {
   Record record = new_record(OpKind::upload);
   record.key = fmt::format("{}{}", ledger_.prefix(), record.op);
-  if (!uploads_.empty() && below(100) < options_.replace_percent) record.key = pick(uploads_).name;
+  const bool replaces = !uploads_.empty() && below(100) < options_.replace_percent;
+  if (replaces) record.key = pick(uploads_).name;
   // Mostly small, sometimes not; an empty one now and then.
   const int size = below(20) == 0 ? below(512 << 10) : below(50) == 0 ? 0 : below(16 << 10);
   HttpRequest request{
@@ -156,12 +172,16 @@ Result<> FileLane::upload() {
   if (!body || get_string_or(*body, "sha256", "") != record.sha256) {
     return outcome(record, RecordType::unknown, "the answer speaks of other content than was sent");
   }
-  uploads_.push_back(Upload{record.key, record.sha256});
+  Upload uploaded{record.key, record.sha256};
+  if (replaces || below(2) == 0) {
+    uploads_.push_back(std::move(uploaded));
+  } else {
+    showcase_.show(std::move(uploaded));
+  }
   return outcome(record, RecordType::acknowledged);
 }
 
-Result<> FileLane::read() {
-  const Upload expected = pick(uploads_);
+Result<> FileLane::read(const Upload& expected) {
   Record record = new_record(OpKind::file_read);
   record.key = expected.name;
   CHECK_OK(attempt(record, false));

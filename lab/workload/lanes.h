@@ -3,6 +3,7 @@
 #pragma once
 
 #include <chrono>
+#include <mutex>
 #include <optional>
 #include <random>
 #include <stop_token>
@@ -56,6 +57,8 @@ class Lane {
   Ledger& ledger_;
   const LaneOptions options_;
 
+  std::mt19937_64& random() { return random_; }
+
  private:
   std::mt19937_64 random_;
 };
@@ -75,24 +78,39 @@ class OrderLane final : public Lane {
   std::vector<StoredOrder> placed_;
 };
 
-// Files over HTTP: uploads, reads its own, reads static ones.
-class FileLane final : public Lane {
+struct Upload {
+  std::string name;
+  std::string sha256;
+};
+
+// The acknowledged uploads that everybody may read, from the moment of their acknowledgement on. They are never
+// replaced: whoever reads one gets just these bytes. Thread-safe.
+class Showcase {
  public:
-  FileLane(Ledger& ledger, LaneOptions options, Resolver& resolver, const HttpUrl& url)
-      : Lane(ledger, std::move(options)), visitor_(resolver, url, options_.visit) {}
+  void show(Upload upload);
+  // One of the newest 20; nothing while there is none.
+  std::optional<Upload> newest(std::mt19937_64& random) const;
 
  private:
-  struct Upload {
-    std::string name;
-    std::string sha256;
-  };
+  mutable std::mutex mutex_;
+  std::vector<Upload> uploads_;
+};
+
+// Files over HTTP: uploads, reads its own, those of the others and static ones.
+class FileLane final : public Lane {
+ public:
+  FileLane(Ledger& ledger, LaneOptions options, Resolver& resolver, const HttpUrl& url, Showcase& showcase)
+      : Lane(ledger, std::move(options)), visitor_(resolver, url, options_.visit), showcase_(showcase) {}
+
+ private:
   Result<> step() override;
   Result<> upload();
-  Result<> read();
+  Result<> read(const Upload& expected);
   Result<> read_static();
 
   Visitor visitor_;
-  std::vector<Upload> uploads_;
+  Showcase& showcase_;
+  std::vector<Upload> uploads_;  // its own, that it may replace
 };
 
 // Orders straight into the database, over the name that clients know. On any error it connects anew and tries

@@ -146,7 +146,9 @@ class Shop {
     auto theirs = from_peer(name, stop);
     if (theirs && theirs->status == 200) return bytes_answer(std::move(theirs->body));
     // Or it arrived here while the other side was being asked.
-    return found_or_missing(shelf_.get(name));
+    found = shelf_.get(name);
+    if (found && !*found && !theirs) return trouble(503, theirs.error());  // nobody knows whether there is one
+    return found_or_missing(std::move(found));
   }
 
   Result<HttpResponse> from_peer(std::string_view name, const std::stop_token& stop) {

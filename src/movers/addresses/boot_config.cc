@@ -76,14 +76,6 @@ Result<BootConfig> find_boot_config(const fs::path& root, const std::string& dev
   return foreign(fmt::format("nobody that is known (no stanza for {} in /etc/network)", dev));
 }
 
-std::string from_hex(const std::string& text) {
-  std::string bytes;
-  const auto digit = [](char c) { return c <= '9' ? c - '0' : c - 'a' + 10; };
-  for (std::size_t i = 0; i + 1 < text.size(); i += 2)
-    bytes.push_back(static_cast<char>(digit(text[i]) << 4 | digit(text[i + 1])));
-  return bytes;
-}
-
 Json to_json(const FileChange& change) {
   return {{"path", change.path.string()},
           {"existed", change.existed},
@@ -93,8 +85,11 @@ Json to_json(const FileChange& change) {
 }
 
 Result<FileChange> file_change_from_json(const Json& value) {
-  return FileChange{TRY(get_string(value, "path")), TRY(get_bool(value, "existed")),
-                    from_hex(TRY(get_string(value, "before"))), from_hex(TRY(get_string(value, "after"))),
+  const auto path = TRY(get_string(value, "path"));
+  auto before = from_hex(TRY(get_string(value, "before")));
+  auto after = from_hex(TRY(get_string(value, "after")));
+  if (!before || !after) return corrupt(fmt::format("what was noted of {} is not in hexadecimal", path));
+  return FileChange{path, TRY(get_bool(value, "existed")), std::move(*before), std::move(*after),
                     TRY(get_bool(value, "removed"))};
 }
 

@@ -34,7 +34,6 @@ struct FileChange {
   std::string after;  // "" with `removed`
   bool removed = false;
 };
-std::string from_hex(const std::string& text);  // what to_hex() made
 Json to_json(const FileChange& change);
 Result<FileChange> file_change_from_json(const Json& value);
 

@@ -93,7 +93,11 @@ Result<std::optional<LocalSide::Kept>> LocalSide::load_kept(unsigned link) const
                             static_cast<std::uint8_t>(TRY(get_int(one, "scope"))),
                             TRY(get_string(one, "label"))});
   }
-  for (const std::string& route : TRY(get_strings(*record, "routes"))) kept.routes.push_back(from_hex(route));
+  for (const std::string& route : TRY(get_strings(*record, "routes"))) {
+    auto bytes = from_hex(route);
+    if (!bytes) return corrupt(fmt::format("{}: a route cannot be read", path("kept").string()));
+    kept.routes.push_back(std::move(*bytes));
+  }
   for (const Json& file : record->value("files", Json::array()))
     kept.files.push_back(TRY(file_change_from_json(file)));
   return std::optional(std::move(kept));

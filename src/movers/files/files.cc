@@ -472,7 +472,7 @@ Result<Json> FilesMover::peer_versions(const Context& context, const Json& args)
   const auto root = TRY(Root::open(of->path));
   Json versions = Json::array();
   for (const auto& hex : TRY(get_strings(args, "paths"))) {
-    const auto path = from_hex(hex);
+    const auto path = from_hex(hex).value_or("");
     if (path != "." && !is_safe_path(path)) return corrupt("an unsafe path was asked for");
     versions.push_back(std::to_string(digest(TRY(version_at(root, path, context.stop)))));
   }
@@ -533,7 +533,7 @@ Result<> FilesMover::serve_mending(const Context& context, Stream& stream, const
     end_served(of->id);
     return send_known(*of, stream, context.stop);
   }
-  const auto path = from_hex(TRY(get_string(hello, "entry")));
+  const auto path = from_hex(TRY(get_string(hello, "entry"))).value_or("");
   if (path != "." && !is_safe_path(path)) return corrupt("an unsafe path was asked for");
   return send_entry(TRY(Root::open(of->path)), path, stream, context.stop);
 }

@@ -36,17 +36,6 @@ std::string join_path(std::string_view parent, std::string_view leaf) {
   return out;
 }
 
-std::string from_hex(std::string_view hex) {
-  const auto digit = [](char c) { return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1; };
-  std::string out;
-  for (std::size_t i = 0; i + 1 < hex.size(); i += 2) {
-    const int high = digit(hex[i]), low = digit(hex[i + 1]);
-    if (high < 0 || low < 0) return "";
-    out += static_cast<char>(high << 4 | low);
-  }
-  return hex.size() % 2 == 0 ? out : "";
-}
-
 bool is_below(std::string_view path, std::string_view above) {
   if (above == ".") return path != ".";
   return path.size() > above.size() && path.starts_with(above) && path[above.size()] == '/';

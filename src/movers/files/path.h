@@ -23,9 +23,6 @@ std::string_view leaf_of(std::string_view path);
 // join(".", "a") -> "a".
 std::string join_path(std::string_view parent, std::string_view leaf);
 
-// Paths in JSON, which knows no arbitrary bytes; the inverse of to_hex(). What is not hex gives "".
-std::string from_hex(std::string_view hex);
-
 // Whether `path` lies below the directory `above` (not: is it). Everything lies below ".".
 bool is_below(std::string_view path, std::string_view above);
 

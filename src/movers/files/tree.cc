@@ -84,7 +84,8 @@ Result<> read_conflicts(Tree& tree) {
     const auto row = parse_json(line, 4);
     if (!row) continue;
     const auto path = from_hex(get_string_or(*row, "hex", ""));
-    remember(tree, Kept{path, get_string_or(*row, "file", ""), get_int_or(*row, "wall_ms", 0)});
+    if (!path) continue;
+    remember(tree, Kept{*path, get_string_or(*row, "file", ""), get_int_or(*row, "wall_ms", 0)});
   }
   return {};
 }
