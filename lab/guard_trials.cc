@@ -138,4 +138,18 @@ Result<> try_guard(Trial& trial, Misbehaviour what, const std::function<void(std
   return GuardTrial(trial, what, say).run();
 }
 
+Result<> try_lonely_readers(Trial& trial, const std::function<void(std::string_view)>& say) {
+  const auto& s = trial.lab().scenario();
+  for (const auto& host : {s.old_host, s.new_host}) CHECK_OK(set_mood(trial, host, R"({"alone": true})"));
+  auto command = TRY(trial.midstream({"run", "--yes"}));
+  const int code = TRY(command.wait([](std::string_view) { return true; }, Deadline::in(kLimit)));
+  if (code != 0) return refused(fmt::format("`midstream run` ended with exit code {}", code));
+  const auto checker = TRY(trial.judge("new", 1));
+  const auto missed = get_int_or(checker, "missed", 0);
+  if (get_string_or(checker, "verdict", "") != "fail" || missed == 0)
+    return refused("nobody asks the other side for a missing file, and the checker says " + checker.dump());
+  say(fmt::format("without a question to the other side readers missed {} acknowledged files, and the checker fails", missed));
+  return {};
+}
+
 }  // namespace midstream::lab

@@ -19,4 +19,8 @@ enum class Misbehaviour {
 // the figure, where anything is otherwise. `say` is told the figures.
 Result<> try_guard(Trial& trial, Misbehaviour what, const std::function<void(std::string_view)>& say);
 
+// Runs the move in `trial` with an application that does not ask the other side for a file that it has not got yet, and
+// judges the judge: refused where the checker does not find that readers missed acknowledged files.
+Result<> try_lonely_readers(Trial& trial, const std::function<void(std::string_view)>& say);
+
 }  // namespace midstream::lab

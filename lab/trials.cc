@@ -222,6 +222,12 @@ class Runner {
     return trial.end();
   }
 
+  Result<> lonely_readers() {
+    auto trial = TRY(begin());
+    CHECK_OK(try_lonely_readers(trial, [this](std::string_view line) { spec_.tell(line); }));
+    return trial.end();
+  }
+
   // After a whole move, every secret of the run is looked for wherever it must not be.
   Result<> secrets() {
     auto trial = TRY(begin());
@@ -376,6 +382,7 @@ const std::vector<std::pair<std::string, Body>>& trials() {
       {"guard-errors", [](Runner& r) { return r.guard(Misbehaviour::errors); }},
       {"guard-slow", [](Runner& r) { return r.guard(Misbehaviour::slow); }},
       {"guard-both", [](Runner& r) { return r.guard(Misbehaviour::both); }},
+      {"readers-miss", [](Runner& r) { return r.lonely_readers(); }},
       {"bad-input", [](Runner& r) { return r.bad_input(); }},
       {"operator", [](Runner& r) { return r.at_the_operators_word(); }},
       {"old-stopped", [](Runner& r) { return r.old_afterwards(true); }},

@@ -34,24 +34,28 @@ struct ShopOptions {
   DeskOptions desk;
 };
 
-// How badly the shop behaves: {"fail_every": N, "delay_ms": MS} in a file that a trial may write at any time. One request
-// in N is answered with 500, and every answer takes so much longer. Without the file it behaves.
+// How badly the shop behaves: {"fail_every": N, "delay_ms": MS, "alone": true} in a file that a trial may write at any
+// time. One request in N is answered with 500, every answer takes so much longer, and a file that is not here is not asked
+// for on the other side. Without the file it behaves.
 class Mood {
  public:
   explicit Mood(std::string file) : file_(std::move(file)) {}
 
   // Whether this request is to fail; has waited when it returns.
   bool spoils() {
-    if (file_.empty()) return false;
-    const auto text = read_file(file_);
-    if (!text) return false;
-    const auto mood = parse_json(*text).value_or(Json::object());
+    const auto mood = now();
     pause_for(Millis(get_int_or(mood, "delay_ms", 0)), {});
     const auto every = get_int_or(mood, "fail_every", 0);
     return every > 0 && requests_.fetch_add(1) % static_cast<std::uint64_t>(every) == 0;
   }
+  bool alone() const { return get_bool_or(now(), "alone", false); }
 
  private:
+  Json now() const {
+    const auto text = file_.empty() ? Result<std::string>("") : read_file(file_);
+    return text ? parse_json(*text).value_or(Json::object()) : Json::object();
+  }
+
   const std::string file_;
   std::atomic<std::uint64_t> requests_ = 0;
 };
@@ -140,7 +144,7 @@ class Shop {
   HttpResponse get_file(const HttpRequest& request, std::string_view name, const std::stop_token& stop) {
     auto found = shelf_.get(name);
     const bool ask_peer =
-        found && !*found && !options_.peer.empty() && !request.headers.contains("x-no-peer");
+        found && !*found && !options_.peer.empty() && !request.headers.contains("x-no-peer") && !mood_.alone();
     if (!ask_peer) return found_or_missing(std::move(found));
     // Uploaded on the other side a moment ago, perhaps: one question, which is not passed on.
     auto theirs = from_peer(name, stop);
