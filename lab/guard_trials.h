@@ -19,8 +19,9 @@ enum class Misbehaviour {
 // the figure, where anything is otherwise. `say` is told the figures.
 Result<> try_guard(Trial& trial, Misbehaviour what, const std::function<void(std::string_view)>& say);
 
-// Runs the move in `trial` with an application that does not ask the other side for a file that it has not got yet, and
-// judges the judge: refused where the checker does not find that readers missed acknowledged files.
-Result<> try_lonely_readers(Trial& trial, const std::function<void(std::string_view)>& say);
+// Runs the move in `trial`, and while half of the traffic is on each side no file is carried over for a while. Readers must
+// miss nothing, for the application tries a miss on the other side. `alone`: it does not, and the checker must find that
+// they missed acknowledged files. Refused otherwise.
+Result<> try_readers(Trial& trial, bool alone, const std::function<void(std::string_view)>& say);
 
 }  // namespace midstream::lab

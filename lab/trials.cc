@@ -222,9 +222,9 @@ class Runner {
     return trial.end();
   }
 
-  Result<> lonely_readers() {
+  Result<> readers(bool alone) {
     auto trial = TRY(begin());
-    CHECK_OK(try_lonely_readers(trial, [this](std::string_view line) { spec_.tell(line); }));
+    CHECK_OK(try_readers(trial, alone, [this](std::string_view line) { spec_.tell(line); }));
     return trial.end();
   }
 
@@ -382,7 +382,8 @@ const std::vector<std::pair<std::string, Body>>& trials() {
       {"guard-errors", [](Runner& r) { return r.guard(Misbehaviour::errors); }},
       {"guard-slow", [](Runner& r) { return r.guard(Misbehaviour::slow); }},
       {"guard-both", [](Runner& r) { return r.guard(Misbehaviour::both); }},
-      {"readers-miss", [](Runner& r) { return r.lonely_readers(); }},
+      {"readers", [](Runner& r) { return r.readers(false); }},
+      {"readers-miss", [](Runner& r) { return r.readers(true); }},
       {"bad-input", [](Runner& r) { return r.bad_input(); }},
       {"operator", [](Runner& r) { return r.at_the_operators_word(); }},
       {"old-stopped", [](Runner& r) { return r.old_afterwards(true); }},

@@ -35,24 +35,29 @@ struct Moment {
 };
 
 constexpr std::string_view kTitleOf = "f=/var/lib/midstream/*/addresses/*.title; ";
+constexpr std::string_view kUnitTitleOf = "f=/var/lib/midstream/*/hosts/*.unit-title; ";
 
 // In the order in which a move comes by them; each strike is followed by a `run` that goes on.
 std::vector<Moment> moments() {
   const std::string lease = "f=/var/lib/midstream/*/postgres/*.lease; until [ -e \"$(echo $f)\" ]; do :; done";
   static const std::string closing = lease;
   static const std::string yielded = lease + "; while [ -e \"$(echo $f)\" ]; do :; done";
-  static const auto holding = [](const char* state) {
-    return fmt::format("{}until grep -qs '\"{}\"' $f; do :; done", kTitleOf, state);
+  static const auto holding = [](std::string_view of, const char* state) {
+    return fmt::format("{}until grep -qs '\"{}\"' $f; do :; done", of, state);
   };
-  static const std::string yielding = holding("yielding");
-  static const std::string gone = holding("yielded");
-  static const std::string taken = holding("owner");
+  static const std::string unit_yielding = holding(kUnitTitleOf, "yielding");
+  static const std::string unit_gone = holding(kUnitTitleOf, "yielded");
+  static const std::string yielding = holding(kTitleOf, "yielding");
+  static const std::string gone = holding(kTitleOf, "yielded");
+  static const std::string taken = holding(kTitleOf, "owner");
   constexpr Millis handover{15'000};  // docs/decisions/0006-address-titles.md
   return {
       {"half the traffic on each side", "sends 50 %", Role::edge, "true"},
       {"old's servers draining", "drains ", Role::edge, "true"},
       {"the database closing on old", "agents adopt it", Role::old_side, closing},
       {"the database yielded by old", "agents adopt it", Role::old_side, yielded},
+      {"the singleton ending on old", "agents adopt it", Role::old_side, unit_yielding, handover},
+      {"the singleton yielded by old", "agents adopt it", Role::old_side, unit_gone, handover},
       {"the addresses yielding on old", "agents adopt it", Role::old_side, yielding, handover},
       {"the addresses yielded by old", "agents adopt it", Role::old_side, gone, handover},
       {"the addresses taken by new", "agents adopt it", Role::new_side, taken, handover},
@@ -153,6 +158,15 @@ class Striker {
     return kinds;
   }
 
+  // Whether what must never run twice runs at all.
+  bool singleton_runs() {
+    const auto runs_on = [&](const std::string& host) {
+      const auto found = trial_.lab().exec(host, {"pgrep", "-x", "lab-worker"}, "", Deadline::in(Millis(5'000)));
+      return found && found->code == 0;
+    };
+    return runs_on(scenario().old_host) || runs_on(scenario().new_host);
+  }
+
   // Whether an address of the subnet that moves answers, from outside.
   bool answers() {
     const auto probe =
@@ -173,6 +187,7 @@ class Striker {
         if (!kinds.contains(kind)) missing += fmt::format(" {}", kind);
       }
       if (!answers()) missing += " 192.0.2.10";
+      if (!singleton_runs()) missing += " " + scenario().unit;
       if (missing.empty()) break;
       pause_for(Millis(50), {});
     }
