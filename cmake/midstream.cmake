@@ -47,28 +47,35 @@ target_link_libraries(midstream_pch PUBLIC midstream_flags)
 target_precompile_headers(midstream_pch PRIVATE <nlohmann/json.hpp> <fmt/format.h> <chrono> <expected> <filesystem>
     <functional> <map> <memory> <optional> <set> <span> <stop_token> <string> <string_view> <thread> <vector>)
 
-# midstream_module(NAME SOURCES a.cc ... [DEPS ...] [TESTS a_test.cc ...] [TEST_DEPS ...])
+# midstream_module(NAME SOURCES a.cc ... [DEPS ...] [TESTS a_test.cc ...] [TEST_DEPS ...] [LONG Suite.Test ...])
 #   a static library NAME, and a test program NAME_test where TESTS are given.
 function(midstream_module name)
-  cmake_parse_arguments(M "" "" "SOURCES;DEPS;TESTS;TEST_DEPS" ${ARGN})
+  cmake_parse_arguments(M "" "" "SOURCES;DEPS;TESTS;TEST_DEPS;LONG" ${ARGN})
   add_library(${name} STATIC ${M_SOURCES})
   target_link_libraries(${name} PUBLIC midstream_flags ${M_DEPS})
   target_precompile_headers(${name} REUSE_FROM midstream_pch)
   if(M_TESTS)
-    midstream_test(${name}_test SOURCES ${M_TESTS} DEPS ${name} ${M_TEST_DEPS})
+    midstream_test(${name}_test SOURCES ${M_TESTS} DEPS ${name} ${M_TEST_DEPS} LONG ${M_LONG})
   endif()
 endfunction()
 
-# midstream_test(NAME SOURCES ... DEPS ...): a GoogleTest program, one ctest entry, tier "unit".
+# midstream_test(NAME SOURCES ... DEPS ... [LONG Suite.Test ...]): a GoogleTest program, one ctest entry, tier "unit". What
+# takes too long for every build, or measures so closely that nothing may run beside it, is named by LONG: it is the entry
+# NAME_long, tier "lab".
 function(midstream_test name)
-  cmake_parse_arguments(M "" "" "SOURCES;DEPS" ${ARGN})
+  cmake_parse_arguments(M "" "" "SOURCES;DEPS;LONG" ${ARGN})
   add_executable(${name} ${M_SOURCES})
   target_link_libraries(${name} PRIVATE midstream_flags ${M_DEPS} GTest::gtest GTest::gtest_main)
   target_precompile_headers(${name} REUSE_FROM midstream_pch)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/test)
   # A test does not outlive the one who asked for it, however that ends.
-  add_test(NAME ${name} COMMAND setpriv --pdeathsig KILL $<TARGET_FILE:${name}> WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  string(REPLACE ";" ":" long "${M_LONG}")
+  add_test(NAME ${name} COMMAND setpriv --pdeathsig KILL $<TARGET_FILE:${name}> "--gtest_filter=-${long}" WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
   set_tests_properties(${name} PROPERTIES LABELS unit TIMEOUT 60)
+  if(M_LONG)
+    add_test(NAME ${name}_long COMMAND setpriv --pdeathsig KILL $<TARGET_FILE:${name}> "--gtest_filter=${long}" WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+    set_tests_properties(${name}_long PROPERTIES LABELS lab TIMEOUT 120 RUN_SERIAL TRUE)
+  endif()
 endfunction()
 
 # midstream_program(NAME SOURCES ... DEPS ...): an executable that needs nothing but glibc on its host.
