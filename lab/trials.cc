@@ -6,6 +6,7 @@
 #include "lab/remains.h"
 #include "lab/vanish.h"
 #include "lab/guard_trials.h"
+#include "lab/trial_tools.h"
 
 #include <fmt/format.h>
 #include <signal.h>
@@ -26,37 +27,9 @@ namespace {
 
 constexpr Millis kMoveLimit{420'000};
 
-class Runner {
+class Runner : public TrialTools {
  public:
-  Runner(TrialSpec spec, std::uint64_t seed) : spec_(std::move(spec)), random_(seed) {}
-
-  Result<> say(std::string_view text) {
-    fmt::print("trial: {}\n", text);
-    std::fflush(stdout);
-    return {};
-  }
-
-  Result<Trial> begin() { return Trial::begin(spec_); }
-  Millis moment(int least_ms, int most_ms) { return Millis(std::uniform_int_distribution<int>(least_ms, most_ms)(random_)); }
-
-  // The checker's verdict on how the trial ended; refused with its details if it is not "pass".
-  Result<> judged(Trial& trial, const std::string& final_side, int handovers) {
-    const auto checker = TRY(trial.judge(final_side, handovers));
-    const auto acknowledged = checker.value("acknowledged", Json::object());
-    CHECK_OK(say(fmt::format("checker: {} ({} rows, {} files, lost {}, doubled {}, two owners {} ms, two writers {} ms)",
-                             get_string_or(checker, "verdict", "?"), get_int_or(acknowledged, "rows", 0), get_int_or(acknowledged, "files", 0),
-                             get_int_or(checker, "lost", -1), get_int_or(checker, "doubled", -1), get_int_or(checker, "two_owners_ms", -1),
-                             get_int_or(checker, "two_writers_ms", -1))));
-    if (get_string_or(checker, "verdict", "") == "pass") return {};
-    return refused("the checker does not pass: " + checker.value("details", Json::array()).dump());
-  }
-
-  // `midstream ARGS` until it ends by itself with 0.
-  Result<> succeed(Trial& trial, const std::vector<std::string>& arguments) {
-    const int code = TRY(trial.run(arguments, kMoveLimit));
-    if (code == 0) return {};
-    return refused(fmt::format("`midstream {}` ended with exit code {}", arguments[0], code));
-  }
+  using TrialTools::TrialTools;
 
   // Runs the move and calls `strike` once, when a line that holds `mark` is told; then lets it end.
   Result<> run_and_strike(Trial& trial, const std::string& mark, const std::function<Result<>(Trial&)>& strike) {
@@ -163,16 +136,6 @@ class Runner {
     if (get_string_or(checker, "verdict", "") != "fail" || overlap < 1'000)
       return refused(fmt::format("started on both sides, and the checker says {}", checker.dump()));
     CHECK_OK(say(fmt::format("started on both sides: the checker fails with an overlap of {} ms", overlap)));
-    return trial.end();
-  }
-
-  // Forward until `phase` is done, then back.
-  Result<> roll_back(const std::string& phase) {
-    auto trial = TRY(begin());
-    CHECK_OK(succeed(trial, {"run", "--yes", "--until", phase}));
-    pause_for(moment(500, 1'500), {});
-    CHECK_OK(succeed(trial, {"rollback"}));
-    CHECK_OK(judged(trial, "old", 2));
     return trial.end();
   }
 
@@ -356,9 +319,6 @@ class Runner {
     }
     return say(fmt::format("{} secrets were looked for in logs, process lists, journal, state and report of 5 hosts: none found", secrets.size()));
   }
-
-  TrialSpec spec_;
-  std::mt19937_64 random_;
 };
 
 using Body = Result<> (*)(Runner&);
@@ -369,9 +329,14 @@ const std::vector<std::pair<std::string, Body>>& trials() {
       {"kill-agents", [](Runner& r) { return r.kill_agents(); }},
       {"power-cut-old", [](Runner& r) { return r.power_cut(true); }},
       {"power-cut-new", [](Runner& r) { return r.power_cut(false); }},
-      {"rollback-follow", [](Runner& r) { return r.roll_back("follow"); }},
-      {"rollback-switch", [](Runner& r) { return r.roll_back("switch"); }},
-      {"rollback-addresses", [](Runner& r) { return r.roll_back("addresses"); }},
+      {"rollback-copy", [](Runner& r) { return roll_back_from(r, "copy"); }},
+      {"rollback-follow", [](Runner& r) { return roll_back_from(r, "follow"); }},
+      {"rollback-shift", [](Runner& r) { return roll_back_from(r, "shift"); }},
+      {"rollback-switch", [](Runner& r) { return roll_back_from(r, "switch"); }},
+      {"rollback-soak", [](Runner& r) { return roll_back_from(r, "soak"); }},
+      {"rollback-addresses", [](Runner& r) { return roll_back_from(r, "addresses"); }},
+      {"rollback-home", [](Runner& r) { return roll_back_from(r, "home"); }},
+      {"ten-switches", [](Runner& r) { return ten_switches(r); }},
       {"to-and-fro", [](Runner& r) { return r.to_and_fro(); }},
       {"power-cut-after-switch", [](Runner& r) { return r.power_cut_after_switch(); }},
       {"singleton-on-both", [](Runner& r) { return r.singleton_on_both(); }},

@@ -34,6 +34,7 @@ struct CliOptions {
   bool json = false;
   bool yes = false;
   bool watch = false;
+  bool anyway = false;  // go back although that is observed not to be possible
 };
 
 std::filesystem::path journal_directory(const CliOptions& options, const std::string& move);

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/text.h"
+#include "control/way_back.h"
 
 namespace midstream {
 
@@ -86,13 +87,24 @@ std::string plan_text(const Plan& plan, const Manifest& manifest) {
   return out;
 }
 
+std::string irreversible_text(const State& state, const std::string& after_old) {
+  std::string out = state.past_return() ? "finish was begun; what is left of it, none of which can be undone:\n"
+                                        : "After this there is no way back. Each of these cannot be undone:\n";
+  for (std::size_t i = 0; i < state.steps.size(); ++i) {
+    const auto& step = state.plan.steps[i];
+    if (!step.irreversible || state.steps[i].progress == Progress::done) continue;
+    out += fmt::format("  {:<8} {}\n", step.service.empty() ? "move" : step.service, step.text);
+  }
+  return out + fmt::format("Old stays {}; midstream leaves every host.\n", after_old);
+}
+
 std::string status_text(const Json& status) {
   auto out = fmt::format("move {}: {}, phase {}, {} of {} steps{}\n", get_string_or(status, "move", ""), get_string_or(status, "goal", ""),
                          get_string_or(status, "phase", "").empty() ? "-" : get_string_or(status, "phase", ""), get_int_or(status, "steps_done", 0),
                          get_int_or(status, "steps", 0), get_bool_or(status, "complete", false) ? ", complete" : "");
   const auto waiting = get_string_or(status, "waiting", "");
   if (!waiting.empty()) out += fmt::format("  {}\n", waiting);
-  out += get_bool_or(status, "can_go_back", false) ? "  going back: yes, with `midstream rollback`\n" : "  going back: no, finish was begun\n";
+  out += fmt::format("  going back: {}\n", get_bool_or(status, "past_return", false) ? "no, finish was begun" : way_back_text(status.value("going_back", Json())));
   for (const auto& one : status.value("services", Json::array())) {
     const auto name = get_string_or(one, "name", "");
     const auto down = one.value("downtime_ms", Json::object());

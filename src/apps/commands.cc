@@ -94,26 +94,27 @@ int begin_move(const CliOptions& options, const Manifest& manifest, Controller& 
   return kDone;
 }
 
+// What the journal says, looked at without its lock.
+Result<Engine> folded_journal(const fs::path& directory) {
+  Engine engine;
+  for (const auto& record : TRY(TRY(Journal::open_to_read(directory)).read())) CHECK_OK(engine.fold(record));
+  return engine;
+}
+
 // Asks the controller that already runs, and waits for its end.
 int follow_running(const CliOptions& options, const Manifest& manifest, const std::string& verb, const std::stop_token& stop) {
   const auto directory = journal_directory(options, manifest.move);
-  auto answer = ask_controller(directory / "control.sock", {{"verb", verb}}, Deadline::in(Millis(10'000)));
+  auto answer = ask_controller(directory / "control.sock", {{"verb", verb}, {"anyway", options.anyway}}, Deadline::in(Millis(10'000)));
   if (!answer) return complain(answer.error(), code_of(answer.error()));
   fmt::print(stderr, "midstream: the running controller has taken `{}` on\n", verb);
   while (pause_for(Millis(200), stop)) {
     auto status = ask_controller(directory / "control.sock", {{"verb", "status"}}, Deadline::in(Millis(5'000)));
     if (!status) break;  // it has ended
   }
-  Engine engine;
-  auto journal = Journal::open_to_read(directory);
-  if (!journal) return complain(journal.error(), kFailed);
-  const auto records = journal->read();
-  if (!records) return complain(records.error(), kFailed);
-  for (const auto& record : *records) {
-    if (auto folded = engine.fold(record); !folded) return complain(folded.error(), kFailed);
-  }
-  if (engine.state().stopped) return complain(*engine.state().stopped, kNeedsOperator);
-  return engine.state().complete() ? kDone : kInterrupted;
+  const auto engine = folded_journal(directory);
+  if (!engine) return complain(engine.error(), kFailed);
+  if (engine->state().stopped) return complain(*engine->state().stopped, kNeedsOperator);
+  return engine->state().complete() ? kDone : kInterrupted;
 }
 
 int drive(const CliOptions& options, const Manifest& manifest, Goal goal, const std::stop_token& stop, bool abort = false) {
@@ -124,7 +125,7 @@ int drive(const CliOptions& options, const Manifest& manifest, Goal goal, const 
     if (const int code = begin_move(options, manifest, **controller); code != kDone) return code;
   }
   if (auto objection = abort ? (*controller)->objection_to_abort() : std::nullopt) return complain(*objection, code_of(*objection));
-  const auto ending = (*controller)->drive(goal, options.until, stop);
+  const auto ending = (*controller)->drive(goal, options.until, stop, options.anyway);
   if (ending && *ending == Ending::complete && goal != Goal::back && (*controller)->state().goal == Goal::back) {
     return complain({ErrorKind::refused, "the move was taken back while it ran, at the operator's word", "`midstream run` begins anew"}, kRefused);
   }
@@ -213,16 +214,13 @@ int command_rollback(const CliOptions& options, const std::stop_token& stop, boo
 int command_finish(const CliOptions& options, const std::stop_token& stop) {
   const auto manifest = load(options);
   if (!manifest) return complain(manifest.error(), kBadManifest);
-  Engine engine;
-  if (auto journal = Journal::open_to_read(journal_directory(options, manifest->move))) {
-    for (const auto& record : journal->read().value_or(std::vector<Json>{})) {
-      if (auto folded = engine.fold(record); !folded) return complain(folded.error(), kFailed);
-    }
-  }
-  if (engine.state().taken_back()) {
+  const auto engine = folded_journal(journal_directory(options, manifest->move));
+  if (!engine) return complain(engine.error(), code_of(engine.error()));
+  if (auto objection = engine->objection(Goal::finish)) return complain(*objection, code_of(*objection));
+  if (engine->state().taken_back()) {
     fmt::print(stderr, "Everything is back on {}. Finish ends the move there: midstream leaves every host, and run begins no more.\n", manifest->old_host);
   } else {
-    fmt::print(stderr, "After finish there is no way back: reverse streams end, old stays {}, midstream leaves every host.\n", manifest->after_old);
+    fmt::print(stderr, "{}", irreversible_text(engine->state(), manifest->after_old));
   }
   if (!options.yes && !confirmed(fmt::format("Type the move's name ({}) to finish:", manifest->move), manifest->move)) {
     return complain({ErrorKind::refused, "not confirmed; nothing was changed", "type the move's name, or give --yes"}, kRefused);
@@ -254,8 +252,7 @@ Result<Json> current_status(const CliOptions& options, const Manifest& manifest)
     (*live)["controller"] = "running";
     return live;
   }
-  Engine engine;
-  for (const auto& record : TRY(TRY(Journal::open_to_read(directory)).read())) CHECK_OK(engine.fold(record));
+  const auto engine = TRY(folded_journal(directory));
   auto meter = Json::object();
   if (auto saved = read_file(directory / "meter.json")) meter = parse_json(*saved).value_or(Json::object());
   auto status = status_json(engine, meter);
@@ -306,19 +303,13 @@ int command_report(const CliOptions& options) {
   const auto manifest = load(options);
   if (!manifest) return complain(manifest.error(), kBadManifest);
   const auto directory = journal_directory(options, manifest->move);
-  auto journal = Journal::open_to_read(directory);
-  if (!journal) return complain(journal.error(), code_of(journal.error()));
-  const auto records = journal->read();
-  if (!records) return complain(records.error(), kFailed);
-  Engine engine;
-  for (const auto& record : *records) {
-    if (auto folded = engine.fold(record); !folded) return complain(folded.error(), kFailed);
-  }
+  const auto engine = folded_journal(directory);
+  if (!engine) return complain(engine.error(), code_of(engine.error()));
   auto meter = Json::object();
   if (auto saved = read_file(directory / "meter.json")) meter = parse_json(*saved).value_or(Json::object());
   // The probe's own log, once it has ended, knows more than what was last read of it.
   if (auto measured = read_meter(directory / "probe.log")) meter = *measured;
-  auto report = make_report(engine.state(), meter);
+  auto report = make_report(engine->state(), meter);
   if (auto saved = read_file(directory / "stragglers.json")) report["stragglers"] = parse_json(*saved).value_or(Json::object()).value("sources", Json::array());
   if (options.out.empty()) {
     if (options.json) {

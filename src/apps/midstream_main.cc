@@ -56,7 +56,8 @@ int main_with(int argc, char** argv) {
   auto* run = with_manifest(add("run", "do the move; goes on after its own death", [&] { return command_run(options, stop); }));
   run->add_flag("--yes", options.yes, "do not ask");
   run->add_option("--until", options.until, "end after this phase");
-  with_manifest(add("rollback", "go back, losing nothing", [&] { return command_rollback(options, stop, false); }));
+  with_manifest(add("rollback", "go back, losing nothing", [&] { return command_rollback(options, stop, false); }))
+      ->add_flag("--anyway", options.anyway, "although going back is observed not to be possible: as far as it can");
   with_manifest(add("abort", "undo everything, before the first switch", [&] { return command_rollback(options, stop, true); }));
   auto* finish = with_manifest(add("finish", "the one irreversible step; after a rollback: the end of the move", [&] { return command_finish(options, stop); }));
   finish->add_flag("--yes", options.yes);

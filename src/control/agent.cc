@@ -194,6 +194,7 @@ Result<Json> Agent::answer(const Json& request) {
   }
   if (type == "adopt") return adopt(request);
   if (type == "call") return run_call(request);
+  if (type == "observe_undo") return observe_undos(request);
   return refused(fmt::format("the agent knows no request '{}'", type));
 }
 
@@ -271,6 +272,26 @@ Result<Json> Agent::run_call(const Json& request) {
   });
   if (!result) log_warn("agent", "{} {} {} failed: {}", task.step, name, verb, result.error().text());
   return result;
+}
+
+// One look after the other, up to the first that would not work.
+Result<Json> Agent::observe_undos(const Json& request) {
+  auto task = task_of(request);
+  if (task.move != config_.move) return refused("this agent belongs to another move");
+  auto admission = TRY(commands_.admit(task.epoch));
+  const auto deadline = Deadline::in(Millis(TRY(get_int(request, "deadline_ms"))));
+  Json answers = Json::object();
+  for (const auto& one : request.value("steps", Json::array())) {
+    task.step = TRY(get_string(one, "step"));
+    const auto name = TRY(get_string(one, "mover"));
+    Mover* asked = mover(name);
+    if (asked == nullptr) return refused(fmt::format("there is no mover '{}'", name));
+    auto answer = asked->observe_undo(context(task, name, deadline, admission.stop()), TRY(get_object(one, "desired")));
+    if (!answer && answer.error().kind == ErrorKind::cancelled) return answer;
+    answers[task.step] = answer ? *answer : undo_outlook(answer.error().text());
+    if (!get_bool_or(answers[task.step], "possible", false)) break;
+  }
+  return Json{{"steps", std::move(answers)}};
 }
 
 void Agent::serve_peer(Fd socket, const std::stop_token& stop) {

@@ -50,6 +50,7 @@ class Agent {
   Result<Json> answer(const Json& request);
   Result<Json> adopt(const Json& request);
   Result<Json> run_call(const Json& request);
+  Result<Json> observe_undos(const Json& request);
   void serve_peer(Fd socket, const std::stop_token& stop);
   Result<Json> peer_call(const Json& request);
   Result<std::uint64_t> raise(std::uint64_t epoch, Deadline deadline);

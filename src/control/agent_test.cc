@@ -59,6 +59,9 @@ class NotingMover final : public Mover {
     return Json{{"epoch", context.task.epoch}};
   }
   Result<Json> undo(const Context&, const Json&) override { return Json::object(); }
+  Result<Json> observe_undo(const Context&, const Json& desired) override {
+    return undo_outlook(get_string_or(desired, "why_not", ""));
+  }
   Result<Json> check(const Context&, const Json&) override { return Json::array(); }
   std::string describe(const Json&) const override { return "notes"; }
   Result<Json> peer(const Context&, std::string_view verb, const Json& args) override {
@@ -249,6 +252,23 @@ TEST_F(AgentTest, OneAgentAMoveAndHost) {
   auto second = Agent::open({"autumn", "a", "127.0.0.1", directory_ / "a", directory_ / "x.sock"}, std::move(none));
   ASSERT_FALSE(second);
   EXPECT_EQ(second.error().kind, ErrorKind::refused);
+}
+
+// Beside whatever is under way, of the epoch in force alone, and up to the first step that could not be undone.
+TEST_F(AgentTest, SaysWhetherWhatWasDoneCouldBeUndone) {
+  adopt(*a_, 3);
+  const auto ask = [&](std::uint64_t epoch) {
+    const auto step = [](const char* id, const char* why_not) {
+      return Json{{"step", id}, {"mover", "noting"}, {"desired", {{"why_not", why_not}}}};
+    };
+    return a_->ask({{"type", "observe_undo"}, {"move", "autumn"}, {"epoch", epoch}, {"deadline_ms", 5'000},
+                    {"steps", {step("c", ""), step("b", "old is ill"), step("a", "")}}});
+  };
+  const auto steps = ask(3)["result"]["steps"];
+  EXPECT_EQ(steps["c"]["possible"], true);
+  EXPECT_EQ(steps["b"], Json({{"possible", false}, {"why", "old is ill"}}));
+  EXPECT_FALSE(steps.contains("a"));
+  EXPECT_EQ(ask(2)["error"]["kind"], "fenced");
 }
 
 }  // namespace

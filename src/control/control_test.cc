@@ -10,6 +10,8 @@
 #include "control/journal.h"
 #include "control/planner.h"
 #include "control/report.h"
+#include "control/story.h"
+#include "control/way_back.h"
 #include "control/window.h"
 #include "sys/file.h"
 
@@ -259,6 +261,64 @@ TEST(PlannerTest, ASubnetWithoutAddressesIsRefused) {
   auto manifest = whole_manifest();
   manifest.subnets[0].addresses.clear();
   EXPECT_FALSE(make_plan(manifest, {}, no_text));
+}
+
+// The state in which everything up to `last` is done.
+Engine after_effects(std::string_view last) {
+  Engine engine;
+  EXPECT_TRUE(engine.fold(Engine::plan_record(0, *make_plan(whole_manifest(), {}, no_text))));
+  for (const auto& step : engine.state().plan.steps) {
+    const Json intent{{"type", "intent"}, {"at", 1}, {"step", step.id}, {"direction", "forward"}, {"attempt", 1}, {"epoch", 1}};
+    const Json outcome{{"type", "outcome"}, {"at", 2}, {"step", step.id}, {"direction", "forward"}, {"ok", true}};
+    EXPECT_TRUE(engine.fold(intent));
+    EXPECT_TRUE(engine.fold(outcome));
+    if (step.id == last) break;
+  }
+  return engine;
+}
+
+TEST(WayBackTest, AsksOfEachDoneEffectTheLastFirstAndNotOfTheProbe) {
+  const auto engine = after_effects("db.switch");
+  const auto questions = undo_questions(engine.state());
+  ASSERT_TRUE(questions.contains("new"));
+  EXPECT_EQ(questions.at("new")[0]["step"], "db.switch");
+  EXPECT_FALSE(questions.contains("out")) << "nothing is lost where the probe's host is away";
+  EXPECT_TRUE(questions.contains("edge"));
+  for (const auto& [host, steps] : questions) {
+    for (const auto& step : steps) EXPECT_NE(step["step"], "own") << "not done";
+  }
+}
+
+TEST(WayBackTest, TheFirstObstacleOnTheWayBackIsSaid) {
+  const auto engine = after_effects("db.switch");
+  const auto& state = engine.state();
+  const Json open{{"steps", {{"db.switch", {{"possible", true}, {"why", ""}}}}}};
+  EXPECT_TRUE(going_back(state, {{"new", open}}).possible);
+  const Json traffic{{"steps", {{"web.weights-100", {{"possible", false}, {"why", "a is DOWN"}, {"new_dead", true}}}}}};
+  auto told = going_back(state, {{"new", open}, {"edge", traffic}});
+  EXPECT_FALSE(told.possible);
+  EXPECT_EQ(told.step, "web.weights-100");
+  EXPECT_TRUE(told.dead.contains("web"));
+  told = going_back(state, {{"edge", traffic}, {"new", retry("link cut")}});
+  EXPECT_EQ(told.step, "db.switch") << "it is undone before the weights";
+  EXPECT_NE(told.why.find("the agent on new cannot be asked: link cut"), std::string::npos) << told.why;
+}
+
+TEST(WayBackTest, IsToldCountedAndReported) {
+  auto engine = after_effects("db.switch");
+  const auto at = [&](std::int64_t now, GoingBack told) {
+    const auto effects = engine.handle(now, std::move(told));
+    return effects.records.empty() ? "" : story_line(engine.state(), effects.records[0]);
+  };
+  EXPECT_NE(at(1000, {}).find("going back: yes"), std::string::npos);
+  EXPECT_EQ(at(1100, {}), "");
+  EXPECT_NE(at(2000, {false, "db.switch", "the stream back is cut", {}}).find("no, because 'db.switch': the stream"), std::string::npos);
+  at(2500, {});
+  const auto report = make_report(engine.state(), Json::object());
+  EXPECT_EQ(report["going_back"]["possible"], true);
+  EXPECT_EQ(report["going_back"]["closed"], 1);
+  EXPECT_EQ(report["going_back"]["closed_ms"], 500);
+  EXPECT_NE(report_markdown(report).find("not to be possible 1 times, for 500 ms"), std::string::npos);
 }
 
 TEST(ReportTest, HasWhatTheSchemaPromises) {

@@ -14,6 +14,7 @@
 #include "control/departure.h"
 #include "control/rules.h"
 #include "control/story.h"
+#include "control/way_back.h"
 #include "control/window.h"
 #include "sys/file.h"
 #include "sys/log.h"
@@ -28,6 +29,8 @@ constexpr Millis kAdoptLimit{30'000};
 constexpr Millis kMeterLimit{5'000};
 constexpr Millis kLeaveLimit{90'000};
 constexpr Millis kLook{1'000};  // from one look of the guards to the next
+constexpr Millis kLookBack{1'000};       // from one look at the way back to the next
+constexpr Millis kLookBackLimit{5'000};  // of one; an agent that has not answered for so long stands in the way
 
 // Who started this program, for the journal.
 std::string who_runs() { return fmt::format("the one who ran it (uid {})", ::getuid()); }
@@ -105,7 +108,7 @@ void Controller::post(std::function<Result<>()> work) {
   posted_.notify_all();
 }
 
-Result<Ending> Controller::drive(Goal goal, const std::string& until, const std::stop_token& stop) {
+Result<Ending> Controller::drive(Goal goal, const std::string& until, const std::stop_token& stop, bool anyway) {
   const auto changed = tuning(manifest_recorded_, options_.manifest, engine_.state());
   if (!changed) return with_context(changed.error(), "the manifest has changed since the move began");
   if (auto objection = engine_.objection(goal)) return std::unexpected(*objection);
@@ -120,7 +123,8 @@ Result<Ending> Controller::drive(Goal goal, const std::string& until, const std:
   CHECK_OK(dispatch(Started{}));
   CHECK_OK(dispatch(Accepted{options_.accept}));
   if (!changed->empty()) CHECK_OK(dispatch(Tuned{"the manifest's file", who_runs(), *changed, to_json(options_.manifest)}));
-  CHECK_OK(dispatch(Asked{goal, until}));
+  CHECK_OK(dispatch(Asked{goal, until, anyway}));
+  look_back_.told = boot_now();
   auto ending = loop(stop);
   socket.reset();
   ended_ = true;
@@ -149,6 +153,7 @@ Result<Ending> Controller::loop(const std::stop_token& stop) {
     }
     if (work) CHECK_OK(work());
     if (wake_at_ && wall_now_ms() >= *wake_at_) CHECK_OK(dispatch(Tick{}));
+    CHECK_OK(look_back());
     if (boot_now() >= next_period) {
       next_period = boot_now() + kPeriod;
       read_meter();
@@ -381,9 +386,10 @@ void Controller::keep_link(Host& host, const std::stop_token& stop) {
 
 Result<Json> Controller::answer_operator(const Json& request) {
   const auto verb = TRY(get_string(request, "verb"));
+  const bool anyway = get_bool_or(request, "anyway", false);
   auto promise = std::make_shared<std::promise<Result<Json>>>();
   auto answer = promise->get_future();
-  post([this, verb, request, promise]() -> Result<> {
+  post([this, verb, anyway, request, promise]() -> Result<> {
     if (verb == "status") {
       promise->set_value(status());
       return {};
@@ -412,7 +418,7 @@ Result<Json> Controller::answer_operator(const Json& request) {
       return {};
     }
     promise->set_value(Json{{"accepted", verb}});
-    return goal == Goal::idle ? dispatch(Paused{verb == "pause"}) : dispatch(Asked{goal, ""});
+    return goal == Goal::idle ? dispatch(Paused{verb == "pause"}) : dispatch(Asked{goal, "", anyway});
   });
   if (answer.wait_for(std::chrono::seconds(5)) != std::future_status::ready) return retry("the controller is busy");
   return answer.get();
@@ -663,6 +669,51 @@ Result<> Controller::tell_facts() {
   return dispatch(facts);
 }
 
+// Begins a look where one is due, and where the engine goes by it: each period, and at once after an effect has ended.
+// Agents that are only just being reached are waited for a little before they count as an obstacle.
+Result<> Controller::look_back() {
+  if (!engine_.asks_for_way_back() || !look_back_.open.empty()) return {};
+  const bool stale = look_back_.began < effect_ended_at_;
+  if (!stale && look_back_.round > 0 && boot_now() - look_back_.began < kLookBack) return {};
+  const auto questions = undo_questions(engine_.state());
+  const bool patient = boot_now() - look_back_.told < kLookBackLimit;
+  const auto ready = [&](const auto& one) {
+    const auto* host = host_of(one.first);
+    return host != nullptr && host->link && host->announced;
+  };
+  if (patient && !std::ranges::all_of(questions, ready)) return {};
+  ++look_back_.round;
+  look_back_.began = boot_now();
+  look_back_.answers.clear();
+  for (const auto& question : questions) look_back_.open.insert(question.first);
+  const auto& state = engine_.state();
+  const auto round = look_back_.round;
+  for (const auto& question : questions) {
+    const auto name = question.first;
+    if (!ready(question)) {
+      const auto why = retry("it cannot be reached").error();
+      post([this, round, name, why] { return looked_back(round, name, std::unexpected(why)); });
+      continue;
+    }
+    const Json message{{"type", "observe_undo"}, {"move", state.plan.move}, {"epoch", state.epoch}, {"steps", question.second}};
+    request(*host_of(name), message, kLookBackLimit.count(),
+            [this, round, name](const Result<Json>& result) { return looked_back(round, name, result); });
+  }
+  return questions.empty() ? looked_back(round, "", Json::object()) : Result<>();
+}
+
+// What an effect has ended meanwhile makes it worthless, and an answer that was only interrupted says nothing.
+Result<> Controller::looked_back(std::uint64_t round, const std::string& host, const Result<Json>& result) {
+  if (round != look_back_.round) return {};
+  look_back_.open.erase(host);
+  if (!host.empty()) look_back_.answers.insert_or_assign(host, result);
+  if (!look_back_.open.empty() || look_back_.began < effect_ended_at_ || !engine_.asks_for_way_back()) return {};
+  const bool whole = std::ranges::all_of(look_back_.answers, [](const auto& one) { return one.second.has_value(); });
+  if (!whole && boot_now() - look_back_.told < kLookBackLimit) return {};
+  look_back_.told = boot_now();
+  return dispatch(going_back(engine_.state(), look_back_.answers));
+}
+
 Json Controller::status() {
   auto out = status_json(engine_, meter_);
   out["stragglers"] = stragglers_.value("sources", Json::array());
@@ -698,7 +749,8 @@ Json status_json(const Engine& engine, const Json& meter) {
   }
   Json out{{"schema", "midstream.status/1"}, {"move", state.plan.move}, {"goal", to_string(state.goal)}, {"phase", phase}, {"epoch", state.epoch},
            {"steps_done", done}, {"steps", state.steps.size()}, {"complete", state.complete()}, {"paused", state.paused},
-           {"waiting", engine.waiting()}, {"can_go_back", !state.past_return()}, {"services", meter.value("services", Json::array())},
+           {"waiting", engine.waiting()}, {"can_go_back", !state.past_return() && (!state.way_back || state.way_back->possible)},
+           {"going_back", way_back_json(state)}, {"past_return", state.past_return()}, {"services", meter.value("services", Json::array())},
            {"budgets", state.plan.budgets}, {"guard", Json::array()}};
   for (const auto& spec : state.plan.guards) {
     const auto said = engine.judgements().find(spec.service);

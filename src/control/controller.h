@@ -51,7 +51,8 @@ class Controller {
 
   // Pursues the goal until it holds, or is stopped. Refused (nothing done) where the engine objects, or where the
   // manifest differs from the journal's in more than may be tuned; what may, is, in the name of `by`.
-  Result<Ending> drive(Goal goal, const std::string& until, const std::stop_token& stop);
+  // `anyway`: go back although it is observed not to be possible.
+  Result<Ending> drive(Goal goal, const std::string& until, const std::stop_token& stop, bool anyway = false);
 
   const State& state() const { return engine_.state(); }
   std::optional<Error> objection_to_abort() const { return engine_.objection_to_abort(); }
@@ -83,6 +84,8 @@ class Controller {
   Result<> meter_answered(std::chrono::nanoseconds asked_at, const Result<Json>& result);
   bool probing() const;
   Result<> tell_facts();
+  Result<> look_back();
+  Result<> looked_back(std::uint64_t round, const std::string& host, const Result<Json>& result);
   void last_meter(Deadline deadline);
   Result<> ask_guards();
   Result<> look_for_word();
@@ -127,6 +130,15 @@ class Controller {
     std::int64_t upper_ms = 0;
   };
   std::optional<Felt> felt_;
+  // One look of all agents at the way back.
+  struct LookBack {
+    std::uint64_t round = 0;
+    std::set<std::string> open;  // hosts whose answer is awaited
+    std::map<std::string, Result<Json>> answers;
+    std::chrono::nanoseconds began{0};
+    std::chrono::nanoseconds told{0};  // when the engine was last told what a look came to
+  };
+  LookBack look_back_;
   bool ended_ = false;  // nothing is decided any more
   // What was asked of an agent and is not answered. One that is overdue ends its link, and everything is asked anew.
   struct Question {

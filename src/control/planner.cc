@@ -12,6 +12,7 @@ constexpr Span kPatience{24 * 3'600'000};  // with those who still talk to old
 constexpr std::int64_t kAssumedEffect = 2'000;  // where nothing of the kind was measured yet
 constexpr std::int64_t kAssumedWait = 10'000;
 constexpr std::int64_t kLooks = 2'000;  // of a guard, beyond its sample
+constexpr Span kEaseBack{3'000};  // at most, at each share on the way back
 
 // Collects the steps phase by phase: every service adds its own to each, in the manifest's order.
 class Builder {
@@ -62,7 +63,7 @@ class Builder {
     step.deadline_ms = deadline.count();
     return step;
   }
-  void add_hold(std::string phase, std::string service, std::string id, std::string text, Span span) {
+  Step& add_hold(std::string phase, std::string service, std::string id, std::string text, Span span) {
     Step step;
     step.id = service.empty() ? std::move(id) : fmt::format("{}.{}", service, id);
     step.phase = std::move(phase);
@@ -71,6 +72,7 @@ class Builder {
     step.text = std::move(text);
     step.deadline_ms = std::max<std::int64_t>(span.count(), 1);
     plan_.steps.push_back(std::move(step));
+    return plan_.steps.back();
   }
 
   // The hosts whose agents a step may set to work: its own, and every one that its desired state names. Whoever else is
@@ -333,6 +335,13 @@ class Builder {
     }
   }
 
+  // On the way back old warms up again at the last two shares before all of the traffic.
+  static std::int64_t ease_back_ms(const TrafficSpec& spec, int percent) {
+    const auto share = std::ranges::find(spec.steps, percent);
+    const auto left = std::distance(share, spec.steps.end());
+    return percent < 100 && left <= 3 ? std::min(spec.hold.count(), kEaseBack.count()) : 0;
+  }
+
   void shift_traffic(const ServiceSpec& service) {
     const auto& spec = *service.traffic;
     const auto first = plan_.steps.size();
@@ -341,7 +350,8 @@ class Builder {
     for (const int percent : spec.steps) {
       add("shift", service.name, fmt::format("weights-{}", percent), spec.haproxy, "traffic",
           with(traffic_base(spec), "weights", {{"percent", percent}, {"from", from}}));
-      add_hold("shift", service.name, fmt::format("weights-{}-hold", percent), fmt::format("watches {}% on new for {} s", percent, spec.hold.count() / 1000.0), spec.hold);
+      add_hold("shift", service.name, fmt::format("weights-{}-hold", percent), fmt::format("watches {}% on new for {} s", percent, spec.hold.count() / 1000.0), spec.hold)
+          .back_ms = ease_back_ms(spec, percent);
       from = percent;
     }
     const auto drain = with(traffic_base(spec), "drain", {{"servers", spec.old_servers}});

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "control/story.h"
+#include "control/way_back.h"
 #include "sys/clock.h"
 
 namespace midstream {
@@ -75,13 +76,31 @@ Json make_report(const State& state, const Json& meter) {
   Json report{{"schema", "midstream.report/1"}, {"move", state.plan.move}, {"verdict", verdict(state)}, {"plan_hash", state.hash},
               {"epoch", state.epoch}, {"goal", to_string(state.goal)}, {"services", services_report(state, meter)},
               {"addresses", addresses_report(meter)}, {"steps", std::move(steps)}, {"guard", std::move(verdicts)}};
+  report["going_back"] = way_back_json(state);
+  report["past_return"] = state.past_return();
   if (state.stopped) report["stopped"] = {{"step", state.stopped_step}, {"error", to_json(*state.stopped)}};
   return report;
 }
 
+namespace {
+
+std::string going_back_line(const Json& report) {
+  const auto way = report.value("going_back", Json());
+  if (!way.is_object()) return "";
+  const auto closed = get_int_or(way, "closed", 0);
+  const auto now = get_bool_or(report, "past_return", false) ? "no, finish was begun" : way_back_text(way);
+  return fmt::format("Going back: {}. {}\n\n", now,
+                     closed == 0 ? "It was possible whenever it was observed."
+                                 : fmt::format("It was found not to be possible {} times, for {} ms in sum.", closed,
+                                               get_int_or(way, "closed_ms", 0)));
+}
+
+}  // namespace
+
 std::string report_markdown(const Json& report) {
   std::string out = fmt::format("# Move {}: {}\n\nPlan {}, epoch {}.\n\n", get_string_or(report, "move", ""), get_string_or(report, "verdict", ""),
                                 get_string_or(report, "plan_hash", ""), get_int_or(report, "epoch", 0));
+  out += going_back_line(report);
   out += "| service | requests | failed | longest pause | downtime (lower..upper) | budget |\n|---|---|---|---|---|---|\n";
   for (const auto& one : report["services"]) {
     const auto down = one.value("downtime_ms", Json::object());

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <time.h>
 
+#include "control/way_back.h"
+
 namespace midstream {
 
 namespace {
@@ -72,6 +74,7 @@ std::string story_line(const State& state, const Json& record) {
   if (type == "tuned") return line("", fmt::format("tuned by {}: {}", get_string_or(record, "by", "?"), get_string_or(record, "what", "")));
   if (type == "verdict") return line(get_string_or(record, "service", ""), verdict_line(record));
   if (type == "epoch" && get_int_or(record, "epoch", 1) > 1) return line("", fmt::format("epoch {}: all agents adopt it, what was under way is observed", get_int_or(record, "epoch", 0)));
+  if (type == "going_back") return line("", fmt::format("going back: {}", way_back_text(record)));
   if (type == "stopped") return line("", fmt::format("STOPPED: {}", error_from_json(record.value("error", Json::object())).text()));
   if (type == "left") return line("", fmt::format("midstream has left {}: nothing of it is there any more", get_string_or(record, "host", "?")));
   const int index = state.plan.find(get_string_or(record, "step", ""));

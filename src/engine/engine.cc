@@ -82,11 +82,25 @@ Effects Engine::handle(std::int64_t now, const Event& event) {
           if (!objection_to_confirm(e.phase)) succeed(flight, running_index(), Json{{"by", e.by}}, false);
         } else if constexpr (std::is_same_v<T, Judged>) {
           judged(flight, e);
+        } else if constexpr (std::is_same_v<T, GoingBack>) {
+          told(flight, e);
         }
       },
       event);
   proceed(flight);
   return std::move(flight.effects);
+}
+
+// Each answer counts; what is recorded is how it changes.
+void Engine::told(Flight& flight, const GoingBack& answer) {
+  going_back_ = answer;
+  const auto& last = state_.way_back;
+  if (last && last->possible == answer.possible && last->step == answer.step) return;
+  record(flight, {{"type", "going_back"}, {"possible", answer.possible}, {"step", answer.step}, {"why", answer.why}});
+}
+
+bool Engine::asks_for_way_back() const {
+  return !state_.past_return() && (state_.goal == Goal::run || look_before_going_back_);
 }
 
 // Whatever is under way becomes unknown; the agents end it before they answer for the new epoch.
@@ -131,7 +145,7 @@ std::optional<Error> Engine::objection(Goal goal) const {
     return no("the move is past the point of no return: finish was begun", "let `finish` end");
   }
   if (goal == Goal::run && state_.past_return()) return no("finish was begun", "use `finish` to let it end");
-  if (goal != Goal::back && state_.goal == Goal::back && !state_.complete()) {
+  if (goal != Goal::back && state_.back_begun && !state_.complete()) {
     return no("a rollback is under way", "use `rollback` to let it end, then run again");
   }
   if (goal == Goal::finish && !state_.past_return() && !state_.taken_back()) {
@@ -161,9 +175,13 @@ std::optional<Error> Engine::objection_to_abort() const {
 void Engine::asked(Flight& flight, const Asked& ask) {
   if (objection(ask.goal)) return;
   const bool turning = ask.goal == Goal::back && state_.goal != Goal::back;
+  // What a guard is taking back already does not stay on new for want of a look.
+  const bool look = ask.goal == Goal::back && !ask.anyway && state_.back_to.empty();
   const Goal goal = ask.goal == Goal::finish && state_.taken_back() ? Goal::end : ask.goal;
   record(flight, {{"type", "asked"}, {"goal", to_string(goal)}, {"until", ask.until}});
   asked_in_vain_ = 0;
+  look_before_going_back_ = look && state_.felt();
+  if (ask.goal == Goal::back) going_back_.reset();
   // An effect under way must be over before it is undone: the new epoch ends it.
   if (turning && in_flight_) {
     renew_epoch(flight);
@@ -303,7 +321,7 @@ void Engine::forward(Flight& flight) {
     }
     if (state_.paused || doubt() != nullptr) return;
     const auto& step = state_.plan.steps[index];
-    if (!all_adopted(step) || (bounded(step) && !facts_)) return;
+    if (!all_adopted(step) || (bounded(step) && !facts_) || !way_back_open(step)) return;
     if (auto why = refusal(step, flight.now)) return stop(flight, step.id, *why);
     begin(flight, index, Direction::forward);
   }
@@ -316,6 +334,8 @@ void Engine::backward(Flight& flight) {
     const auto& step = state_.plan.steps[index];
     // Between two steps nothing is held. One that was left half-way is first undone, paused or not.
     if (state_.paused && progress == Progress::done) return;
+    if (progress == Progress::done && !ready_to_go_back(flight, step)) return;
+    if (step.kind != StepKind::effect && !ease_back(flight, index)) return;
     // A wait that was under way may still be looking.
     if ((step.kind == StepKind::effect || progress == Progress::running) && !all_adopted(step)) return;
     if (step.kind != StepKind::effect) {
@@ -344,6 +364,44 @@ std::int64_t Engine::ramp_end(int index, std::int64_t now) const {
     return at.ended_ms <= now ? at.ended_ms + state_.ramp_ms : 0;
   }
   return 0;
+}
+
+// Before the first done step is undone old is looked at: what would not be served there, or not all be there, stays
+// where it is. What was left half-way is undone before that.
+bool Engine::ready_to_go_back(Flight& flight, const Step& step) {
+  if (!look_before_going_back_) return true;
+  if (!going_back_) return false;
+  look_before_going_back_ = false;
+  if (going_back_->possible) return true;
+  const Error why{ErrorKind::refused,
+                  fmt::format("going back is not possible now: '{}': {}; nothing that was done was undone",
+                              going_back_->step, going_back_->why),
+                  "mend that and `rollback` again, or `run` on; `rollback --anyway` goes back as far as it can"};
+  record(flight, {{"type", "stopped"}, {"step", step.id}, {"error", to_json(why)}, {"not_begun", true}});
+  return false;
+}
+
+// Traffic comes back to old in the steps that it left by, each with a while to warm up; not where new serves nobody.
+// True where this step is passed.
+bool Engine::ease_back(Flight& flight, int index) {
+  const auto& step = state_.plan.steps[index];
+  const auto& at = state_.steps[index];
+  if (state_.goal != Goal::back) return true;  // what a guard takes back has its own pace
+  if (step.back_ms <= 0 || !going_back_ || going_back_->dead.contains(step.service)) return true;
+  if (at.progress == Progress::running) return true;
+  if (at.progress == Progress::done) {
+    record(flight, {{"type", "intent"}, {"step", step.id}, {"direction", "back"}, {"attempt", 1}, {"epoch", state_.epoch}});
+  }
+  if (flight.now >= at.first_ms + step.back_ms) return true;
+  flight.wake(at.first_ms + step.back_ms);
+  return false;
+}
+
+// Every effect is one more to undo. None begins on the way forward while those before it could not be undone, and once
+// users could feel one, none before that is known.
+bool Engine::way_back_open(const Step& step) const {
+  if (step.kind != StepKind::effect || state_.goal != Goal::run) return true;
+  return going_back_ ? going_back_->possible : !state_.felt();
 }
 
 // Whether the window or a budget has a say in when this step begins.
@@ -450,7 +508,7 @@ void Engine::drive(Flight& flight, int index) {
 // on is what lets them go; else nothing is held and it stays as it is. docs/decisions/0007-tried-again.md.
 void Engine::try_again(Flight& flight, int index) {
   const auto& step = state_.plan.steps[index];
-  const bool blind = bounded(step) && !facts_;
+  const bool blind = (bounded(step) && !facts_) || !way_back_open(step);
   const auto why = blind ? std::nullopt : refusal(step, flight.now);
   const bool halted = state_.paused || doubt() != nullptr;
   if (!halted && !blind && !why) return begin(flight, index, Direction::forward);
@@ -521,6 +579,7 @@ void Engine::succeed(Flight& flight, int index, const Json& result, bool by_obse
   record(flight, std::move(entry));
   const auto& step = state_.plan.steps[index];
   if (step.kind == StepKind::effect && step.expected_blackout_ms > 0) facts_.reset();
+  if (!back && step.felt()) going_back_.reset();
   resolve_ = false;
   not_before_ = 0;
 }
@@ -565,6 +624,12 @@ std::string Engine::waiting_for_guard(const Step& step) const {
   return fmt::format("'{}' waits for the guard to pass: {}: {}", step.id, to_string(verdict), words);
 }
 
+std::string Engine::waiting_for_way_back(const Step& step) const {
+  if (!going_back_) return fmt::format("'{}' waits until it is known whether going back is possible", step.id);
+  return fmt::format("'{}' waits: going back is not possible now: '{}': {}; `rollback --anyway` goes back as far as it can",
+                     step.id, going_back_->step, going_back_->why);
+}
+
 std::string Engine::waiting() const {
   if (state_.stopped) return fmt::format("stopped at '{}': {}", state_.stopped_step, state_.stopped->text());
   if (departs()) return waiting_to_leave();
@@ -584,7 +649,11 @@ std::string Engine::waiting() const {
     return fmt::format("'{}' waits: the guard is blind: {}", step.id, doubt()->words);
   if (forward && !in_flight_ && (!under_way || looked_) && bounded(step) && !facts_)
     return fmt::format("'{}' waits for the measured downtime and the window", step.id);
+  if (!under_way && !forward && look_before_going_back_) return "looks whether old is healthy and has everything";
+  if (forward && !in_flight_ && (!under_way || looked_) && !way_back_open(step)) return waiting_for_way_back(step);
   if (!under_way) return "";
+  if (!forward && at.progress == Progress::undoing && step.kind != StepKind::effect)
+    return fmt::format("'{}': traffic eases back to old", step.id);
   if (looked_ && !in_flight_ && state_.paused)
     return fmt::format("paused, '{}' is not in effect; `continue` tries it again", step.id);
   if (const auto phase = awaited_word(); !phase.empty())

@@ -49,7 +49,11 @@ struct NotAdopted {                               // it cannot be reached, or an
   Error why;
 };
 struct LinkLost { std::string host; };            // what was called there has no answer any more
-struct Asked { Goal goal; std::string until; };   // the operator; `until` is a phase or ""
+struct Asked {                                    // the operator
+  Goal goal;
+  std::string until;                              // a phase, or ""
+  bool anyway = false;                            // go back although it is observed not to be possible
+};
 struct Paused { bool paused; };
 struct Confirmed {                                // the operator's word for a gate that waits
   std::string phase;
@@ -86,6 +90,14 @@ struct Left {  // of a Depart: nothing of ours is on that host any more
   std::uint64_t epoch;
   Result<> result;
 };
+// Whether everything that was done could be undone now, and nothing would be lost. Observed after the last step that
+// users could feel was done: its end makes what was told before it worthless.
+struct GoingBack {
+  bool possible = true;
+  std::string step;            // whose undo would not work, and why; "" where all would
+  std::string why;
+  std::set<std::string> dead;  // services whose new side serves nobody: they are not eased back, but taken back
+};
 // What the guard of a service says after a look. Which looks there are is the shell's affair, while guarding() holds.
 struct Judged {
   std::string service;
@@ -112,7 +124,7 @@ struct Tuned {
 };
 struct Tick {};  // time has come
 using Event = std::variant<Started, Adopted, NotAdopted, LinkLost, Asked, Paused, Outcome, Observed, Facts, NoFacts,
-                           Accepted, Judged, Kept, Confirmed, Measured, Tuned, Left, Tick>;
+                           Accepted, Judged, Kept, Confirmed, Measured, Tuned, Left, GoingBack, Tick>;
 
 // ---- effects ------------------------------------------------------------------------------------------------
 struct Adopt {
@@ -160,6 +172,15 @@ struct StepState {
 };
 
 inline constexpr std::int64_t kRampMs = 500;
+// What was last recorded of going back, and how long it was not possible.
+struct WayBack {
+  bool possible = true;
+  std::string step;
+  std::string why;
+  std::int64_t since_ms = 0;   // of this answer
+  std::int64_t closed_ms = 0;  // before it, in sum
+  int closed = 0;              // how often it was found not to be possible
+};
 
 struct State {
   Plan plan;
@@ -188,6 +209,8 @@ struct State {
   std::string back_to;
   Error back_why;
   std::int64_t ramp_ms = kRampMs;  // time for old to take up each share of the traffic that comes back
+  std::optional<WayBack> way_back;  // nothing: not observed yet
+  bool back_begun = false;          // goal back, and old was not found unfit before anything was undone
 
   bool going_back() const { return goal == Goal::back || (goal != Goal::end && !back_to.empty()); }
   // Index of the last step that is to be undone, going back.
@@ -206,6 +229,8 @@ struct State {
   bool over() const;
   // Everything that the goal asks for holds.
   bool complete() const;
+  // A step that users could feel is done: going back is no longer only to clear away.
+  bool felt() const;
 };
 
 class Engine {
@@ -227,6 +252,8 @@ class Engine {
   std::string awaited_word() const;
   // The first record of a journal.
   static Json plan_record(std::int64_t now, const Plan& plan);
+  // Whether it goes by what GoingBack tells: the shell observes it then, again and again.
+  bool asks_for_way_back() const;
   // What is waited for, in words; "" when nothing is.
   std::string waiting() const;
   // The step that keeps something and is under way; nullptr where none is.
@@ -248,6 +275,7 @@ class Engine {
   void kept(Flight& flight, const Kept& look);
   void ended(Flight& flight, const Outcome& outcome);
   void observed(Flight& flight, const Observed& observation);
+  void told(Flight& flight, const GoingBack& answer);
   void renew_epoch(Flight& flight);
   void proceed(Flight& flight);
   void forward(Flight& flight);
@@ -255,6 +283,8 @@ class Engine {
   void depart(Flight& flight);
   void left(Flight& flight, const Left& answer);
   std::optional<Error> objection_at_the_end(Goal goal) const;
+  bool ease_back(Flight& flight, int index);
+  bool ready_to_go_back(Flight& flight, const Step& step);
   void drive(Flight& flight, int index);
   void try_again(Flight& flight, int index);
   void begin(Flight& flight, int index, Direction direction);
@@ -266,6 +296,8 @@ class Engine {
   bool awaited(bool observing, std::string_view step, std::uint64_t epoch, std::uint64_t number) const;
   bool all_adopted(const Step& step) const;
   bool bounded(const Step& step) const;
+  bool way_back_open(const Step& step) const;
+  std::string waiting_for_way_back(const Step& step) const;
   std::optional<Error> refusal(const Step& step, std::int64_t now) const;
   int running_index() const;
   int next_index() const;
@@ -293,6 +325,8 @@ class Engine {
   int departures_ = 0;     // asked for of that host in vain
   std::map<std::string, Judgement> judgements_;
   bool green_ = false;  // the last look at what the running hold keeps found nothing missing
+  std::optional<GoingBack> going_back_;
+  bool look_before_going_back_ = false;       // the operator has asked; old is looked at before anything is undone
 };
 
 }  // namespace midstream

@@ -178,7 +178,8 @@ TEST_F(EngineTest, AnUnknownOutcomeIsObserved) {
 TEST_F(EngineTest, RollbackUndoesInReverse) {
   to_switch();
   succeed("s");
-  EXPECT_EQ(call(handle(Asked{Goal::back, ""})).step, "s");
+  EXPECT_TRUE(handle(Asked{Goal::back, ""}).commands.empty()) << "old is looked at first";
+  EXPECT_EQ(call(handle(GoingBack{})).step, "s");
   auto next = call(succeed("s", Direction::back));
   EXPECT_EQ(next.step, "a");
   EXPECT_EQ(next.verb, Call::Verb::undo);
@@ -239,7 +240,7 @@ TEST_F(EngineTest, AbortIsForBeforeTheFirstSwitch) {
   EXPECT_NE(engine_.objection_to_abort()->todo.find("rollback"), std::string::npos);
   succeed("s");
   EXPECT_TRUE(engine_.objection_to_abort());
-  handle(Asked{Goal::back, ""});
+  handle(Asked{Goal::back, "", true});
   succeed("s", Direction::back);
   EXPECT_FALSE(engine_.objection_to_abort()) << "it was taken back";
 }

@@ -114,6 +114,7 @@ Json to_json(const Step& step) {
           {"expected_from", step.expected_from},
           {"guard", step.guard},
           {"keeps", step.keeps},
+          {"back_ms", step.back_ms},
           {"irreversible", step.irreversible},
           {"in_window", step.in_window},
           {"needs", step.needs}};
@@ -143,6 +144,7 @@ Result<Step> step_from_json(const Json& value, const Plan& plan) {
   step.expected_from = get_string_or(value, "expected_from", "");
   step.guard = get_string_or(value, "guard", "");
   if (value.contains("keeps")) step.keeps = TRY(get_strings(value, "keeps"));
+  step.back_ms = get_int_or(value, "back_ms", 0);
   step.irreversible = TRY(get_bool(value, "irreversible"));
   step.in_window = TRY(get_bool(value, "in_window"));
   step.needs = TRY(get_strings(value, "needs"));

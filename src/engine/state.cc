@@ -154,6 +154,22 @@ Result<> fold_outcome(StepState& step, const Json& record) {
   return {};
 }
 
+Result<> fold_way_back(std::optional<WayBack>& way_back, const Json& record) {
+  WayBack now;
+  now.possible = TRY(get_bool(record, "possible"));
+  now.step = get_string_or(record, "step", "");
+  now.why = get_string_or(record, "why", "");
+  now.since_ms = TRY(get_int(record, "at"));
+  if (way_back) {
+    now.closed_ms = way_back->closed_ms + (way_back->possible ? 0 : now.since_ms - way_back->since_ms);
+    now.closed = way_back->closed;
+  }
+  const bool closes = !now.possible && (!way_back || way_back->possible);
+  now.closed += closes ? 1 : 0;
+  way_back = now;
+  return {};
+}
+
 }  // namespace
 
 int State::floor() const { return goal == Goal::back || back_to.empty() ? 0 : plan.find(back_to); }
@@ -164,6 +180,13 @@ std::string State::share(const std::string& service) const {
     if (begun && plan.steps[i].guard == service) return plan.steps[i].id;
   }
   return "";
+}
+
+bool State::felt() const {
+  for (std::size_t i = 0; i < steps.size(); ++i) {
+    if (plan.steps[i].felt() && steps[i].progress == Progress::done) return true;
+  }
+  return false;
 }
 
 bool State::past_return() const {
@@ -234,6 +257,7 @@ Result<> Engine::fold(const Json& record) {
     state_.until = TRY(get_string(record, "until"));
     state_.paused = false;
     state_.paused_why.clear();
+    state_.back_begun = state_.goal == Goal::back;
     // What a guard takes back goes back to its end, unless all does.
     if (state_.goal == Goal::back) {
       state_.back_to.clear();
@@ -254,10 +278,12 @@ Result<> Engine::fold(const Json& record) {
     state_.paused_why = get_string_or(record, "why", "");
     return {};
   }
+  if (type == "going_back") return fold_way_back(state_.way_back, record);
   if (type == "stopped") {
     state_.stopped = error_from_json(TRY(get_object(record, "error")));
     state_.stopped_step = TRY(get_string(record, "step"));
     if (get_bool_or(record, "taken_back", false)) state_.back_to.clear();
+    if (get_bool_or(record, "not_begun", false)) state_.back_begun = false;
     return {};
   }
   if (type == "accepted") {

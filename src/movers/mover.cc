@@ -16,6 +16,13 @@ Result<> Mover::serve(const Context&, Stream&, const Json&) {
   return refused(fmt::format("mover {} takes no streams from other hosts", name()));
 }
 
+Result<Json> Mover::observe_undo(const Context&, const Json&) { return undo_outlook(""); }
+
+Json undo_outlook(std::string why) {
+  const bool possible = why.empty();
+  return {{"possible", possible}, {"why", std::move(why)}};
+}
+
 Json observation(bool reached, std::string why) { return {{"reached", reached}, {"why", std::move(why)}}; }
 
 Json finding(std::string what, bool ok, std::string detail, std::string todo) {

@@ -80,6 +80,14 @@ class Mover {
   // where that is not possible.
   virtual Result<Json> undo(const Context& context, const Json& desired) = 0;
 
+  // Whether undo(desired) would work now, were all undone that was done after it, and lose nothing. Asked again and again
+  // while other steps are under way: changes nothing, reads the world, takes no longer than a look does. At least
+  //   "possible": bool
+  //   "why":      string  where it is not: what is missing, in words for the operator
+  //   "new_dead": bool    (false where missing) new serves nobody: going back must not dwell
+  // and figures where there are any. Movers whose undo needs nothing but this agent keep the default: yes.
+  virtual Result<Json> observe_undo(const Context& context, const Json& desired);
+
   // Preconditions of `desired`, read-only: a list of {"what": string, "ok": bool, "detail": string, "todo": string}.
   virtual Result<Json> check(const Context& context, const Json& desired) = 0;
 
@@ -93,6 +101,8 @@ class Mover {
 
 // {"reached": reached, "why": why}
 Json observation(bool reached, std::string why);
+// {"possible": why is empty, "why": why}
+Json undo_outlook(std::string why);
 // One finding of check().
 Json finding(std::string what, bool ok, std::string detail, std::string todo = "");
 

@@ -81,6 +81,7 @@ Result<Step> parse_step(const Line& line) {
   step.poll_ms = TRY(number(line.option("poll", "200")));
   step.attempts = static_cast<int>(TRY(number(line.option("attempts", "4"))));
   step.expected_ms = TRY(number(line.option("takes", "0")));
+  step.back_ms = TRY(number(line.option("back", "0")));
   step.in_window = line.has("window");
   if (line.options.contains("keeps")) step.keeps = split(line.option("keeps"), ',');
   step.irreversible = line.has("irreversible");
@@ -153,6 +154,8 @@ class Player {
     if (verb == "left" && line.words.size() == 2) return Left{subject, epoch, {}};
     if (verb == "left") return Left{subject, epoch, failure(error_kind_from(line.word(2)), line.word(3))};
     if (verb == "blind") return NoFacts{};
+    if (verb == "way-back-open") return GoingBack{true, "", "", dead_services(line)};
+    if (verb == "way-back-closed") return GoingBack{false, subject, line.word(2), dead_services(line)};
     if (verb == "pause" || verb == "continue") return Paused{verb == "pause"};
     if (verb == "facts") return parse_facts(line);
     if (verb == "kept") return Kept{subject, line.word(2)};
@@ -161,7 +164,7 @@ class Player {
     if (verb == "judge") return Judged{subject, {verdict_from(line.word(2)), line.word(3), line.has("dead")}};
     if (verb == "ask") {
       const auto goal = subject == "run" ? Goal::run : subject == "back" ? Goal::back : Goal::finish;
-      return Asked{goal, line.option("until")};
+      return Asked{goal, line.option("until"), line.has("anyway")};
     }
     const int index = engine_.state().plan.find(subject);
     if (index < 0) return refused(fmt::format("'{}' is neither an input nor about a step of the plan", verb));
@@ -182,6 +185,12 @@ class Player {
     if (seen == "waiting") return Json{{"reached", false}, {"why", line.word(3)}};
     if (seen == "held") return Json{{"reached", false}, {"why", line.word(3)}, {"held", true}};
     return failure(error_kind_from(seen), line.word(3));
+  }
+
+  static std::set<std::string> dead_services(const Line& line) {
+    std::set<std::string> dead;
+    if (line.options.contains("dead")) dead.insert(line.option("dead"));
+    return dead;
   }
 
   static Result<Event> parse_facts(const Line& line) {

@@ -4,7 +4,7 @@
 //   hosts old new
 //   budget db 1000                        downtime of a service, ms
 //   step PHASE ID KIND [HOST] [service=S] [blackout=MS] [deadline=MS] [poll=MS] [attempts=N] [needs=ID,ID]
-//                      [peers=HOST,HOST] [guard=S] [takes=MS] [keeps=ID,ID] [window] [irreversible]
+//                      [peers=HOST,HOST] [guard=S] [takes=MS] [keeps=ID,ID] [back=MS] [window] [irreversible]
 //   guard SERVICE HOST from=STEP until=STEP
 //   leave HOST [off]                      at the end; off: and it is shut down
 // then inputs, in any number; `now` starts at 0:
@@ -13,7 +13,7 @@
 //   adopted HOST [epoch=N]                that agent has adopted our epoch
 //   unadopted HOST KIND "what"            that agent cannot be reached, or does not adopt our epoch
 //   lost HOST                             the link to that agent broke
-//   ask run|back|finish [until=PHASE]     the operator
+//   ask run|back|finish [until=PHASE] [anyway]   the operator
 //   pause | continue
 //   ok STEP [epoch=N] [call=N]            the apply or undo under way succeeded; the latest call where none is named
 //   fail STEP KIND "what" [epoch=N] [call=N]   ... or failed
@@ -25,6 +25,8 @@
 //   left HOST [KIND "what"]               nothing of ours is there any more, or that could not be done
 //   judge SERVICE pass|fail|inconclusive|both|unknown "words" [dead]     the guard, after a look
 //   blind                                 the facts cannot be had at present
+//   way-back-open [dead=SERVICE]          everything done could be undone now
+//   way-back-closed STEP "why" [dead=SERVICE]
 //   now +MS                               time passes
 // A line that begins with # is a comment; comments and empty lines stay where they are when rewritten.
 #pragma once

@@ -25,6 +25,7 @@ void Checker::heard(const void* who, const Event& event) {
     if (judged->judgement.verdict == midstream::Verdict::fail && who == newest_ && guarded_now(judged->service))
       unheeded_[who] = judged->service;
   }
+  if (const auto* told = std::get_if<GoingBack>(&event)) way_back_[who] = *told;
   const auto* seen = std::get_if<Observed>(&event);
   if (seen == nullptr || !seen->result || seen->epoch != durable().epoch) return;
   if (seen->step == to_observe_) to_observe_.clear();
@@ -48,7 +49,10 @@ void Checker::stored(const void* who, const Json& record) {
     const bool felt = step.expected_blackout_ms > 0;
     if (step.kind == StepKind::effect && (felt || (step.in_window && !get_bool_or(record, "ok", false))))
       told_[who].reset();
+    const bool done = get_bool_or(record, "ok", false) && get_string_or(record, "direction", "") == "forward";
+    if (done && step.felt()) way_back_[who].reset();
   }
+  if (type == "asked" && get_string_or(record, "goal", "") == "back") way_back_[who].reset();
   if (type == "stopped") check_stop(record, index);
   if (auto folded = shadow_.fold(record); !folded)
     return loop_.violate("a record cannot be folded: " + folded.error().text());
@@ -76,6 +80,11 @@ void Checker::check_intent(const void* who, const Json& record, const Step& step
     return loop_.violate(fmt::format("'{}' of finish begins while the goal is {}", step.id, to_string(durable().goal)));
   }
   check_rules(step, told_[who]);
+  if (step.kind != StepKind::effect || durable().goal != Goal::run) return;
+  const auto& way_back = way_back_[who];
+  if (way_back ? !way_back->possible : durable().felt())
+    loop_.violate(fmt::format("'{}' begins though it is {} whether going back is possible", step.id,
+                              way_back ? "known not to be so" : "not known"));
 }
 
 // A first attempt and every later one alike.

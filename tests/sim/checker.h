@@ -27,6 +27,7 @@ class Checker {
     words_.erase(who);
     kept_.erase(who);
     newest_ = who;
+    way_back_[who].reset();
   }
   void heard(const void* who, const Event& event);
   void stored(const void* who, const Json& record);
@@ -53,6 +54,7 @@ class Checker {
   const std::vector<Truth>& truths_;
   Engine shadow_;
   bool lies_ = false;
+  std::map<const void*, std::optional<GoingBack>> way_back_;  // told to each controller, since the last step that was felt
   std::map<const void*, std::optional<Facts>> told_;  // each controller, since the last attempt that could be felt
   std::map<const void*, std::map<std::string, midstream::Verdict>>
       verdicts_;                                 // heard by each controller, of the share at hand

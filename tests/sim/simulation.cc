@@ -25,6 +25,7 @@ Step random_step(Random& random, const Plan& plan, int number, std::string_view 
   step.poll_ms = random.between(50, 300);
   step.attempts = static_cast<int>(random.between(1, 4));
   step.expected_ms = random.between(0, 500);
+  if (step.kind != StepKind::effect && random.chance(30)) step.back_ms = random.between(1, 800);
   if (!has_agent(step.kind)) return step;
   step.host = plan.hosts[random.between(0, static_cast<std::int64_t>(plan.hosts.size()) - 1)];
   step.mover = "m";
@@ -211,10 +212,11 @@ class Simulation {
     const auto dice = loop_.random.between(1, 100);
     if (dice <= 25) {
       deliver(loop_.random.chance(10) ? Event(NoFacts{}) : Event(facts()));
+      deliver(going_back());
     } else if (dice <= 50) {
       deliver(Asked{Goal::run, loop_.random.chance(15) ? std::string(kPhases[loop_.random.between(0, 8)]) : ""});
     } else if (dice <= 58) {
-      deliver(Asked{Goal::back, ""});
+      deliver(Asked{Goal::back, "", loop_.random.chance(30)});
     } else if (dice <= 66) {
       deliver(Asked{Goal::finish, ""});
     } else if (dice <= 74) {
@@ -252,6 +254,14 @@ class Simulation {
       deliver(Judged{guard.service, {verdict, "so many of so many", loop_.random.chance(30)}});
   }
 
+  GoingBack going_back() {
+    GoingBack told;
+    told.possible = loop_.random.chance(85);
+    if (!told.possible) told.step = plan_.steps[0].id, told.why = "old is ill";
+    if (loop_.random.chance(20)) told.dead.insert("db");
+    return told;
+  }
+
   Facts facts() {
     Facts facts;
     facts.window_open = calm_ || loop_.random.chance(80);
@@ -277,6 +287,8 @@ class Simulation {
     shell().deliver(facts());
     for (const auto& guard : plan_.guards)
       shell().deliver(Judged{guard.service, {midstream::Verdict::pass, "all is well"}});
+    if (!shell().alive()) return;
+    shell().deliver(GoingBack{});
     if (!shell().alive()) return;
     const bool stuck = state.stopped || state.complete() || state.goal != goal_ || !state.until.empty();
     if (const auto phase = shell().engine().awaited_word(); !phase.empty()) shell().deliver(Confirmed{phase, "root"});

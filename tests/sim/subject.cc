@@ -119,6 +119,16 @@ class ForgetsRules final : public Subject {
   }
 };
 
+// Whatever is told of the way back, takes it for open.
+class ForgetsWayBack final : public Subject {
+ public:
+  Effects handle(std::int64_t now, const Event& event) override {
+    auto effects = engine_.handle(now, event);
+    if (engine_.asks_for_way_back()) append(effects, engine_.handle(now, GoingBack{}));
+    return effects;
+  }
+};
+
 // Handles events as if not paused while a step is under way.
 class ForgetsPause final : public Subject {
  public:
@@ -224,6 +234,7 @@ std::unique_ptr<Subject> make_subject(Bug bug) {
     case Bug::forgets_peers: return std::make_unique<ForgetsPeers>();
     case Bug::forgets_rules: return std::make_unique<ForgetsRules>();
     case Bug::forgets_pause: return std::make_unique<ForgetsPause>();
+    case Bug::forgets_way_back: return std::make_unique<ForgetsWayBack>();
     case Bug::sends_first: return std::make_unique<SendsFirst>();
     case Bug::ignores_epochs: return std::make_unique<IgnoresEpochs>();
     case Bug::repeats_blindly: return std::make_unique<RepeatsBlindly>();

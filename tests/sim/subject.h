@@ -38,6 +38,7 @@ enum class Bug {
   forgets_peers,           // waits only for the host that it calls
   forgets_rules,           // holds only first attempts against window and budget
   forgets_pause,           // ... and against pause
+  forgets_way_back,        // goes on whether going back is possible or not
   unguarded_journal,       // of the shell: appends behind what it has not read
 };
 

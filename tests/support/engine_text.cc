@@ -42,6 +42,9 @@ struct EventLine {
   std::string operator()(const Left& e) const {
     return fmt::format("left {} in epoch {}: {}", e.host, e.epoch, e.result ? "ok" : error_line(e.result.error()));
   }
+  std::string operator()(const GoingBack& e) const {
+    return e.possible ? "going back is possible" : fmt::format("going back is not possible: {}: {}", e.step, e.why);
+  }
   std::string operator()(const Tuned& e) const { return fmt::format("{} tunes {}", e.by, e.what); }
   std::string operator()(const Kept& e) const {
     return fmt::format("kept by {}: {}", e.step, e.why.empty() ? "all" : e.why);
@@ -106,6 +109,10 @@ std::string record_line(const Json& record) {
         get_string_or(record, "verdict", "?"), get_string_or(record, "words", ""),
         back_to.empty() ? "" : fmt::format(", back to {}, {} ms a share", back_to, get_int_or(record, "ramp_ms", -1)));
   }
+  if (type == "going_back") {
+    return get_bool_or(record, "possible", false) ? "going back is possible"
+                                                  : fmt::format("going back is not possible: {}", step);
+  }
   if (type == "intent") {
     return fmt::format("intent {} {}, attempt {}", step, get_string_or(record, "direction", "?"),
                        get_int_or(record, "attempt", 0));
@@ -137,6 +144,10 @@ std::string state_text(const State& state) {
                   state.until, state.paused, state.stopped ? error_line(*state.stopped) : "no", state.stopped_step);
   text += fmt::format("back to '{}', {} ms a share\n", state.back_to, state.ramp_ms);
   for (const auto& [service, verdict] : state.verdicts) text += fmt::format("{} {}\n", service, to_string(verdict));
+  if (const auto& way = state.way_back) {
+    text += fmt::format("  way back {} {} '{}' since {}, closed {} times, {} ms; begun {}\n", way->possible, way->step, way->why,
+                        way->since_ms, way->closed, way->closed_ms, state.back_begun);
+  }
   for (std::size_t i = 0; i < state.steps.size(); ++i) {
     const auto& step = state.steps[i];
     text += fmt::format("  {} {} attempt {} began {} first {} ended {} result {} error {}\n", state.plan.steps[i].id,

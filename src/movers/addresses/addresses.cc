@@ -48,6 +48,7 @@ class AddressesMover final : public Mover {
   Result<Json> observe(const Context& context, const Json& desired) override;
   Result<Json> apply(const Context& context, const Json& desired) override;
   Result<Json> undo(const Context& context, const Json& desired) override;
+  Result<Json> observe_undo(const Context& context, const Json& desired) override;
   Result<Json> check(const Context& context, const Json& desired) override;
   std::string describe(const Json& desired) const override;
   Result<Json> peer(const Context& context, std::string_view verb, const Json& args) override;
@@ -262,6 +263,18 @@ Result<Json> AddressesMover::observe(const Context& context, const Json& desired
   result["held"] = std::ranges::any_of(owners, [](const Json& owner) { return owner == "none" || owner == "unknown"; });
   result["titles"] = {{set.to.host, here["title"]}, {set.from.host, there ? (*there)["title"] : Json()}};
   return result;
+}
+
+// Handing them back needs old there, with a title that has not moved on behind our back.
+Result<Json> AddressesMover::observe_undo(const Context& context, const Json& desired) {
+  const AddressSet set = TRY(parse_address_set(desired));
+  if (get_string_or(desired, "kind", "") != "own") return undo_outlook("");
+  const auto there = title_of(ask_host(context, set, set.from.host));
+  if (!there) return undo_outlook(fmt::format("{} cannot be asked: {}", set.from.host, there.error().text()));
+  const Title ours = TRY(local(context, set).title());
+  if (ours.holding == Holding::owner && there->holding != Holding::owner) return undo_outlook("");
+  return undo_outlook(fmt::format("{} is {} of the addresses and {} is {}", context.host, to_string(ours.holding),
+                                  set.from.host, to_string(there->holding)));
 }
 
 Result<Json> AddressesMover::check(const Context& context, const Json& desired) {

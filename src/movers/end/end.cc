@@ -44,6 +44,10 @@ class EndMover final : public Mover {
     return Json::object();
   }
 
+  Result<Json> observe_undo(const Context&, const Json& desired) override {
+    return undo_outlook(TRY(is_seal(desired)) ? "a tree that was made read-only at the end stays so" : "");
+  }
+
   Result<Json> check(const Context&, const Json& desired) override {
     if (TRY(is_seal(desired))) {
       const auto sealed = is_sealed(TRY(get_string(desired, "path")));

@@ -22,6 +22,8 @@ using namespace files;
 
 namespace {
 
+constexpr Millis kWayBackLag{10'000};  // further behind, old does not count as in sync
+
 // A stream that is being served, so that a newer one or an undo can end it.
 struct Served {
   Stream* stream = nullptr;
@@ -38,6 +40,7 @@ class FilesMover final : public Mover {
   Result<Json> observe(const Context& context, const Json& desired) override;
   Result<Json> apply(const Context& context, const Json& desired) override;
   Result<Json> undo(const Context& context, const Json& desired) override;
+  Result<Json> observe_undo(const Context& context, const Json& desired) override;
   Result<Json> check(const Context& context, const Json& desired) override;
   std::string describe(const Json& desired) const override;
   Result<Json> peer(const Context& context, std::string_view verb, const Json& args) override;
@@ -406,6 +409,33 @@ Result<Json> FilesMover::undo(const Context& context, const Json& desired) {
   if (kind == "end" || kind == "forget") return refused("the end of following is irreversible");
   if (kind != "follow") return refused(fmt::format("files knows no '{}'", printable(kind)));
   return unfollow(context, TRY(follow_spec(desired)));
+}
+
+// What users wrote on new must be on its way to old, and not far behind.
+Result<Json> FilesMover::observe_undo(const Context&, const Json& desired) {
+  const auto kind = get_string_or(desired, "kind", "");
+  if (kind == "end" || kind == "forget") return undo_outlook("the end of following is irreversible");
+  if (kind != "follow") return undo_outlook("");
+  const auto spec = TRY(follow_spec(desired));
+  if (spec.first) return undo_outlook("");
+  std::shared_ptr<Outgoing> running;
+  {
+    const std::lock_guard lock(mutex_);
+    if (const auto it = follows_.find(spec.id); it != follows_.end()) running = it->second;
+  }
+  if (!running) return undo_outlook(fmt::format("{} is not followed back to {}", spec.path, spec.to));
+  const auto seen = running->observe("caught-up");
+  const auto oldest = get_int_or(seen, "oldest_ms", 0);
+  std::string why;
+  if (get_string_or(seen, "phase", "") == "stalled") {
+    why = fmt::format("{} does not follow back to {}: {}", spec.path, spec.to, get_string_or(seen, "why", ""));
+  } else if (oldest > kWayBackLag.count()) {
+    why = fmt::format("{} is {} ms behind on {}", spec.path, oldest, spec.to);
+  }
+  auto out = undo_outlook(std::move(why));
+  out["lag_ms"] = oldest;
+  out["pending_entries"] = seen["pending_entries"];
+  return out;
 }
 
 Result<Json> FilesMover::check(const Context& context, const Json& desired) {

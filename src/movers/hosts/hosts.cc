@@ -45,6 +45,12 @@ class HostsMover final : public Mover {
     return units_.undo(context, TRY(parse_unit_move(desired)), kind);
   }
 
+  Result<Json> observe_undo(const Context& context, const Json& desired) override {
+    const auto kind = TRY(get_string(desired, "kind"));
+    if (!of_unit(kind)) return unknown_kind(kind);
+    return units_.observe_undo(context, TRY(parse_unit_move(desired)), kind);
+  }
+
   Result<Json> check(const Context& context, const Json& desired) override {
     const auto kind = TRY(get_string(desired, "kind"));
     if (kind == "inventory") return check_inventory(options_, context, desired);

@@ -143,6 +143,26 @@ Result<Json> Units::observe(const Context& context, const UnitMove& unit, std::s
   return result;
 }
 
+// Old must be there with a unit that it can run, and nobody may have taken it behind our back.
+Result<Json> Units::observe_undo(const Context& context, const UnitMove& unit, std::string_view kind) {
+  if (kind == "unit-end") return undo_outlook(fmt::format("what was remembered of {} is gone", unit.name));
+  const Json here = TRY(act(context, unit, "status", Json::object()));
+  const auto unfit = [&](const Json& status, const std::string& host) -> std::string {
+    if (!get_bool_or(status, "known", false)) return fmt::format("{} has no unit {}", host, unit.name);
+    const auto why = get_string_or(status, "unfit", "");
+    return why.empty() ? "" : fmt::format("{} cannot be handed over on {}: {}", unit.name, host, why);
+  };
+  if (kind == "unit-ready") return undo_outlook(unfit(here, context.host));
+  const auto& old_host = unit.from;
+  const auto there = ask(context, unit, old_host)("status", Json::object());
+  if (!there) return undo_outlook(fmt::format("{} cannot be asked: {}", old_host, there.error().text()));
+  if (auto why = unfit(*there, old_host); !why.empty()) return undo_outlook(std::move(why));
+  const Title ours = TRY(title_from_json(TRY(get_object(here, "title"))));
+  const Title theirs = TRY(title_from_json(TRY(get_object(*there, "title"))));
+  const bool both = ours.holding == Holding::owner && theirs.holding == Holding::owner;
+  return undo_outlook(both ? fmt::format("both sides have the title of {}", unit.name) : "");
+}
+
 Result<Json> Units::check(const Context& context, const UnitMove& unit) {
   Json list = Json::array();
   const auto there = ask(context, unit, unit.from)("status", Json::object());

@@ -24,6 +24,7 @@ class Units {
   Result<Json> observe(const Context& context, const UnitMove& unit, std::string_view kind);
   Result<Json> apply(const Context& context, const UnitMove& unit, std::string_view kind);
   Result<Json> undo(const Context& context, const UnitMove& unit, std::string_view kind);
+  Result<Json> observe_undo(const Context& context, const UnitMove& unit, std::string_view kind);
   Result<Json> check(const Context& context, const UnitMove& unit);
   Result<Json> peer(const Context& context, std::string_view verb, const Json& args);
 

@@ -24,6 +24,7 @@ namespace {
 
 constexpr Millis kCaughtUp{5'000};
 constexpr Millis kPeer{120'000};
+constexpr Millis kWayBackLag{30'000};  // further behind, old's copy does not count as in sync
 
 class MailMover final : public Mover {
  public:
@@ -39,6 +40,7 @@ class MailMover final : public Mover {
   Result<Json> observe(const Context& context, const Json& desired) override;
   Result<Json> apply(const Context& context, const Json& desired) override;
   Result<Json> undo(const Context& context, const Json& desired) override;
+  Result<Json> observe_undo(const Context& context, const Json& desired) override;
   Result<Json> check(const Context& context, const Json& desired) override {
     return run_check(options_, context, TRY(parse_plan(desired)));
   }
@@ -60,6 +62,9 @@ class MailMover final : public Mover {
   Result<Json> flip(const Context& context, const Plan& plan, bool back);
   Result<Json> verify(const Context& context, const Plan& plan);
   Result<Json> observe_flip(const Context& context, const Plan& plan);
+  Result<Json> serves(const Context& context);
+  std::string why_not_back(const Context& context, const Plan& plan);
+  Json follow_outlook(const Plan& plan);
   Result<Json> finish(const Context& context, const Plan& plan);
   Result<> follow(const Context& context, bool on);
   void keep(const std::stop_token& stop);
@@ -228,6 +233,7 @@ Result<Json> MailMover::act(const Context& context, std::string_view verb, const
     if (!TRY(side->user(user)).copied) return retry(fmt::format("{} was not copied to {} yet", user, context.host));
     return side->dovecot().snapshot(user, within);
   }
+  if (verb == "serves") return serves(context);
   if (verb == "wipe") return Json{{"wiped", TRY(side->wipe(within))}};
   if (verb.starts_with("queue-")) return queue(context)->act(context, verb, args);
   if (verb == "install") {
@@ -462,6 +468,75 @@ Result<Json> MailMover::observe(const Context& context, const Json& desired) {
   state.update(observation(reached, why));
   state["phase"] = copied < users ? "copying" : fresh ? "following" : "stalled";
   return state;
+}
+
+// Whether this host's daemons could have users and queue now: {"why": "" where they could, "titles", "queue": its state}.
+Result<Json> MailMover::serves(const Context& context) {
+  const auto side = this->side(context);
+  const auto within = limits(context);
+  Json out{{"why", ""}, {"titles", titles_of(*side)}, {"queue", TRY(queue(context)->act(context, "queue-status", Json::object())).value("state", "none")}};
+  const auto users = side->users();
+  const Postfix postfix(options_.postfix_conf);
+  if (!side->installed()) {
+    out["why"] = fmt::format("mail is not set up on {}", context.host);
+  } else if (const auto serial = users.empty() ? Result<std::uint64_t>(1) : side->dovecot().serial(users.begin()->first, within); !serial) {
+    out["why"] = fmt::format("{}: {}", context.host, serial.error().what);
+  } else if (*serial == 0) {
+    out["why"] = fmt::format("Dovecot on {} does not answer from midstream's map", context.host);
+  } else if (postfix.present() && !TRY(postfix.running(within))) {
+    out["why"] = fmt::format("Postfix does not run on {}", context.host);
+  }
+  return out;
+}
+
+// What is in the way of handing users, queue or configuration back to old; "" where nothing is.
+std::string MailMover::why_not_back(const Context& context, const Plan& plan) {
+  const auto there = ask(context, plan.old_side.host)("serves", Json::object());
+  if (!there) return fmt::format("{} cannot be asked: {}", plan.old_side.host, there.error().text());
+  if (const auto why = get_string_or(*there, "why", "?"); !why.empty()) return why;
+  if (plan.kind == "queue") {
+    const auto here = queue(context)->act(context, "queue-status", Json::object());
+    if (!here) return here.error().text();
+    const bool both = get_string_or(*here, "state", "") == "owner" && get_string_or(*there, "queue", "") == "owner";
+    return both ? "both sides hold the queue" : "";
+  }
+  const auto ours = titles_of(*side(context));
+  for (const auto& [name, title] : ours.items()) {
+    if (home_of(there->at("titles"), ours, name) == "both") return fmt::format("{} is at home on both sides", name);
+  }
+  return "";
+}
+
+// What users at home on new have got since must be on its way to old.
+Json MailMover::follow_outlook(const Plan& plan) {
+  const std::lock_guard lock(mutex_);
+  if (!follower_) return undo_outlook(fmt::format("mail is not followed back to {}", plan.old_side.host));
+  const auto state = follower_->state();
+  const auto oldest = get_int_or(state, "oldest_ms", 0);
+  std::string why;
+  if (oldest > kWayBackLag.count()) {
+    why = fmt::format("mail on {} is {} ms behind, of {} users", plan.old_side.host, oldest, get_int_or(state, "pending", 0));
+    for (const auto& [name, what] : state.at("failed").items()) {
+      why += fmt::format("; {}: {}", name, what.get<std::string>());
+      break;
+    }
+  }
+  auto out = undo_outlook(std::move(why));
+  out["lag_ms"] = oldest;
+  out["pending"] = state["pending"];
+  return out;
+}
+
+Result<Json> MailMover::observe_undo(const Context& context, const Json& desired) {
+  const auto plan = TRY(parse_plan(desired));
+  if (plan.kind == "verify" || plan.kind == "defer") return undo_outlook("");  // nothing, or this host's own configuration
+  if (plan.kind == "end") return undo_outlook("the way back of mail was taken down");
+  if (plan.kind != "follow") return undo_outlook(why_not_back(context, plan));
+  if (!get_bool_or(desired, "first", false)) return follow_outlook(plan);
+  // What was copied is removed on the other side.
+  const auto& other = plan.other(context.host).host;
+  const auto there = ask(context, other)("status", Json::object());
+  return undo_outlook(there ? "" : fmt::format("{} cannot be asked: {}", other, there.error().text()));
 }
 
 std::string MailMover::describe(const Json& desired) const {

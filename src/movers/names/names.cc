@@ -105,6 +105,18 @@ class NamesMover final : public Mover {
     return make_change(context, record, back);
   }
 
+  // The primary must be there for the mirrored update; what others answer is verified then.
+  Result<Json> observe_undo(const Context& context, const Json& desired) override {
+    const auto kind = TRY(kind_of(desired));
+    if (kind == Kind::end) return undo_outlook("the end of a move of names is not taken back");
+    if (kind == Kind::expired) return undo_outlook("");
+    const auto record = read_record(context, desired);
+    if (!record) return undo_outlook(record.error().what);
+    const auto seen = ask(record->primary, record->name, record->type, context.deadline.sooner(kLook), context.stop);
+    if (!seen) return undo_outlook(fmt::format("the primary for {} does not answer: {}", record->text(), seen.error().what));
+    return undo_outlook(seen->authoritative ? "" : fmt::format("the primary has no authority for {} now", record->text()));
+  }
+
   Result<Json> check(const Context& context, const Json& desired) override {
     const auto kind = TRY(kind_of(desired));
     if (kind == Kind::end) return Json::array();

@@ -95,6 +95,14 @@ class PostgresMover : public Mover {
     return Json::object();
   }
 
+  Result<Json> observe_undo(const Context& context, const Json& desired) override {
+    const auto kind = get_string_or(desired, "kind", "");
+    if (kind == "finish") return undo_outlook("the way back was taken down");
+    if (kind != "source" && kind != "switch") return undo_outlook("");
+    const auto work = TRY(make_work(context, options_, pool_, titles_, desired));
+    return kind == "switch" ? observe_way_back(work) : observe_source(work);
+  }
+
   Result<Json> check(const Context& context, const Json& desired) override {
     return run_check(TRY(make_work(context, options_, pool_, titles_, desired)));
   }
@@ -146,6 +154,16 @@ class PostgresMover : public Mover {
         return observation(false, fmt::format("{} has no title on {}", database, work.context.host));
     }
     return observation(true, "");
+  }
+
+  // Old's cluster answers, and knows who owns.
+  static Result<Json> observe_source(const Work& work) {
+    for (const auto& database : work.plan.databases) {
+      const auto title = read_title(work, database);
+      if (!title) return undo_outlook(fmt::format("{} on old does not answer: {}", database, title.error().what));
+      if (title->state.empty()) return undo_outlook(fmt::format("{} has no title on old any more", database));
+    }
+    return undo_outlook("");
   }
 
   // Every move that this host has a part in. True when all of them could be looked at.

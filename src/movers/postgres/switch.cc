@@ -261,6 +261,38 @@ Result<Json> observe_switch(const Work& work) {
 
 namespace {
 
+constexpr std::int64_t kWayBackLagMs = 10'000;  // further behind, old does not count as in sync
+
+Result<std::string> why_not_back(const Work& work, const std::string& database, std::int64_t& lag_bytes) {
+  const Switch one(work, database);
+  const auto both = TRY(one.titles());
+  if (owner_of(both) != "new") return fmt::format("{} is owned by {}", database, owner_of(both));
+  const auto reverse = TRY(one.side(true, "arrival"));
+  const auto lag = TRY(look_at_slot(work, work.outgoing(database)));
+  lag_bytes += lag.bytes;
+  if (!lag.wal.given_up.empty()) return lag.wal.given_up;
+  if (!get_bool_or(reverse, "enabled", false) || !get_bool_or(reverse, "running", false) || !lag.active)
+    return fmt::format("the stream of {} back to old is not connected; {} bytes are to follow", database, lag.bytes);
+  if (lag.ms > kWayBackLagMs) return fmt::format("{} on old is {} ms and {} bytes behind", database, lag.ms, lag.bytes);
+  return "";
+}
+
+}  // namespace
+
+Result<Json> observe_way_back(const Work& work) {
+  std::int64_t lag_bytes = 0;
+  for (const auto& database : work.plan.databases) {
+    const auto why = why_not_back(work, database, lag_bytes);
+    if (!why) return undo_outlook(fmt::format("{} cannot be asked: {}", database, why.error().what));
+    if (!why->empty()) return undo_outlook(*why);
+  }
+  auto out = undo_outlook("");
+  out["lag_bytes"] = lag_bytes;
+  return out;
+}
+
+namespace {
+
 // Backends that a killed agent of ours has left: what they were told to commit must not come after we looked.
 Result<> end_our_own(const Work& work, const std::string& database) {
   auto session = TRY(work.session(database));

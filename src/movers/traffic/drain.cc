@@ -127,4 +127,24 @@ Result<Json> undo_drain(const Context& context, const Json& desired) {
   return Json{{"ready", *drained}};
 }
 
+// A server that our drain has taken out of balancing is as good as one that serves: its health checks go on.
+Result<Json> observe_way_back(const Context& context, const Json& desired) {
+  const auto target = TRY(read_target(desired));
+  const auto all = socket_of(context, target).servers(target.backend);
+  if (!all) return undo_outlook(fmt::format("HAProxy cannot be asked: {}", all.error().what));
+  const auto healthy = [&](const std::vector<std::string>& names) -> Result<int> {
+    int count = 0;
+    for (const auto& name : names) {
+      const auto server = TRY(find_server(*all, target.backend, name));
+      count += server.op_state == 2 && (server.admin_state & kAnyMaint) == 0 ? 1 : 0;
+    }
+    return count;
+  };
+  const bool old_serves = TRY(healthy(target.old_servers)) > 0;
+  auto out = undo_outlook(
+      old_serves ? "" : fmt::format("none of {} in backend {} is UP", join(target.old_servers, ", "), target.backend));
+  out["new_dead"] = TRY(healthy(target.new_servers)) == 0;
+  return out;
+}
+
 }  // namespace midstream::haproxy

@@ -33,6 +33,8 @@ class Silences {
   std::mutex mutex_;
   std::map<std::string, Heard> heard_;  // by backend and server
 };
+// Whether old's servers could take the traffic back now, and whether new's take any (Mover::observe_undo).
+Result<Json> observe_way_back(const Context& context, const Json& desired);
 
 // `weights` tells whether weights are to be changed; a drain asks for less.
 Result<Json> check_backend(const Context& context, const Json& desired, bool weights);

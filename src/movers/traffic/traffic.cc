@@ -40,6 +40,11 @@ class TrafficMover final : public Mover {
     return weights ? haproxy::undo_weights(context, desired) : haproxy::undo_drain(context, desired);
   }
 
+  Result<Json> observe_undo(const Context& context, const Json& desired) override {
+    if (is_watch(desired) || is_silent(desired)) return undo_outlook("");  // only looked at
+    return haproxy::observe_way_back(context, desired);
+  }
+
   Result<Json> check(const Context& context, const Json& desired) override {
     if (is_silent(desired)) return Json::array();  // as for the watch
     if (is_watch(desired)) return Json::array();  // what it asks for, the weights' own check asks for too

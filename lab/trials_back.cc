@@ -1,0 +1,30 @@
+// Trials of going back.
+#include <fmt/format.h>
+
+#include "lab/trial_tools.h"
+
+namespace midstream::lab {
+
+Result<> roll_back_from(TrialTools& tools, const std::string& phase) {
+  auto trial = TRY(tools.begin());
+  CHECK_OK(tools.succeed(trial, {"run", "--yes", "--until", phase}));
+  pause_for(tools.moment(500, 1'500), {});
+  CHECK_OK(tools.succeed(trial, {"rollback"}));
+  CHECK_OK(tools.judged(trial, "old", 2));
+  return trial.end();
+}
+
+Result<> ten_switches(TrialTools& tools) {
+  auto trial = TRY(tools.begin());
+  for (int round = 0; round < 5; ++round) {
+    CHECK_OK(tools.succeed(trial, {"run", "--yes", "--until", "switch"}));
+    CHECK_OK(tools.succeed(trial, {"rollback"}));
+    CHECK_OK(tools.say(fmt::format("{} switches", 2 * round + 2)));
+  }
+  CHECK_OK(tools.succeed(trial, {"run", "--yes"}));
+  CHECK_OK(tools.succeed(trial, {"finish", "--yes"}));
+  CHECK_OK(tools.judged(trial, "new", 11));
+  return trial.end();
+}
+
+}  // namespace midstream::lab
