@@ -45,23 +45,38 @@ std::size_t lines_with(const fs::path& directory, std::string_view word) {
 
 }  // namespace
 
-Result<int> Command::wait(const std::function<bool(std::string_view)>& line, Deadline deadline) {
-  bool listening = true;
+// The next line that it prints; nothing once it has ended.
+Result<std::optional<std::string>> Command::next_line(Deadline deadline) {
   char buffer[4096];
   while (true) {
+    if (const auto end = pending_.find('\n'); end != std::string::npos) {
+      auto text = pending_.substr(0, end);
+      pending_.erase(0, end + 1);
+      return text;
+    }
     CHECK_OK(wait_fd(child_.out(), POLLIN, deadline, {}));
     const ssize_t n = ::read(child_.out(), buffer, sizeof buffer);
     if (n < 0 && errno != EINTR) return errno_failure("cannot read what midstream says", errno);
-    if (n == 0) break;
+    if (n == 0) return std::nullopt;
     if (n > 0) pending_.append(buffer, static_cast<std::size_t>(n));
-    for (auto end = pending_.find('\n'); end != std::string::npos; end = pending_.find('\n')) {
-      const auto text = pending_.substr(0, end);
-      pending_.erase(0, end + 1);
-      if (text.starts_with("exit code ")) return std::atoi(text.c_str() + 10);
-      if (listening && line) listening = line(text);
-    }
+  }
+}
+
+Result<int> Command::wait(const std::function<bool(std::string_view)>& line, Deadline deadline) {
+  bool listening = true;
+  while (const auto text = TRY(next_line(deadline))) {
+    if (text->starts_with("exit code ")) return std::atoi(text->c_str() + 10);
+    if (listening && line) listening = line(*text);
   }
   return retry("midstream ended without an exit code: it was killed");
+}
+
+Result<> Command::wait_for_line(const std::function<bool(std::string_view)>& mark, Deadline deadline) {
+  while (const auto text = TRY(next_line(deadline))) {
+    if (text->starts_with("exit code ")) return refused("midstream ended before it said what was waited for: " + *text);
+    if (mark(*text)) return {};
+  }
+  return retry("midstream was killed before it said what was waited for");
 }
 
 Result<Trial> Trial::begin(const TrialSpec& spec) {

@@ -30,6 +30,8 @@ class Command {
   // Runs it to its end; each line that it prints goes to `line`, which may stop listening by returning false
   // (the command goes on). Returns the exit code.
   Result<int> wait(const std::function<bool(std::string_view)>& line, Deadline deadline);
+  // Listens until `mark(line)`, and leaves it running; refused where it ends before.
+  Result<> wait_for_line(const std::function<bool(std::string_view)>& mark, Deadline deadline);
   // kill -9, at once.
   void kill() { child_.kill(); }
 
@@ -37,6 +39,7 @@ class Command {
   friend class Trial;
   explicit Command(Child child) : child_(std::move(child)) {}
   Child child_;
+  Result<std::optional<std::string>> next_line(Deadline deadline);
   std::string pending_;
 };
 

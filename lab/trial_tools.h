@@ -14,6 +14,7 @@ class TrialTools {
  public:
   TrialTools(TrialSpec spec, std::uint64_t seed) : spec_(std::move(spec)), random_(seed) {}
 
+  const std::function<void(std::string_view)>& teller() const { return spec_.tell; }
   Result<> say(std::string_view text);
   Result<Trial> begin() { return Trial::begin(spec_); }
   Millis moment(int least_ms, int most_ms);
@@ -29,9 +30,14 @@ class TrialTools {
   std::mt19937_64 random_;
 };
 
-// ---- going back, and controllers (lab/trials_back.cc)
+// ---- going back (lab/trials_back.cc)
 Result<> roll_back_from(TrialTools& tools, const std::string& phase);
 // Ten switches to and fro in one move, and an eleventh to stay.
 Result<> ten_switches(TrialTools& tools);
+
+// ---- controllers (lab/trials_controllers.cc)
+// The journal is deleted once a line that holds `mark` was told.
+Result<> adopt_trial(TrialTools& tools, const std::string& mark);
+Result<> two_controllers_trial(TrialTools& tools);
 
 }  // namespace midstream::lab

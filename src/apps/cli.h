@@ -34,6 +34,7 @@ struct CliOptions {
   bool json = false;
   bool yes = false;
   bool watch = false;
+  bool adopt = false;   // first rebuild the journal from the agents
   bool anyway = false;  // go back although that is observed not to be possible
 };
 

@@ -104,7 +104,8 @@ std::string status_text(const Json& status) {
                          get_int_or(status, "steps", 0), get_bool_or(status, "complete", false) ? ", complete" : "");
   const auto waiting = get_string_or(status, "waiting", "");
   if (!waiting.empty()) out += fmt::format("  {}\n", waiting);
-  out += fmt::format("  going back: {}\n", get_bool_or(status, "past_return", false) ? "no, finish was begun" : way_back_text(status.value("going_back", Json())));
+  const std::string as_of = get_string_or(status, "controller", "running") == "running" ? "" : " (when a controller last looked)";
+  out += fmt::format("  going back: {}\n", get_bool_or(status, "past_return", false) ? "no, finish was begun" : way_back_text(status.value("going_back", Json())) + as_of);
   for (const auto& one : status.value("services", Json::array())) {
     const auto name = get_string_or(one, "name", "");
     const auto down = one.value("downtime_ms", Json::object());

@@ -10,6 +10,7 @@
 #include "apps/cli_print.h"
 #include "apps/movers.h"
 #include "base/text.h"
+#include "control/adopt_move.h"
 #include "control/check.h"
 #include "control/control_socket.h"
 #include "control/controller.h"
@@ -78,6 +79,7 @@ int ending_code(const Controller& controller, const Result<Ending>& ending) {
 
 // Checks, plans, asks, and begins the journal. kDone if the move may be driven.
 int begin_move(const CliOptions& options, const Manifest& manifest, Controller& controller) {
+  if (auto free = nobody_has_it(manifest, Deadline::in(kCheckLimit)); !free) return complain(free.error(), code_of(free.error()));
   const auto history = History::load(history_file(options));
   if (!history) return complain(history.error(), kFailed);
   const auto checked = check_move(manifest, agent_binary(), describe_with_movers(), *history, Deadline::in(kCheckLimit));
@@ -196,6 +198,11 @@ int command_run(const CliOptions& options, const std::stop_token& stop) {
   if (!manifest) return complain(manifest.error(), kBadManifest);
   if (!options.until.empty() && phase_index(options.until) < 0) {
     return complain({ErrorKind::refused, fmt::format("'{}' is no phase", options.until), "phases: prepare, copy, follow, gate, shift, switch, soak, addresses, home"}, kFailed);
+  }
+  if (options.adopt) {
+    const auto directory = journal_directory(options, manifest->move);
+    if (auto adopted = adopt_move(*manifest, directory, agent_binary(), tell, Deadline::in(kCheckLimit)); !adopted)
+      return complain(adopted.error(), code_of(adopted.error()));
   }
   return drive(options, *manifest, Goal::run, stop);
 }

@@ -55,6 +55,7 @@ int main_with(int argc, char** argv) {
       ->add_flag("--json", options.json);
   auto* run = with_manifest(add("run", "do the move; goes on after its own death", [&] { return command_run(options, stop); }));
   run->add_flag("--yes", options.yes, "do not ask");
+  run->add_flag("--adopt", options.adopt, "take the move over from a controller that is gone: rebuild the journal from the agents");
   run->add_option("--until", options.until, "end after this phase");
   with_manifest(add("rollback", "go back, losing nothing", [&] { return command_rollback(options, stop, false); }))
       ->add_flag("--anyway", options.anyway, "although going back is observed not to be possible: as far as it can");

@@ -76,6 +76,7 @@ Agent::Agent(AgentConfig config, std::vector<std::unique_ptr<Mover>> movers, Fd 
       identity_(std::move(identity)),
       saved_(std::move(saved)),
       commands_(static_cast<std::uint64_t>(get_int_or(saved_, "epoch", 0))),
+      calls_(config_.state),
       peers_(config_.host, identity_) {
   peers_.on_higher_epoch([this](std::uint64_t epoch, Deadline deadline) { return raise(epoch, deadline); });
 }
@@ -190,9 +191,12 @@ Result<Json> Agent::answer(const Json& request) {
     if (TRY(get_string(request, "move")) != config_.move) return refused("this agent belongs to another move");
     std::lock_guard lock(saved_mutex_);
     return Json{{"version", 1}, {"host", config_.host}, {"fingerprint", identity_.fingerprint},
-                {"address", config_.data_address}, {"port", saved_["port"]}, {"epoch", saved_["epoch"]}};
+                {"address", config_.data_address}, {"port", saved_["port"]}, {"epoch", saved_["epoch"]},
+                {"journal", get_string_or(saved_, "journal", "")}};
   }
   if (type == "adopt") return adopt(request);
+  if (type == "keep_plan") return keep_plan(request);
+  if (type == "recall") return recall();
   if (type == "call") return run_call(request);
   if (type == "observe_undo") return observe_undos(request);
   return refused(fmt::format("the agent knows no request '{}'", type));
@@ -205,10 +209,13 @@ Result<Json> Agent::adopt(const Json& request) {
   {
     std::lock_guard lock(saved_mutex_);
     const auto ours = get_string_or(saved_, "journal", "");
-    if (!ours.empty() && ours != journal) {
-      return failure(ErrorKind::fenced, "this move was begun by a controller with another journal",
-                     "use the journal that the move began with; `run --adopt` is not there yet");
+    const bool takes_over = request.contains("takes_over") && get_string_or(request, "takes_over", "") == ours;
+    if (!ours.empty() && ours != journal && !takes_over) {
+      return failure(ErrorKind::fenced, "this move is in the hands of a controller with another journal",
+                     "go on with that one; where its journal is lost, `midstream run --adopt` takes the move over");
     }
+    if (ours != journal && epoch <= commands_.epoch() && !ours.empty())
+      return failure(ErrorKind::fenced, fmt::format("epoch {} is over: another controller was quicker to take over", epoch));
   }
   auto peers = TRY(peers_from_json(listed));
   CHECK_OK(commands_.adopt(epoch, Deadline::in(Millis(get_int_or(request, "deadline_ms", 30'000))), [&](std::uint64_t adopted) {
@@ -229,7 +236,22 @@ Result<Json> Agent::adopt(const Json& request) {
   }
   peers_.set(std::move(peers), epoch);
   log_info("agent", "epoch {} adopted", epoch);
-  return Json{{"epoch", epoch}};
+  return Json{{"epoch", epoch}, {"plan", calls_.plan_hash()}};
+}
+
+// Before the first effect of a journal's controller here: without it nobody could say what the effects belong to.
+Result<Json> Agent::keep_plan(const Json& request) {
+  const auto admission = TRY(commands_.admit(static_cast<std::uint64_t>(TRY(get_int(request, "epoch")))));
+  CHECK_OK(calls_.keep_plan(TRY(get_object(request, "record"))));
+  return Json{{"plan", calls_.plan_hash()}};
+}
+
+Result<Json> Agent::recall() {
+  auto out = TRY(calls_.recall());
+  const std::lock_guard lock(saved_mutex_);
+  out["epoch"] = saved_["epoch"];
+  out["journal"] = get_string_or(saved_, "journal", "");
+  return out;
 }
 
 namespace {
@@ -264,13 +286,23 @@ Result<Json> Agent::run_call(const Json& request) {
   const auto asked = context(task, name, Deadline::in(Millis(TRY(get_int(request, "deadline_ms")))), admission.stop());
   if (verb == "observe") return no_throw(name, verb, [&] { return one->observe(asked, desired); });
   if (verb == "check") return no_throw(name, verb, [&] { return one->check(asked, desired); });
-  log_info("agent", "{} {} {} (epoch {})", task.step, name, verb, task.epoch);
-  auto result = no_throw(name, verb, [&]() -> Result<Json> {
-    if (verb == "apply") return one->apply(asked, desired);
-    if (verb == "undo") return one->undo(asked, desired);
-    return refused(fmt::format("movers have no verb '{}'", verb));
-  });
-  if (!result) log_warn("agent", "{} {} {} failed: {}", task.step, name, verb, result.error().text());
+  if (verb != "apply" && verb != "undo") return refused(fmt::format("movers have no verb '{}'", verb));
+  return make_effect(*one, request, asked, desired);
+}
+
+// That it begins is on this disk before it does, and how it ended before anybody is told.
+Result<Json> Agent::make_effect(Mover& mover, const Json& request, const Context& asked, const Json& desired) {
+  const auto& task = asked.task;
+  const auto verb = TRY(get_string(request, "verb"));
+  const auto number = static_cast<std::uint64_t>(get_int_or(request, "number", 0));
+  log_info("agent", "{} {} {} (epoch {})", task.step, mover.name(), verb, task.epoch);
+  if (auto kept = calls_.begin(task.epoch, number, task.step, verb); !kept)
+    return with_context(retry(kept.error().text()).error(), "the agent cannot keep what it is about to do");
+  auto result = no_throw(std::string(mover.name()), verb,
+                         [&] { return verb == "apply" ? mover.apply(asked, desired) : mover.undo(asked, desired); });
+  if (!result) log_warn("agent", "{} {} {} failed: {}", task.step, mover.name(), verb, result.error().text());
+  // Where that cannot be kept the effect stands all the same: who adopts finds it begun, and looks.
+  if (auto kept = calls_.end(task.epoch, number, result); !kept) log_warn("agent", "{}", kept.error().text());
   return result;
 }
 
@@ -286,7 +318,8 @@ Result<Json> Agent::observe_undos(const Json& request) {
     const auto name = TRY(get_string(one, "mover"));
     Mover* asked = mover(name);
     if (asked == nullptr) return refused(fmt::format("there is no mover '{}'", name));
-    auto answer = asked->observe_undo(context(task, name, deadline, admission.stop()), TRY(get_object(one, "desired")));
+    const auto desired = TRY(get_object(one, "desired"));
+    auto answer = no_throw(name, "observe_undo", [&] { return asked->observe_undo(context(task, name, deadline, admission.stop()), desired); });
     if (!answer && answer.error().kind == ErrorKind::cancelled) return answer;
     answers[task.step] = answer ? *answer : undo_outlook(answer.error().text());
     if (!get_bool_or(answers[task.step], "possible", false)) break;

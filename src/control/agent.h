@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "control/call_log.h"
 #include "control/commands.h"
 #include "control/peers.h"
 #include "movers/mover.h"
@@ -49,6 +50,9 @@ class Agent {
   void serve_link(std::shared_ptr<Link> link, const std::stop_token& stop);
   Result<Json> answer(const Json& request);
   Result<Json> adopt(const Json& request);
+  Result<Json> keep_plan(const Json& request);
+  Result<Json> recall();
+  Result<Json> make_effect(Mover& mover, const Json& request, const Context& asked, const Json& desired);
   Result<Json> run_call(const Json& request);
   Result<Json> observe_undos(const Json& request);
   void serve_peer(Fd socket, const std::stop_token& stop);
@@ -60,9 +64,10 @@ class Agent {
   std::vector<std::unique_ptr<Mover>> movers_;
   Fd lock_;
   TlsIdentity identity_;
-  Json saved_;  // {"epoch", "peers", "port"}; guarded by saved_mutex_
+  Json saved_;  // {"epoch", "peers", "port", "journal"}; guarded by saved_mutex_
   std::mutex saved_mutex_;
   Commands commands_;
+  CallLog calls_;
   TlsPeers peers_;
   Fd control_listener_;
   Fd data_listener_;

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <filesystem>
+#include <fstream>
 #include <set>
 #include <thread>
 
@@ -269,6 +270,62 @@ TEST_F(AgentTest, SaysWhetherWhatWasDoneCouldBeUndone) {
   EXPECT_EQ(steps["b"], Json({{"possible", false}, {"why", "old is ill"}}));
   EXPECT_FALSE(steps.contains("a"));
   EXPECT_EQ(ask(2)["error"]["kind"], "fenced");
+}
+
+Json adopt_as(const std::string& journal, std::uint64_t epoch, const Json& more = Json::object()) {
+  Json request{{"type", "adopt"}, {"epoch", epoch}, {"journal", journal}, {"peers", Json::object()}, {"deadline_ms", 10'000}};
+  request.update(more);
+  return request;
+}
+
+// The second controller is refused, or takes over openly; then the first one's commands and adoptions have no effect.
+TEST_F(AgentTest, AMoveIsInTheHandsOfOneJournal) {
+  EXPECT_EQ(a_->ask(adopt_as("first", 3))["ok"], true);
+  EXPECT_EQ(a_->ask(call(3, "plain"))["ok"], true);
+  EXPECT_EQ(a_->ask(adopt_as("second", 9))["error"]["kind"], "fenced");
+  EXPECT_EQ(a_->ask(adopt_as("second", 9, {{"takes_over", "another"}}))["error"]["kind"], "fenced");
+  EXPECT_EQ(a_->ask(adopt_as("second", 3, {{"takes_over", "first"}}))["error"]["kind"], "fenced") << "not in the same epoch";
+  EXPECT_EQ(a_->ask(adopt_as("second", 4, {{"takes_over", "first"}}))["ok"], true);
+  const int before = notes_a_.applied;
+  EXPECT_EQ(a_->ask(call(3, "plain"))["error"]["kind"], "fenced") << "a late command of the first";
+  EXPECT_EQ(a_->ask(adopt_as("first", 12))["error"]["kind"], "fenced") << "however high its epoch";
+  EXPECT_EQ(a_->ask(call(12, "plain"))["error"]["kind"], "retry");
+  EXPECT_EQ(notes_a_.applied, before);
+  EXPECT_EQ(a_->ask({{"type", "hello"}, {"move", "autumn"}})["result"]["journal"], "second");
+}
+
+// What it has done is on its disk: through a crash in the middle of an effect, and of a line.
+TEST_F(AgentTest, RemembersWhatItHasDone) {
+  a_->ask(adopt_as("first", 3));
+  const Json record{{"type", "plan"}, {"hash", "abc"}, {"plan", Json::object()}};
+  EXPECT_EQ(a_->ask({{"type", "keep_plan"}, {"epoch", 2}, {"record", record}})["error"]["kind"], "fenced");
+  EXPECT_EQ(a_->ask({{"type", "keep_plan"}, {"epoch", 3}, {"record", record}})["result"]["plan"], "abc");
+  auto first = call(3, "plain");
+  first["number"] = 1;
+  auto second = call(3, "plain", "undo");
+  second["number"] = 2;
+  a_->ask(first);
+  a_->ask(second);
+  a_->ask(call(3, "plain", "observe"));
+  a_.reset();
+  std::ofstream(directory_ / "a" / "calls.jsonl", std::ios::app)
+      << "\n{\"epoch\":3,\"number\":3,\"step\":\"s\",\"verb\":\"apply\",\"at\":1}\n\n{\"epoch\":3,\"num";
+  a_ = std::make_unique<Running>(directory_, "a", notes_a_);
+  auto fourth = call(3, "plain");
+  fourth["number"] = 4;
+  a_->ask(fourth);
+  const auto told = a_->ask({{"type", "recall"}})["result"];
+  EXPECT_EQ(told["journal"], "first");
+  EXPECT_EQ(told["epoch"], 3);
+  EXPECT_EQ(told["plan"], record);
+  const auto& calls = told["calls"];
+  ASSERT_EQ(calls.size(), 4u) << calls.dump();
+  EXPECT_EQ(calls[0]["verb"], "apply");
+  EXPECT_EQ(calls[0]["ok"], true);
+  EXPECT_EQ(calls[0]["result"]["epoch"], 3);
+  EXPECT_EQ(calls[1]["verb"], "undo");
+  EXPECT_FALSE(calls[2].contains("ok")) << "how it ended is not known";
+  EXPECT_EQ(calls[3]["ok"], true) << "the torn line before it has not swallowed it";
 }
 
 }  // namespace

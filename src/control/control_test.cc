@@ -9,6 +9,7 @@
 #include "control/control_socket.h"
 #include "control/journal.h"
 #include "control/planner.h"
+#include "control/rebuild.h"
 #include "control/report.h"
 #include "control/story.h"
 #include "control/way_back.h"
@@ -319,6 +320,52 @@ TEST(WayBackTest, IsToldCountedAndReported) {
   EXPECT_EQ(report["going_back"]["closed"], 1);
   EXPECT_EQ(report["going_back"]["closed_ms"], 500);
   EXPECT_NE(report_markdown(report).find("not to be possible 1 times, for 500 ms"), std::string::npos);
+}
+
+Json logged(std::uint64_t epoch, int number, const std::string& step, const std::string& verb, int ok) {
+  Json call{{"epoch", epoch}, {"number", number}, {"step", step}, {"verb", verb}, {"at", 100 + number}};
+  if (ok >= 0) call.update({{"ok", ok == 1}, {"ended_at", 200 + number}, {"result", {{"n", number}}}, {"error", to_json(Error{ErrorKind::retry, "x", ""})}});
+  return call;
+}
+
+// Every prefix of the whole move as the agents have it: what the rebuilt journal folds to.
+TEST(RebuildTest, TheLastCallOfAllSaysWhereTheMoveStands) {
+  const auto plan = *make_plan(whole_manifest(), {}, no_text);
+  std::map<std::string, Json> recalled;
+  for (const auto& host : plan.hosts) recalled[host] = {{"plan", Json()}, {"calls", Json::array()}};
+  EXPECT_EQ(rebuild_journal(recalled, 5, "j", 0).error().kind, ErrorKind::refused) << "no agent knows the move";
+  recalled["new"]["plan"] = Engine::plan_record(0, plan);
+  const auto rebuilt = [&] {
+    Engine engine;
+    const auto records = rebuild_journal(recalled, 5, "j", 1000);
+    EXPECT_TRUE(records) << records.error().text();
+    for (const auto& record : *records) EXPECT_TRUE(engine.fold(record));
+    return engine.state();
+  };
+  EXPECT_EQ(rebuilt().goal, Goal::idle);
+  int number = 0;
+  for (std::size_t i = 0; i < plan.steps.size(); ++i) {
+    const auto& step = plan.steps[i];
+    if (step.kind != StepKind::effect) continue;
+    auto& calls = recalled[step.host]["calls"];
+    calls.push_back(logged(2, ++number, step.id, "apply", -1));
+    EXPECT_EQ(rebuilt().steps[i].progress, Progress::running) << step.id;
+    calls.back() = logged(2, number, step.id, "apply", 1);
+    const auto state = rebuilt();
+    for (std::size_t k = 0; k < plan.steps.size(); ++k) EXPECT_EQ(state.steps[k].progress, k <= i ? Progress::done : Progress::pending) << plan.steps[k].id;
+    EXPECT_EQ(state.past_return(), step.irreversible || (i > 0 && state.goal == Goal::finish)) << step.id;
+    EXPECT_EQ(state.epoch, 5u);
+    EXPECT_EQ(state.steps[i].result["n"], number);
+    if (step.id != "own") continue;
+    auto back = recalled;
+    back["new"]["calls"].push_back(logged(3, 1, "own", "undo", -1));
+    std::swap(back, recalled);
+    EXPECT_EQ(rebuilt().steps[i].progress, Progress::undoing);
+    EXPECT_EQ(rebuilt().goal, Goal::back);
+    std::swap(back, recalled);
+  }
+  recalled["old"]["calls"] = Json::array();
+  EXPECT_NE(rebuild_journal(recalled, 5, "j", 0).error().what.find("no record of it"), std::string::npos);
 }
 
 TEST(ReportTest, HasWhatTheSchemaPromises) {

@@ -1,7 +1,6 @@
 #include "control/controller.h"
 
 #include <fmt/format.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -35,12 +34,6 @@ constexpr Millis kLookBackLimit{5'000};  // of one; an agent that has not answer
 // Who started this program, for the journal.
 std::string who_runs() { return fmt::format("the one who ran it (uid {})", ::getuid()); }
 
-// Tells this journal from any other of a move of the same name.
-Result<std::string> random_id() {
-  unsigned char bytes[16];
-  if (::getrandom(bytes, sizeof bytes, 0) != sizeof bytes) return errno_failure("no random bytes", errno);
-  return to_hex({reinterpret_cast<char*>(bytes), sizeof bytes});
-}
 }
 
 // One host's link and the thread that keeps it.
@@ -69,6 +62,7 @@ Result<std::unique_ptr<Controller>> Controller::open(ControllerOptions options) 
     CHECK_OK(controller->engine_.fold(record));
     if (record.contains("manifest")) controller->manifest_recorded_ = record["manifest"];
     if (get_string_or(record, "type", "") == "plan") controller->journal_id_ = get_string_or(record, "journal", "");
+    if (get_string_or(record, "type", "") == "plan") controller->plan_record_ = record;
   }
   if (auto saved = read_file(controller->options_.directory / "meter.json")) {
     controller->meter_ = parse_json(*saved).value_or(Json::object());
@@ -95,10 +89,11 @@ Controller::~Controller() {
 Result<> Controller::begin(const Plan& plan) {
   auto record = Engine::plan_record(wall_now_ms(), plan);
   record["manifest"] = to_json(options_.manifest);
-  journal_id_ = TRY(random_id());
+  journal_id_ = TRY(make_journal_id());
   record["journal"] = journal_id_;
   CHECK_OK(journal_.append({record}));
   manifest_recorded_ = record["manifest"];
+  plan_record_ = record;
   return engine_.fold(record);
 }
 
@@ -226,7 +221,7 @@ void Controller::depart(const Depart& depart) {
 Result<> Controller::send_call(const Call& call) {
   const auto verb = call.verb == Call::Verb::apply ? "apply" : call.verb == Call::Verb::undo ? "undo" : "observe";
   const Json message{{"type", "call"}, {"move", engine_.state().plan.move}, {"step", call.step}, {"epoch", call.epoch}, {"mover", call.mover},
-                     {"verb", verb}, {"desired", call.desired}, {"deadline_ms", call.deadline_ms}};
+                     {"number", call.number}, {"verb", verb}, {"desired", call.desired}, {"deadline_ms", call.deadline_ms}};
   if (call.verb == Call::Verb::apply) begin_measuring(call.step);
   if (call.verb == Call::Verb::undo) felt_.reset();
   const auto answered = [this, call](const Result<Json>& result) -> Result<> {
@@ -300,6 +295,7 @@ Result<> Controller::send_adoptions() {
 
 Result<> Controller::adoption_ended(Host& host, std::uint64_t epoch, int listing, const Result<Json>& result) {
   if (epoch != host.wanted) return {};  // a newer one has been asked for meanwhile
+  if (result && get_string_or(*result, "plan", "") != get_string_or(plan_record_, "hash", "")) return send_plan(host, epoch, listing);
   host.asking = false;
   if (result) {
     host.adopted = true;
@@ -309,6 +305,18 @@ Result<> Controller::adoption_ended(Host& host, std::uint64_t epoch, int listing
   }
   if (result.error().kind == ErrorKind::fenced) return with_context(result.error(), fmt::format("agent on {}", host.target.host));
   return dispatch(NotAdopted{host.target.host, result.error()});  // asked again with the next period, or when the link is up again
+}
+
+// An agent that has adopted us keeps the plan, before it is asked for anything: from that a lost journal is rebuilt.
+Result<> Controller::send_plan(Host& host, std::uint64_t epoch, int listing) {
+  if (!host.link) return {};
+  request(host, {{"type", "keep_plan"}, {"epoch", epoch}, {"record", plan_record_}}, kAdoptLimit.count(),
+          [this, raw = &host, epoch, listing](const Result<Json>& result) {
+            if (result && get_string_or(*result, "plan", "") != get_string_or(plan_record_, "hash", ""))
+              return adoption_ended(*raw, epoch, listing, retry("the agent keeps another plan"));
+            return adoption_ended(*raw, epoch, listing, result);
+          });
+  return {};
 }
 
 // To the engine an agent counts once it knows of all others that count: a step could else ask for a peer in vain.
@@ -683,6 +691,7 @@ Result<> Controller::look_back() {
   };
   if (patient && !std::ranges::all_of(questions, ready)) return {};
   ++look_back_.round;
+  look_back_.epoch = engine_.state().epoch;
   look_back_.began = boot_now();
   look_back_.answers.clear();
   for (const auto& question : questions) look_back_.open.insert(question.first);
@@ -705,6 +714,8 @@ Result<> Controller::look_back() {
 // What an effect has ended meanwhile makes it worthless, and an answer that was only interrupted says nothing.
 Result<> Controller::looked_back(std::uint64_t round, const std::string& host, const Result<Json>& result) {
   if (round != look_back_.round) return {};
+  if (!result && result.error().kind == ErrorKind::fenced && look_back_.epoch == engine_.state().epoch)
+    return with_context(result.error(), fmt::format("agent on {}", host));
   look_back_.open.erase(host);
   if (!host.empty()) look_back_.answers.insert_or_assign(host, result);
   if (!look_back_.open.empty() || look_back_.began < effect_ended_at_ || !engine_.asks_for_way_back()) return {};

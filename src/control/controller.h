@@ -73,6 +73,7 @@ class Controller {
   void request(Host& host, Json message, std::int64_t deadline_ms, std::function<Result<>(const Result<Json>&)> done);
   Result<> send_adoptions();
   Result<> adoption_ended(Host& host, std::uint64_t epoch, int listing, const Result<Json>& result);
+  Result<> send_plan(Host& host, std::uint64_t epoch, int listing);
   Result<> announce_adoptions();
   Result<> link_up(Host& host, std::shared_ptr<AgentLink> link);
   Result<> link_lost(Host& host);
@@ -105,6 +106,7 @@ class Controller {
   Engine engine_;
   Json manifest_recorded_;  // as the journal has it: the one that the move began with, or the last one that was changed
   std::string journal_id_;
+  Json plan_record_;  // the journal's first; agents keep it
   Json meter_ = Json::object();
   Json stragglers_ = Json::object();  // who talked to old when it was last asked; {} before
   bool stragglers_asked_ = false;
@@ -133,6 +135,7 @@ class Controller {
   // One look of all agents at the way back.
   struct LookBack {
     std::uint64_t round = 0;
+    std::uint64_t epoch = 0;
     std::set<std::string> open;  // hosts whose answer is awaited
     std::map<std::string, Result<Json>> answers;
     std::chrono::nanoseconds began{0};

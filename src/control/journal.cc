@@ -4,7 +4,9 @@
 #include <fmt/format.h>
 #include <sqlite3.h>
 #include <sys/file.h>
+#include <sys/random.h>
 
+#include "base/text.h"
 #include "sys/clock.h"
 #include "sys/file.h"
 
@@ -20,7 +22,7 @@ using Statement = std::unique_ptr<sqlite3_stmt, Finalize>;
 std::unexpected<Error> database_error(sqlite3* db, std::string_view what) {
   const int code = sqlite3_errcode(db);
   const auto text = fmt::format("journal: {}: {}", what, sqlite3_errmsg(db));
-  if (code == SQLITE_CORRUPT || code == SQLITE_NOTADB) return corrupt(text, "keep the file; `run --adopt` is not there yet");
+  if (code == SQLITE_CORRUPT || code == SQLITE_NOTADB) return corrupt(text, "keep the file; `midstream run --adopt` rebuilds the journal from the agents");
   if (code == SQLITE_FULL) return refused(text, "make room on the controller's disk");
   if (code == SQLITE_BUSY) return retry(text);
   return refused(text);
@@ -33,6 +35,12 @@ Result<Statement> prepare(sqlite3* db, const char* sql) {
 }
 
 }  // namespace
+
+Result<std::string> make_journal_id() {
+  unsigned char bytes[16];
+  if (::getrandom(bytes, sizeof bytes, 0) != sizeof bytes) return errno_failure("no random bytes", errno);
+  return to_hex({reinterpret_cast<char*>(bytes), sizeof bytes});
+}
 
 void Journal::Close::operator()(sqlite3* db) const { sqlite3_close(db); }
 

@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "base/json.h"
@@ -12,6 +13,9 @@
 struct sqlite3;
 
 namespace midstream {
+
+// Tells a journal from any other of a move of the same name: random, in hex.
+Result<std::string> make_journal_id();
 
 class Journal {
  public:

@@ -345,7 +345,7 @@ class Bench : public ::testing::Test {
             {"gateway4", "192.0.2.1"},
             {"gateway6", "2001:db8:26::1"}};
   }
-  enum class Verb { apply, undo, observe, check };
+  enum class Verb { apply, undo, observe, observe_undo, check };
   Result<Json> ask(Verb verb, const std::string& kind, std::uint64_t epoch = 1) {
     for (Node* one : {&old_, &new_, &third_}) one->epoch = std::max(one->epoch.load(), epoch);  // adopted beforehand
     try {
@@ -355,6 +355,7 @@ class Bench : public ::testing::Test {
         if (verb == Verb::apply) return new_.mover->apply(here, wish);
         if (verb == Verb::undo) return new_.mover->undo(here, wish);
         if (verb == Verb::check) return new_.mover->check(here, wish);
+        if (verb == Verb::observe_undo) return new_.mover->observe_undo(here, wish);
         return new_.mover->observe(here, wish);
       });
     } catch (const Crash&) {
@@ -639,6 +640,12 @@ TEST_F(Bench, OldCannotBeReached) {
   new_.cut = false;
   ASSERT_TRUE(ask(Verb::apply, "own"));
   expect_owner(new_, old_);
+  EXPECT_EQ((*ask(Verb::observe_undo, "own"))["possible"], true);
+  old_.cut = true;
+  const auto outlook = ask(Verb::observe_undo, "own").value();
+  EXPECT_EQ(outlook["possible"], false);
+  EXPECT_NE(outlook["why"].get<std::string>().find("old cannot be asked"), std::string::npos) << outlook.dump();
+  old_.cut = false;
 }
 
 TEST_F(Bench, LowerEpochIsFenced) {

@@ -111,8 +111,10 @@ TEST_F(Files, BothWaysWithoutPingPong) {
   make_hosts();
   begin_follow();
   expect_reached(*old_, "new");
+  EXPECT_EQ(outlook(*new_, "old")["why"], fmt::format("{} is not followed back to old", new_->root().string()));
   begin_reverse();
   expect_reached(*new_, "old");
+  EXPECT_EQ(outlook(*new_, "old")["possible"], true);
   for (int i = 0; i < 30; ++i) {
     write_file(old_->root() / fmt::format("from-old-{}", i), "old");
     write_file(new_->root() / fmt::format("from-new-{}", i), "new");

@@ -254,6 +254,9 @@ class Files : public ::testing::Test {
     const auto begun = new_->mover->apply(new_->context(), follow(*new_, "old", false));
     ASSERT_TRUE(begun) << begun.error().text();
   }
+  Json outlook(Host& host, const std::string& to) {
+    return host.mover->observe_undo(host.context(), follow(host, to, false)).value_or(Json::object());
+  }
   Json seen(Host& host, const std::string& to) {
     auto out = host.mover->observe(host.context(), follow(host, to));
     EXPECT_TRUE(out) << out.error().text();

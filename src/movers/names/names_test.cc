@@ -306,6 +306,10 @@ TEST_F(NamesLab, ThereAndBackLeavesNothing) {
     EXPECT_EQ(held(server), "198.51.100.10 5") << server;
   const auto seen = observe(repoint());
   EXPECT_EQ(seen["reached"], true) << seen.dump();
+  EXPECT_EQ(mover_->observe_undo(context(1), repoint()).value()["possible"], true);
+  auto nobody = repoint();
+  nobody["port"] = 1;
+  EXPECT_EQ(mover_->observe_undo(context(1), nobody).value()["possible"], false);
   ASSERT_EQ(seen["servers"].size(), 4u) << seen.dump();
   EXPECT_TRUE(seen["servers"][3].contains("skipped")) << seen.dump();
 

@@ -283,6 +283,9 @@ Result<Json> World::undo(const std::string& kind) { return runs(kind).mover->und
 Result<Json> World::observe(const std::string& kind) {
   return runs(kind).mover->observe(context(runs(kind)), desired(kind));
 }
+Result<Json> World::observe_undo(const std::string& kind) {
+  return runs(kind).mover->observe_undo(context(runs(kind)), desired(kind));
+}
 Result<Json> World::check(const std::string& kind) {
   return runs(kind).mover->check(context(runs(kind)), desired(kind));
 }

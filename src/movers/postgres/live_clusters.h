@@ -84,6 +84,7 @@ class World {
   Result<Json> apply(const std::string& kind);
   Result<Json> undo(const std::string& kind);
   Result<Json> observe(const std::string& kind);
+  Result<Json> observe_undo(const std::string& kind);
   Result<Json> check(const std::string& kind);
   bool wait_reached(const std::string& kind, Millis within);  // with the last `why` in `why`
   std::string why;

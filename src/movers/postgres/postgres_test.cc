@@ -84,6 +84,29 @@ void show(const char* what, const Json& figures, const Client& client) {
       client.longest_pause().count());
 }
 
+// Going back is possible while the stream back runs, and no longer when somebody stops it on old.
+void expect_way_back_is_watched(World& world) {
+  const auto possible = [&](const std::string& kind) {
+    const auto seen = world.observe_undo(kind);
+    world.why = seen ? seen->value("why", "") : seen.error().text();
+    return seen && seen->value("possible", false);
+  };
+  const auto becomes = [&](bool wanted) {
+    for (const auto deadline = Deadline::in(Millis(10'000)); !deadline.expired(); pause_for(Millis(20), {}))
+      if (possible("switch") == wanted) return true;
+    return false;
+  };
+  EXPECT_TRUE(becomes(true)) << world.why;
+  EXPECT_TRUE(possible("source")) << world.why;
+  const auto name = world.old_server().sql("shop", "SELECT subname FROM pg_subscription WHERE subenabled");
+  ASSERT_FALSE(name.empty());
+  world.old_server().sql("shop", "ALTER SUBSCRIPTION " + name + " DISABLE");
+  EXPECT_TRUE(becomes(false));
+  EXPECT_NE(world.why.find("the stream of shop back to old is not connected"), std::string::npos) << world.why;
+  world.old_server().sql("shop", "ALTER SUBSCRIPTION " + name + " ENABLE");
+  EXPECT_TRUE(becomes(true)) << world.why;
+}
+
 TEST_F(Live, WholeMoveThereAndBackAndThere) {
   Client client(world);
   ASSERT_TRUE(client.wait_orders(50, Millis(5000)));
@@ -97,6 +120,7 @@ TEST_F(Live, WholeMoveThereAndBackAndThere) {
   show("switch", *there, client);
   expect_proven(*there);
   ASSERT_TRUE(world.wait_reached("switch", Millis(10'000))) << world.why;
+  expect_way_back_is_watched(world);
   OK(world.apply("verify"));
   EXPECT_EQ(world.new_server().sql("shop", "SELECT count(*) FROM carts"), "30");
   EXPECT_EQ(world.new_server().sql("shop", "SELECT encode(lo_get(4711), 'hex')"), "00ff10");

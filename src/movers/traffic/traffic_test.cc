@@ -437,8 +437,18 @@ TEST_F(TrafficLab, AServerThatIsDownGetsNoMoreTraffic) {
   ASSERT_FALSE(back);
   EXPECT_EQ(back.error().kind, ErrorKind::retry);
   EXPECT_EQ(weights()["web-new-1"], 100);
+  const auto outlook = [&] { return mover_->observe_undo(context(), desired(100, 0)).value(); };
+  EXPECT_EQ(outlook()["possible"], false);
+  EXPECT_EQ(outlook()["why"], "none of web-old-1, web-old-2 in backend web is UP");
   start_app("web-old-2");
   await_state("web-old-2", "UP");
+  EXPECT_EQ(outlook()["possible"], true);
+  EXPECT_EQ(outlook()["new_dead"], false);
+  stop_app("web-new-1");
+  stop_app("web-new-2");
+  await_state("web-new-1", "DOWN");
+  await_state("web-new-2", "DOWN");
+  EXPECT_EQ(outlook()["new_dead"], true);
   undo(desired(100, 0));
   EXPECT_EQ(file(), original_);
 }
