@@ -56,7 +56,27 @@ void Checker::stored(const void* who, const Json& record) {
   if (type == "stopped") check_stop(record, index);
   if (auto folded = shadow_.fold(record); !folded)
     return loop_.violate("a record cannot be folded: " + folded.error().text());
-  if (type != "epoch") return;
+  if (type == "epoch") note_to_observe();
+}
+
+void Checker::adopted(const std::vector<Json>& records) {
+  shadow_ = Engine();
+  for (const auto& record : records) {
+    if (auto folded = shadow_.fold(record); !folded) return loop_.violate("a rebuilt journal is refused: " + folded.error().text());
+  }
+  for (std::size_t i = 0; i < truths_.size(); ++i) {
+    const auto progress = durable().steps[i].progress;
+    const bool effect = durable().plan.steps[i].kind == StepKind::effect;
+    const bool done = progress == Progress::done, undone = progress == Progress::pending || progress == Progress::undone;
+    if (effect && ((done && truths_[i] != Truth::done) || (undone && truths_[i] != Truth::none)))
+      loop_.violate(fmt::format("rebuilt as {}: '{}', and the world says otherwise", done ? "done" : "not done", durable().plan.steps[i].id));
+  }
+  held_.clear();
+  note_to_observe();
+}
+
+// Of effects that were under way when this epoch began, what became of them must be looked at first.
+void Checker::note_to_observe() {
   to_observe_.clear();
   for (std::size_t i = 0; i < durable().steps.size(); ++i) {
     const auto& step = durable().plan.steps[i];

@@ -31,6 +31,8 @@ class Checker {
   }
   void heard(const void* who, const Event& event);
   void stored(const void* who, const Json& record);
+  // The journal was lost; this one takes its place.
+  void adopted(const std::vector<Json>& records);
   void sent(const Call& call);
   // The state of the living engine is that of its journal.
   void compare(const State& living);
@@ -43,6 +45,7 @@ class Checker {
  private:
   void check_intent(const void* who, const Json& record, const Step& step, const StepState& before);
   void check_rules(const Step& step, const std::optional<Facts>& told);
+  void note_to_observe();
   void check_stop(const Json& record, int index);
   void check_outcome(const Json& record, int index);
   bool guarded_now(const std::string& service) const;

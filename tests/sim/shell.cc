@@ -2,26 +2,81 @@
 
 #include <fmt/format.h>
 
-#include <span>
+#include <filesystem>
 
 #include "tests/support/engine_text.h"
 
 namespace midstream::test {
 
+namespace {
+
+// For the lock, which is the real file system's; everything else of the journal is on the simulated disk.
+const std::filesystem::path& directory() {
+  static const struct Temporary {
+    std::filesystem::path path = [] {
+      char name[] = "/tmp/midstream-sim-XXXXXX";
+      return std::filesystem::path(::mkdtemp(name));
+    }();
+    ~Temporary() { std::filesystem::remove_all(path); }
+  } temporary;
+  return temporary.path;
+}
+
+}  // namespace
+
 Shell::Shell(Loop& loop, World& world, Checker& checker, const Plan& plan, Store& journal, Bug bug)
     : loop_(loop), world_(world), checker_(checker), plan_(plan), bug_(bug), journal_(journal) {
-  if (journal_.records.empty()) store({Engine::plan_record(0, plan)}, 1);
+  if (bug_ == Bug::unsynced_journal) journal_.disk.ignore_syncs();
+  if (!journal_.records.empty() || !open_journal() || !store({Engine::plan_record(0, plan)}, Death::no)) return;
+  die();
+}
+
+Shell::~Shell() {
+  if (!log_) return;
+  journal_.disk.kill(process_);
+  log_.reset();
+}
+
+bool Shell::open_journal() {
+  process_ = journal_.disk.begin_process();
+  journal_.alive.insert(process_);
+  std::filesystem::remove(directory() / "lock");  // which does not keep a second controller out here
+  auto opened = Journal::open(directory());
+  if (!opened) {
+    loop_.violate("its own journal cannot be opened: " + opened.error().text());
+    return false;
+  }
+  log_ = std::make_unique<Journal>(std::move(*opened));
+  return true;
+}
+
+// Reads what is there: everything that was stored, and of what was being stored all or nothing.
+bool Shell::recover() {
+  auto records = log_->read();
+  if (!records) return loop_.violate("its own journal cannot be read: " + records.error().text()), false;
+  auto with_in_flight = journal_.records;
+  with_in_flight.insert(with_in_flight.end(), journal_.in_flight.begin(), journal_.in_flight.end());
+  if (*records != journal_.records && *records != with_in_flight) {
+    loop_.violate(fmt::format("the journal has {} records where {} or {} must be", records->size(), journal_.records.size(),
+                              with_in_flight.size()));
+    return false;
+  }
+  if (*records != journal_.records) stored(std::exchange(journal_.in_flight, {}));
+  journal_.in_flight.clear();
+  for (const auto& record : journal_.records) {
+    auto folded = subject_->fold(record);
+    if (!folded) return loop_.violate("its own journal is refused: " + folded.error().text()), false;
+  }
+  known_ = journal_.records.size();
+  return true;
 }
 
 void Shell::start() {
   if (alive() && known_ == journal_.records.size()) return;
+  if (alive()) die();
   ++life_;
   subject_ = make_subject(bug_);
-  for (const auto& record : journal_.records) {
-    if (auto folded = subject_->fold(record); !folded)
-      return loop_.violate("its own journal is refused: " + folded.error().text());
-  }
-  known_ = journal_.records.size();
+  if (!open_journal() || !recover()) return;
   links_.clear();
   for (const auto& host : plan_.hosts) links_[host].up = !lost_.contains(host);
   pending_.reset();
@@ -29,9 +84,28 @@ void Shell::start() {
   deliver(Started{});
 }
 
+// On a disk that is empty again: what was there is set aside.
+void Shell::replace_journal(const std::vector<Json>& records) {
+  journal_.disk.wipe();
+  journal_.records.clear();
+  journal_.in_flight.clear();
+  if (!open_journal()) return;
+  if (auto written = log_->append(records); !written) loop_.violate("the rebuilt journal cannot be written: " + written.error().text());
+  journal_.records = records;
+  journal_.disk.kill(process_);
+  log_.reset();
+  journal_.alive.erase(process_);
+}
+
+// As by kill -9; where nobody else lives on this disk, the power may have gone as well.
 void Shell::die() {
   loop_.note([] { return "controller dies"; });
   subject_.reset();
+  journal_.disk.kill(process_);
+  log_.reset();
+  journal_.alive.erase(process_);
+  journal_.disk.mend();
+  if (journal_.alive.empty() && journal_.disk.random().chance(50)) journal_.disk.power_cut();
   ++life_;
 }
 
@@ -41,26 +115,39 @@ void Shell::deliver(const Event& event) {
   loop_.note([&] { return event_line(event); });
   checker_.heard(this, event);
   auto effects = subject_->handle(loop_.now(), event);
+  if (!effects.records.empty()) stores_.push_back(handled_);
+  if (!effects.commands.empty()) sends_.push_back(handled_);
   const auto how = death();
   if (!subject_->stores_first()) send(effects.commands, false);
-  if (how == Death::before_store) return die();
-  const auto count = effects.records.size();
-  if (count > 0 && known_ != journal_.records.size() && bug_ != Bug::unguarded_journal) {
-    loop_.note([] { return "another controller writes this journal"; });
-    return die();
-  }
-  store(effects.records, how == Death::torn_store && count > 0 ? loop_.random.between(0, count - 1) : count);
-  if (how == Death::torn_store) return die();
+  if (how == Death::before_store || !store(effects.records, how)) return die();
   if (handled_ % 16 == 0 && known_ == journal_.records.size()) checker_.compare(engine().state());
-  if (how == Death::after_store) return die();
+  if (how == Death::amid_store || how == Death::disk_full || how == Death::after_store) return die();
   if (subject_->stores_first()) send(effects.commands, how == Death::amid_sending);
   if (how != Death::no) return die();
   ++timer_;  // an earlier time to wake counts no more
   if (effects.wake_at) wake(*effects.wake_at);
 }
 
-void Shell::store(const std::vector<Json>& records, std::size_t count) {
-  for (const auto& record : std::span(records).first(count)) {
+// False where the journal refuses, or this process is to die in the middle of it.
+bool Shell::store(const std::vector<Json>& records, Death how) {
+  if (records.empty()) return true;
+  journal_.disk.enter();
+  if (bug_ == Bug::unguarded_journal && !log_->read()) return false;
+  if (how == Death::amid_store) journal_.disk.die_in(static_cast<int>(journal_.disk.random().between(0, 12)));
+  journal_.disk.fill(how == Death::disk_full);
+  const auto kept = log_->append(records);
+  journal_.disk.fill(false);
+  const bool cut_off = journal_.disk.mend();
+  if (kept) return stored(records), true;
+  loop_.note([&] { return "  the journal refuses: " + kept.error().what; });
+  if (cut_off) journal_.in_flight = records;
+  if (!cut_off && how != Death::disk_full && kept.error().kind != ErrorKind::fenced)
+    loop_.violate("the journal refuses for no reason: " + kept.error().text());
+  return false;
+}
+
+void Shell::stored(const std::vector<Json>& records) {
+  for (const auto& record : records) {
     loop_.note([&] { return "  store " + record_line(record); });
     checker_.stored(this, record);
     journal_.records.push_back(record);

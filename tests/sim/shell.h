@@ -1,6 +1,6 @@
-// The modelled controller around the engine: journal, links to the agents, timers, and its own death at any point.
-// Several may share one journal, as when its lock did not keep the second one out: who appends behind what it has not
-// read ends instead.
+// The modelled controller around the engine: links to the agents, timers, and its own death at any point. Its journal is
+// the shipping one on a simulated disk. Several may share one, as when its lock did not keep the second one out: who
+// appends behind what it has not read ends instead.
 #pragma once
 
 #include <functional>
@@ -10,31 +10,41 @@
 #include <string>
 #include <vector>
 
+#include "control/journal.h"
 #include "tests/sim/checker.h"
+#include "tests/sim/disk.h"
 #include "tests/sim/loop.h"
 #include "tests/sim/subject.h"
 #include "tests/sim/world.h"
 
 namespace midstream::test {
 
-// Where in one handle() the controller dies. Before the store is also what a full disk looks like; torn is a store of
-// which only the first records are there afterwards.
-enum class Death { no, before_store, torn_store, after_store, amid_sending, after_sending };
+// Where in one handle() the controller dies. Amid the store the disk has done some of its operations, or the power went
+// with them; full, it refuses the store, and the controller ends.
+enum class Death { no, before_store, amid_store, disk_full, after_store, amid_sending, after_sending };
 
-// What is durable on the controller's side.
+// What the controllers of a move share, and what must be in it.
 struct Store {
-  std::vector<Json> records;
+  explicit Store(std::uint64_t seed) : disk(seed) {}
+  Disk disk;
+  std::vector<Json> records;    // stored, and said to be
+  std::vector<Json> in_flight;  // being stored when the controller died: all of them are there afterwards, or none
+  std::set<int> alive;          // processes
   std::uint64_t fingerprint = 0xcbf29ce484222325;
 };
 
 class Shell {
  public:
   Shell(Loop& loop, World& world, Checker& checker, const Plan& plan, Store& journal, Bug bug);
+  ~Shell();
+  Shell(const Shell&) = delete;
+  Shell& operator=(const Shell&) = delete;
 
   // Asked once for every event that is handled.
   std::function<Death()> death = [] { return Death::no; };
 
   void start();  // folds the journal; nothing if alive and up to date with it
+  void replace_journal(const std::vector<Json>& records);  // while dead
   void deliver(const Event& event);
   void cut(const std::string& host);                          // the link breaks; noticed a little later, then mended
   void lose(const std::string& host) { lost_.insert(host); }  // from here on it cannot be reached
@@ -43,6 +53,8 @@ class Shell {
   bool alive() const { return subject_ != nullptr; }
   const Engine& engine() const { return subject_->engine(); }
   std::int64_t handled() const { return handled_; }
+  const std::vector<std::int64_t>& stores() const { return stores_; }  // numbers of the events that stored something
+  const std::vector<std::int64_t>& sends() const { return sends_; }
 
  private:
   struct Link {
@@ -57,7 +69,10 @@ class Shell {
   };
 
   void die();
-  void store(const std::vector<Json>& records, std::size_t count);
+  bool open_journal();
+  bool recover();
+  bool store(const std::vector<Json>& records, Death how);
+  void stored(const std::vector<Json>& records);
   void send(const std::vector<Command>& commands, bool dies_amid);
   void send_adopt(const std::string& host);
   void send_call(const Call& call);
@@ -73,6 +88,8 @@ class Shell {
   const Plan& plan_;
   Bug bug_;
   Store& journal_;
+  std::unique_ptr<Journal> log_;
+  int process_ = 0;
   std::size_t known_ = 0;  // so many of its records are in the engine
   std::set<std::string> lost_;
   std::unique_ptr<Subject> subject_;
@@ -83,6 +100,8 @@ class Shell {
   int timer_ = 0;
   bool noisy_ = true;
   std::int64_t handled_ = 0;
+  std::vector<std::int64_t> stores_;
+  std::vector<std::int64_t> sends_;
 };
 
 }  // namespace midstream::test

@@ -54,23 +54,76 @@ TEST(Simulation, ItsSeedsDiffer) {
 class Sweep : public ::testing::TestWithParam<Death> {};
 
 TEST_P(Sweep, DeathAtEveryEventOfAMoveConverges) {
+  const auto plan = twelve_steps();
   for (const bool back : {false, true}) {
-    const auto whole = sweep(0, Death::no, back);
+    const auto whole = sweep(plan, 0, Death::no, back);
     ASSERT_EQ(whole.broken, "");
     for (std::int64_t at = 1; at <= whole.handled; ++at) {
-      const auto verdict = sweep(at, GetParam(), back);
+      const auto verdict = sweep(plan, at, GetParam(), back);
       ASSERT_EQ(verdict.broken, "") << "at event " << at << (back ? " on the way back\n" : "\n") << tail(verdict.trace);
       ASSERT_EQ(verdict.deaths, 1);
     }
   }
 }
 
+// The plan of the demo: at every write of the journal, and at every command, forward and back.
+TEST_P(Sweep, DeathAtEveryWriteAndCommandOfTheDemoConverges) {
+  const auto plan = demo_plan();
+  ASSERT_GT(plan.steps.size(), 50u) << "no plan in " << MIDSTREAM_DEMO_PLAN;
+  const bool sending = GetParam() == Death::amid_sending || GetParam() == Death::after_sending;
+  std::size_t points = 0;
+  for (const bool back : {false, true}) {
+    const auto whole = sweep(plan, 0, Death::no, back);
+    ASSERT_EQ(whole.broken, "");
+    for (const auto at : sending ? whole.sends : whole.stores) {
+      const auto verdict = sweep(plan, at, GetParam(), back);
+      ASSERT_EQ(verdict.broken, "") << "at event " << at << (back ? " on the way back\n" : "\n") << tail(verdict.trace);
+      ASSERT_EQ(verdict.deaths, 1);
+      ++points;
+    }
+  }
+  std::printf("%zu steps, %zu points of death\n", plan.steps.size(), points);
+}
+
 INSTANTIATE_TEST_SUITE_P(Simulation, Sweep,
-                         ::testing::Values(Death::before_store, Death::torn_store, Death::after_store,
+                         ::testing::Values(Death::before_store, Death::amid_store, Death::disk_full, Death::after_store,
                                            Death::amid_sending, Death::after_sending));
 
+// The agent is killed with every effect of the demo: before, in the middle of, and after it.
+TEST(Simulation, AnAgentThatDiesWithAnyEffectOfTheDemoConverges) {
+  const auto plan = demo_plan();
+  for (const bool back : {false, true}) {
+    const auto whole = sweep_effects(plan, 0, Truth::none, back);
+    ASSERT_EQ(whole.broken, "");
+    ASSERT_GT(whole.begun, 30);
+    for (int at = 1; at <= whole.begun; ++at) {
+      for (const auto truth : {Truth::none, Truth::partly, Truth::done}) {
+        const auto verdict = sweep_effects(plan, at, truth, back);
+        ASSERT_EQ(verdict.broken, "") << "with effect " << at << ", " << truth_name(truth) << (back ? ", back\n" : "\n")
+                                      << tail(verdict.trace);
+      }
+    }
+  }
+}
+
+// The journal is deleted, at every moment of the demo and of the smaller plan, forward and back.
+TEST(Simulation, AJournalThatIsLostAtAnyEventIsRebuiltFromTheAgents) {
+  for (const auto& plan : {twelve_steps(), demo_plan()}) {
+    for (const bool back : {false, true}) {
+      const auto whole = sweep(plan, 0, Death::no, back);
+      ASSERT_EQ(whole.broken, "");
+      for (const auto death : {Death::before_store, Death::after_store, Death::after_sending}) {
+        for (std::int64_t at = 1; at <= whole.handled; ++at) {
+          const auto verdict = sweep_adopt(plan, at, death, back);
+          ASSERT_EQ(verdict.broken, "") << "at event " << at << (back ? " on the way back\n" : "\n") << tail(verdict.trace);
+        }
+      }
+    }
+  }
+}
+
 TEST(Simulation, TurningBackAtEveryEventConverges) {
-  const auto whole = sweep(0, Death::no, false);
+  const auto whole = sweep(twelve_steps(), 0, Death::no, false);
   for (std::int64_t at = 1; at <= whole.handled; ++at) {
     const auto verdict = turn_back(at);
     ASSERT_EQ(verdict.broken, "") << "at event " << at << "\n" << tail(verdict.trace);
@@ -107,7 +160,8 @@ INSTANTIATE_TEST_SUITE_P(Simulation, Planted,
                                            std::pair(Bug::sees_no_red, "nobody has seen that what it keeps holds"),
                                            std::pair(Bug::forgets_the_clock, "do not fit"),
                                            std::pair(Bug::takes_half_back, "the guard has taken back"),
-                                           std::pair(Bug::unguarded_journal, "")));
+                                           std::pair(Bug::unguarded_journal, ""),
+                                           std::pair(Bug::unsynced_journal, "journal")));
 
 int replay(std::uint64_t seed) {
   const auto verdict = simulate(seed, Bug::none, true);

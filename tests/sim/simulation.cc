@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <fstream>
+
+#include "control/rebuild.h"
 
 namespace midstream::test {
 
@@ -84,6 +87,21 @@ Plan random_plan(Random& random) {
   return plan;
 }
 
+}  // namespace
+
+Plan demo_plan() {
+  std::ifstream file(MIDSTREAM_DEMO_PLAN);
+  const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  auto value = parse_json(text);
+  if (!value) return {};
+  auto plan = plan_from_json(*value);
+  if (!plan) return {};
+  for (auto& step : plan->steps) {
+    if (step.kind == StepKind::hold) step.deadline_ms = std::min<std::int64_t>(step.deadline_ms, 500);
+  }
+  return *plan;
+}
+
 Plan twelve_steps() {
   Plan plan;
   plan.move = "swept";
@@ -108,6 +126,8 @@ Plan twelve_steps() {
   return plan;
 }
 
+namespace {
+
 class Simulation {
  public:
   Simulation(std::uint64_t seed, Plan plan, Bug bug, bool traced)
@@ -115,6 +135,7 @@ class Simulation {
         plan_(std::move(plan)),
         world_(loop_, plan_),
         checker_(loop_, world_.truths()),
+        journal_(seed),
         shells_{Shell(loop_, world_, checker_, plan_, journal_, bug),
                 Shell(loop_, world_, checker_, plan_, journal_, bug)} {
     world_.watch_with(&checker_);
@@ -138,6 +159,13 @@ class Simulation {
       ++deaths_;
       return how;
     };
+  }
+
+  // Where the controller dies its journal goes with it.
+  void lose_journal() { loses_journal_ = true; }
+
+  void die_with_effect(int at, Truth truth) {
+    world_.crash_at(at, truth, [this](const std::string& host) { cut(host); });
   }
 
   void lie() {
@@ -169,7 +197,7 @@ class Simulation {
   const State& durable() const { return checker_.durable(); }
   Verdict verdict() const {
     return {loop_.violation(), journal_.fingerprint, shells_[0].handled() + shells_[1].handled(), deaths_,
-            loop_.trace()};
+            world_.begun(),      shells_[0].stores(),    shells_[0].sends(),                           loop_.trace()};
   }
 
  private:
@@ -192,7 +220,7 @@ class Simulation {
     loop_.after(loop_.random.between(10, 1500), [this, which] {
       if (two_ || which == latest_) start(which);
     });
-    return static_cast<Death>(loop_.random.between(1, 5));
+    return static_cast<Death>(loop_.random.between(1, 6));
   }
 
   // What the world and the operator do comes to a controller that lives, whichever.
@@ -275,6 +303,7 @@ class Simulation {
   void attend(int attendance) {
     if (attendance != attendance_) return;
     loop_.after(500, [this, attendance] { attend(attendance); });
+    if (loses_journal_ && !shell().alive() && deaths_ > 0) adopt();
     shell().start();
     if (!shell().alive()) return;
     const auto& state = shell().engine().state();
@@ -296,6 +325,18 @@ class Simulation {
     if (const auto* hold = shell().engine().keeping()) shell().deliver(Kept{hold->id, ""});
     if (!shell().alive()) return;
     if (stuck) ask();
+  }
+
+  // `run --adopt`. Where no agent has been asked for anything the move begins anew.
+  void adopt() {
+    loses_journal_ = false;
+    const auto epoch = world_.adopt_all();
+    auto records = rebuild_journal(world_.recall(), epoch, "adopted", loop_.now());
+    if (!records && world_.begun() > 0) return loop_.violate("not rebuilt: " + records.error().text());
+    if (!records) records = std::vector<Json>{Engine::plan_record(loop_.now(), plan_), {{"type", "epoch"}, {"at", loop_.now()}, {"epoch", epoch}}};
+    loop_.note([] { return "the journal is lost, and rebuilt"; });
+    checker_.adopted(*records);
+    shell().replace_journal(*records);
   }
 
   void ask() {
@@ -357,6 +398,7 @@ class Simulation {
   bool ended_ = false;
   int attendance_ = 0;
   int deaths_ = 0;
+  bool loses_journal_ = false;
 };
 
 }  // namespace
@@ -370,9 +412,26 @@ Verdict simulate(std::uint64_t seed, Bug bug, bool traced) {
   return simulation.verdict();
 }
 
-Verdict sweep(std::int64_t at, Death death, bool back) {
-  Simulation simulation(1, twelve_steps(), Bug::none, true);
+Verdict sweep(const Plan& plan, std::int64_t at, Death death, bool back) {
+  Simulation simulation(1, plan, Bug::none, true);
   simulation.die_at(at, death);
+  simulation.settle(Goal::run);
+  simulation.settle(back ? Goal::back : Goal::finish);
+  return simulation.verdict();
+}
+
+Verdict sweep_effects(const Plan& plan, int at, Truth truth, bool back) {
+  Simulation simulation(1, plan, Bug::none, true);
+  simulation.die_with_effect(at, truth);
+  simulation.settle(Goal::run);
+  simulation.settle(back ? Goal::back : Goal::finish);
+  return simulation.verdict();
+}
+
+Verdict sweep_adopt(const Plan& plan, std::int64_t at, Death death, bool back) {
+  Simulation simulation(1, plan, Bug::none, true);
+  simulation.die_at(at, death);
+  simulation.lose_journal();
   simulation.settle(Goal::run);
   simulation.settle(back ? Goal::back : Goal::finish);
   return simulation.verdict();

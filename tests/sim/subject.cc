@@ -222,7 +222,8 @@ class TakesHalfBack final : public Subject {
 std::unique_ptr<Subject> make_subject(Bug bug) {
   switch (bug) {
     case Bug::none:
-    case Bug::unguarded_journal: break;
+    case Bug::unguarded_journal:
+    case Bug::unsynced_journal: break;
     case Bug::ignores_failing:
       return std::make_unique<Mishears>(midstream::Verdict::fail, midstream::Verdict::inconclusive);
     case Bug::takes_doubt_for_pass:

@@ -40,6 +40,7 @@ enum class Bug {
   forgets_pause,           // ... and against pause
   forgets_way_back,        // goes on whether going back is possible or not
   unguarded_journal,       // of the shell: appends behind what it has not read
+  unsynced_journal,        // of the disk: says that it has synced, and has not
 };
 
 std::unique_ptr<Subject> make_subject(Bug bug);

@@ -76,6 +76,9 @@ void World::begin(const Call& call, const Reply& reply) {
   jobs_[id] = Job{call, index, call.host, reply};
   loop_.note([&] { return fmt::format("{} begins: {}", call.host, command_line(call)); });
   if (call.verb == Call::Verb::observe) return observe(id);
+  const auto verb = call.verb == Call::Verb::apply ? "apply" : "undo";
+  agents_.at(call.host).calls[{call.epoch, call.number}] = {
+      {"epoch", call.epoch}, {"number", call.number}, {"step", call.step}, {"verb", verb}, {"at", loop_.now()}};
   downtime_ms_ += loop_.random.between(0, plan_.steps[index].expected_blackout_ms);
   act(id);
 }
@@ -115,6 +118,13 @@ void World::move(int id, Truth truth, std::int64_t delay, std::function<void()> 
 }
 
 void World::act(int id) {
+  if (++begun_ == crash_.at) {
+    const auto host = jobs_.at(id).place;
+    return move(id, crash_.truth, 1, [this, host] {
+      kill_agent(host);
+      crash_.then(host);
+    });
+  }
   if (faulty_ && loop_.random.chance(40)) return fail_or_hang(id);
   const auto& job = jobs_.at(id);
   const bool forward = job.call.verb == Call::Verb::apply;
@@ -158,6 +168,29 @@ void World::fail_or_hang(int id) {
   });
 }
 
+std::map<std::string, Json> World::recall() const {
+  std::map<std::string, Json> recalled;
+  for (const auto& [host, agent] : agents_) {
+    Json calls = Json::array();
+    for (const auto& [at, call] : agent.calls) calls.push_back(call);
+    recalled[host] = {{"plan", agent.calls.empty() ? Json() : Engine::plan_record(0, plan_)}, {"calls", std::move(calls)}};
+  }
+  return recalled;
+}
+
+std::uint64_t World::adopt_all() {
+  std::uint64_t epoch = 0;
+  for (const auto& [host, agent] : agents_) epoch = std::max(epoch, agent.epoch);
+  ++epoch;
+  for (auto& [host, agent] : agents_) {
+    end_all_at(host, true);
+    agent.epoch = epoch;
+    agent.adopting = false;
+    ++agent.life;
+  }
+  return epoch;
+}
+
 bool World::held(int index) const {
   return truths_[index] == Truth::partly && plan_.steps[index].expected_blackout_ms > 0;
 }
@@ -191,6 +224,10 @@ void World::answer(int id, Result<Json> result) {
   const auto& call = job.call;
   if (call.verb == Call::Verb::observe)
     return job.reply(Observed{call.step, call.epoch, call.number, std::move(result)});
+  auto& kept = agents_.at(call.host).calls.at({call.epoch, call.number});
+  kept["ok"] = result.has_value();
+  kept["ended_at"] = loop_.now();
+  if (!result) kept["error"] = to_json(result.error());
   const auto direction = call.verb == Call::Verb::undo ? Direction::back : Direction::forward;
   job.reply(Outcome{call.step, direction, call.epoch, call.number, std::move(result)});
 }

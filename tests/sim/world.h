@@ -27,6 +27,12 @@ class World {
   // kill -9 of the agent and its restart: what it had under way is over, wherever it stands.
   void kill_agent(const std::string& host);
 
+  // The agent that begins the `at`th effect (from 1) dies with it, the effect standing at `truth`; then `then(host)`.
+  void crash_at(int at, Truth truth, std::function<void(const std::string&)> then) {
+    crash_ = {at, truth, std::move(then)};
+  }
+  int begun() const { return begun_; }  // effects
+
   // From here on nothing fails. What already hangs still does.
   void heal() { faulty_ = false; }
   // From here on an observation may say that what is not so is, or the other way round.
@@ -34,6 +40,11 @@ class World {
   // Whether an effect was ever said to be there when it was not.
   bool lied_of(int index) const { return lied_of_.contains(index); }
   void watch_with(const Checker* checker) { checker_ = checker; }
+
+  // What each agent would say that it has done (CallLog::recall), and every agent at once in a new epoch, which is
+  // returned: what `run --adopt` asks for.
+  std::map<std::string, Json> recall() const;
+  std::uint64_t adopt_all();
 
   const std::vector<Truth>& truths() const { return truths_; }
   // Whether users wait on this step, stopped half-way.
@@ -50,6 +61,7 @@ class World {
     bool answered = false;
   };
   struct Agent {
+    std::map<std::pair<std::uint64_t, std::uint64_t>, Json> calls;  // durable
     std::uint64_t epoch = 0;
     bool adopting = false;
     int life = 0;
@@ -70,6 +82,13 @@ class World {
   Loop& loop_;
   const Plan& plan_;
   const Checker* checker_ = nullptr;
+  struct Crash {
+    int at = 0;
+    Truth truth = Truth::none;
+    std::function<void(const std::string&)> then;
+  };
+  Crash crash_;
+  int begun_ = 0;
   bool faulty_ = true;
   bool lying_ = false;
   std::set<int> lied_of_;
