@@ -412,24 +412,24 @@ Verdict simulate(std::uint64_t seed, Bug bug, bool traced) {
   return simulation.verdict();
 }
 
-Verdict sweep(const Plan& plan, std::int64_t at, Death death, bool back) {
-  Simulation simulation(1, plan, Bug::none, true);
+Verdict sweep(const Plan& plan, std::int64_t at, Death death, bool back, bool traced) {
+  Simulation simulation(1, plan, Bug::none, traced);
   simulation.die_at(at, death);
   simulation.settle(Goal::run);
   simulation.settle(back ? Goal::back : Goal::finish);
   return simulation.verdict();
 }
 
-Verdict sweep_effects(const Plan& plan, int at, Truth truth, bool back) {
-  Simulation simulation(1, plan, Bug::none, true);
+Verdict sweep_effects(const Plan& plan, int at, Truth truth, bool back, bool traced) {
+  Simulation simulation(1, plan, Bug::none, traced);
   simulation.die_with_effect(at, truth);
   simulation.settle(Goal::run);
   simulation.settle(back ? Goal::back : Goal::finish);
   return simulation.verdict();
 }
 
-Verdict sweep_adopt(const Plan& plan, std::int64_t at, Death death, bool back) {
-  Simulation simulation(1, plan, Bug::none, true);
+Verdict sweep_adopt(const Plan& plan, std::int64_t at, Death death, bool back, bool traced) {
+  Simulation simulation(1, plan, Bug::none, traced);
   simulation.die_at(at, death);
   simulation.lose_journal();
   simulation.settle(Goal::run);

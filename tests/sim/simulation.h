@@ -26,11 +26,11 @@ Verdict simulate(std::uint64_t seed, Bug bug, bool traced);
 
 // No trouble but one: the controller dies at its `at`th event (from 1), in this way. Run and finish, or run and all the
 // way back. `handled` tells how many events there were.
-Verdict sweep(const Plan& plan, std::int64_t at, Death death, bool back);
+Verdict sweep(const Plan& plan, std::int64_t at, Death death, bool back, bool traced = false);
 // ... or the agent dies with the `at`th effect (from 1), which stands at `truth` then. `begun` tells how many there were.
-Verdict sweep_effects(const Plan& plan, int at, Truth truth, bool back);
+Verdict sweep_effects(const Plan& plan, int at, Truth truth, bool back, bool traced = false);
 // ... or the controller dies with its journal, which is rebuilt from what the agents have done.
-Verdict sweep_adopt(const Plan& plan, std::int64_t at, Death death, bool back);
+Verdict sweep_adopt(const Plan& plan, std::int64_t at, Death death, bool back, bool traced = false);
 // Every kind of step, in twelve; and what the planner makes of the lab's manifest.
 Plan twelve_steps();
 Plan demo_plan();
