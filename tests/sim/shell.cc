@@ -165,11 +165,26 @@ void Shell::send(const std::vector<Command>& commands, bool dies_amid) {
     if (const auto* adoption = std::get_if<Adopt>(&command)) {
       links_.at(adoption->host).wanted = adoption->epoch;
       send_adopt(adoption->host);
+    } else if (const auto* depart = std::get_if<Depart>(&command)) {
+      leave(*depart);
     } else {
       checker_.sent(std::get<Call>(command));
       send_call(std::get<Call>(command));
     }
   }
+}
+
+// Over ssh, without the agent: its link ends, and may have ended before.
+void Shell::leave(const Depart& depart) {
+  links_.at(depart.host).up = false;
+  ++links_.at(depart.host).generation;
+  loop_.after(delay(), [this, depart, life = life_] {
+    if (life != life_) return;
+    world_.leave(depart.host);
+    loop_.after(delay(), [this, depart, life] {
+      if (life == life_) deliver(Left{depart.host, depart.epoch, {}});
+    });
+  });
 }
 
 std::int64_t Shell::delay() {

@@ -74,6 +74,7 @@ class Shell {
   bool store(const std::vector<Json>& records, Death how);
   void stored(const std::vector<Json>& records);
   void send(const std::vector<Command>& commands, bool dies_amid);
+  void leave(const Depart& depart);
   void send_adopt(const std::string& host);
   void send_call(const Call& call);
   void transmit(const std::string& host, const Command& command);

@@ -33,6 +33,9 @@ class World {
   }
   int begun() const { return begun_; }  // effects
 
+  // Nothing of ours is on that host any more, whatever was.
+  void leave(const std::string& host) { kill_agent(host); }
+
   // From here on nothing fails. What already hangs still does.
   void heal() { faulty_ = false; }
   // From here on an observation may say that what is not so is, or the other way round.
