@@ -56,6 +56,7 @@ void Checker::stored(const void* who, const Json& record) {
   if (type == "stopped") check_stop(record, index);
   if (auto folded = shadow_.fold(record); !folded)
     return loop_.violate("a record cannot be folded: " + folded.error().text());
+  if (type == "plan") begun_ = durable().plan;
   if (type == "epoch") note_to_observe();
 }
 
@@ -191,8 +192,9 @@ void Checker::check_stop(const Json& record, int index) {
   const auto why = get_string_or(record.value("error", Json::object()), "what", "");
   const bool by_rule = why.starts_with("stop-loss") || why.find("the window is closed") != std::string::npos ||
                        why.find("will not fit") != std::string::npos;
-  const auto& step = durable().plan.steps[index];
-  if (by_rule && step.expected_blackout_ms > 0 && truths_[index] == Truth::partly)
+  if (!by_rule) return;
+  const auto& step = begun_.steps[index];
+  if (step.expected_blackout_ms > 0 && truths_[index] == Truth::partly)
     loop_.violate(fmt::format("'{}' is left held, for a rule's sake", step.id));
 }
 

@@ -56,6 +56,7 @@ class Checker {
   Loop& loop_;
   const std::vector<Truth>& truths_;
   Engine shadow_;
+  Plan begun_;  // as the move began, and as the world goes by: what was measured and tuned since is not in it
   bool lies_ = false;
   std::map<const void*, std::optional<GoingBack>> way_back_;  // told to each controller, since the last step that was felt
   std::map<const void*, std::optional<Facts>> told_;  // each controller, since the last attempt that could be felt

@@ -163,6 +163,8 @@ void Shell::send(const std::vector<Command>& commands, bool dies_amid) {
     if (left-- <= 0) return;
     loop_.note([&] { return "  send " + command_line(command); });
     if (const auto* adoption = std::get_if<Adopt>(&command)) {
+      if (engine().state().leaving.contains(adoption->host))
+        loop_.violate(fmt::format("{} is asked for again though it is being left", adoption->host));
       links_.at(adoption->host).wanted = adoption->epoch;
       send_adopt(adoption->host);
     } else if (const auto* depart = std::get_if<Depart>(&command)) {
@@ -180,9 +182,11 @@ void Shell::leave(const Depart& depart) {
   ++links_.at(depart.host).generation;
   loop_.after(delay(), [this, depart, life = life_] {
     if (life != life_) return;
-    world_.leave(depart.host);
-    loop_.after(delay(), [this, depart, life] {
-      if (life == life_) deliver(Left{depart.host, depart.epoch, {}});
+    Result<> done;
+    if (noisy_ && loop_.random.chance(25)) done = retry("ssh: the connection was closed");
+    if (done || loop_.random.chance(50)) world_.leave(depart.host);
+    loop_.after(delay(), [this, depart, life, done] {
+      if (life == life_) deliver(Left{depart.host, depart.epoch, done});
     });
   });
 }
@@ -224,9 +228,10 @@ void Shell::transmit(const std::string& host, const Command& command) {
       const auto* adoption = std::get_if<Adopt>(&command);
       const bool superseded = adoption != nullptr && life == life_ && adoption->epoch != links_.at(host).wanted;
       if (superseded && std::holds_alternative<NotAdopted>(event)) return;
-      // An answer may come twice, the second time late.
-      for (int copies = noisy_ && loop_.random.chance(10) ? 2 : 1; copies > 0; --copies) {
-        loop_.after(delay(), [this, host, life, generation, event] {
+      // An answer may come twice, the second time late: an adoption's perhaps when it is no longer worth anything.
+      const int often = adoption != nullptr ? 40 : 10, late = adoption != nullptr ? 2500 : 10;
+      for (int copies = noisy_ && loop_.random.chance(often) ? 2 : 1; copies > 0; --copies) {
+        loop_.after(delay() + (copies > 1 ? loop_.random.between(0, late) : 0), [this, host, life, generation, event] {
           if (life == life_ && links_.at(host).generation == generation) arrived(host, event);
         });
       }

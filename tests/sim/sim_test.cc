@@ -1,6 +1,7 @@
-// The simulation: 1,000 seeds by default.
+// The simulation: 1,000 seeds, and crashes at a part of all points, spread over the whole move.
 //   sim_test --seed N     plays one seed and prints what happened
 //   sim_test --seeds N    as many seeds as wanted, from 1
+//   sim_test --whole      crashes at every point, and all small plans: minutes
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -14,6 +15,21 @@ namespace midstream::test {
 namespace {
 
 std::uint64_t seeds = 1000;
+bool whole = false;
+
+// Every `stride`th of the points, from `first` on; all of them where the whole is wanted.
+template <class Points>
+Points some_of(const Points& points, std::size_t stride, std::size_t first = 0) {
+  if (whole) return points;
+  Points some;
+  for (std::size_t i = first % stride; i < points.size(); i += stride) some.push_back(points[i]);
+  return some;
+}
+std::vector<std::int64_t> up_to(std::int64_t last) {
+  std::vector<std::int64_t> points;
+  for (std::int64_t at = 1; at <= last; ++at) points.push_back(at);
+  return points;
+}
 
 // The last lines before the end.
 std::string tail(const std::vector<std::string>& trace, std::size_t lines = 60) {
@@ -56,9 +72,9 @@ class Sweep : public ::testing::TestWithParam<Death> {};
 TEST_P(Sweep, DeathAtEveryEventOfAMoveConverges) {
   const auto plan = twelve_steps();
   for (const bool back : {false, true}) {
-    const auto whole = sweep(plan, 0, Death::no, back);
-    ASSERT_EQ(whole.broken, "");
-    for (std::int64_t at = 1; at <= whole.handled; ++at) {
+    const auto quiet = sweep(plan, 0, Death::no, back);
+    ASSERT_EQ(quiet.broken, "");
+    for (const auto at : some_of(up_to(quiet.handled), 2, static_cast<std::size_t>(GetParam()))) {
       const auto verdict = sweep(plan, at, GetParam(), back);
       ASSERT_EQ(verdict.broken, "") << "at event " << at << (back ? " on the way back\n" : "\n") << tail(sweep(plan, at, GetParam(), back, true).trace);
       ASSERT_EQ(verdict.deaths, 1);
@@ -73,9 +89,9 @@ TEST_P(Sweep, DeathAtEveryWriteAndCommandOfTheDemoConverges) {
   const bool sending = GetParam() == Death::amid_sending || GetParam() == Death::after_sending;
   std::size_t points = 0;
   for (const bool back : {false, true}) {
-    const auto whole = sweep(plan, 0, Death::no, back);
-    ASSERT_EQ(whole.broken, "");
-    for (const auto at : sending ? whole.sends : whole.stores) {
+    const auto quiet = sweep(plan, 0, Death::no, back);
+    ASSERT_EQ(quiet.broken, "");
+    for (const auto at : some_of(sending ? quiet.sends : quiet.stores, 16, static_cast<std::size_t>(GetParam()) * 3)) {
       const auto verdict = sweep(plan, at, GetParam(), back);
       ASSERT_EQ(verdict.broken, "") << "at event " << at << (back ? " on the way back\n" : "\n") << tail(sweep(plan, at, GetParam(), back, true).trace);
       ASSERT_EQ(verdict.deaths, 1);
@@ -93,11 +109,12 @@ INSTANTIATE_TEST_SUITE_P(Simulation, Sweep,
 TEST(Simulation, AnAgentThatDiesWithAnyEffectOfTheDemoConverges) {
   const auto plan = demo_plan();
   for (const bool back : {false, true}) {
-    const auto whole = sweep_effects(plan, 0, Truth::none, back);
-    ASSERT_EQ(whole.broken, "");
-    ASSERT_GT(whole.begun, 30);
-    for (int at = 1; at <= whole.begun; ++at) {
-      for (const auto truth : {Truth::none, Truth::partly, Truth::done}) {
+    const auto quiet = sweep_effects(plan, 0, Truth::none, back);
+    ASSERT_EQ(quiet.broken, "");
+    ASSERT_GT(quiet.begun, 30);
+    for (const auto truth : {Truth::none, Truth::partly, Truth::done}) {
+      for (const auto number : some_of(up_to(quiet.begun), 9, static_cast<std::size_t>(truth) * 3)) {
+        const auto at = static_cast<int>(number);
         const auto verdict = sweep_effects(plan, at, truth, back);
         ASSERT_EQ(verdict.broken, "") << "with effect " << at << ", " << truth_name(truth) << (back ? ", back\n" : "\n")
                                       << tail(sweep_effects(plan, at, truth, back, true).trace);
@@ -115,19 +132,19 @@ TEST(Simulation, AJournalThatIsLostAtAnyEventIsRebuiltFromTheAgents) {
     return verdict.broken.empty();
   };
   for (const bool back : {false, true}) {
-    const auto whole = sweep(twelve_steps(), 0, Death::no, back);
+    const auto quiet = sweep(twelve_steps(), 0, Death::no, back);
     for (const auto death : {Death::before_store, Death::after_store, Death::after_sending}) {
-      for (std::int64_t at = 1; at <= whole.handled; ++at) ASSERT_TRUE(lose(twelve_steps(), at, death, back));
+      for (const auto at : some_of(up_to(quiet.handled), 3, static_cast<std::size_t>(death))) ASSERT_TRUE(lose(twelve_steps(), at, death, back));
     }
     auto plan = demo_plan();
     plan.leave.clear();  // agents that are gone know nothing any more
-    for (const auto at : sweep(plan, 0, Death::no, back).stores) ASSERT_TRUE(lose(plan, at, Death::after_sending, back));
+    for (const auto at : some_of(sweep(plan, 0, Death::no, back).stores, 16, back ? 8 : 0)) ASSERT_TRUE(lose(plan, at, Death::after_sending, back));
   }
 }
 
 TEST(Simulation, TurningBackAtEveryEventConverges) {
-  const auto whole = sweep(twelve_steps(), 0, Death::no, false);
-  for (std::int64_t at = 1; at <= whole.handled; ++at) {
+  const auto quiet = sweep(twelve_steps(), 0, Death::no, false);
+  for (const auto at : up_to(quiet.handled)) {
     const auto verdict = turn_back(at);
     ASSERT_EQ(verdict.broken, "") << "at event " << at << "\n" << tail(verdict.trace);
   }
@@ -179,10 +196,12 @@ int replay(std::uint64_t seed) {
 
 int main(int argc, char** argv) {
   ::testing::InitGoogleTest(&argc, argv);
-  for (int i = 1; i + 1 < argc; i += 2) {
-    const auto value = std::strtoull(argv[i + 1], nullptr, 10);
-    if (std::string_view(argv[i]) == "--seed") return midstream::test::replay(value);
-    if (std::string_view(argv[i]) == "--seeds") midstream::test::seeds = value;
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view option = argv[i];
+    const auto value = i + 1 < argc ? std::strtoull(argv[i + 1], nullptr, 10) : 0;
+    if (option == "--seed") return midstream::test::replay(value);
+    if (option == "--seeds") midstream::test::seeds = value;
+    if (option == "--whole") midstream::test::whole = midstream::test::all_small_plans = true;
   }
   return RUN_ALL_TESTS();
 }

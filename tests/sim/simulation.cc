@@ -84,6 +84,10 @@ Plan random_plan(Random& random) {
   }
   if (random.chance(35)) add_guard(random, plan);
   add_keeping(random, plan);
+  const bool ends = random.chance(25);
+  for (const auto& host : plan.hosts) {
+    if (ends && random.chance(70)) plan.leave.push_back({host, random.chance(50)});
+  }
   return plan;
 }
 
@@ -264,6 +268,8 @@ class Simulation {
       judge(static_cast<midstream::Verdict>(loop_.random.between(0, 4)));
     }
     if (loop_.random.chance(30)) go_on();
+    if (loop_.random.chance(2)) deliver(tuned());
+    if (loop_.random.chance(2)) deliver(Measured{plan_.steps[0].id, 0, loop_.random.between(0, 400)});
     loop_.after(loop_.random.between(1, trouble_pace_), [this] { disturb(); });
   }
 
@@ -280,6 +286,14 @@ class Simulation {
   void judge(midstream::Verdict verdict) {
     for (const auto& guard : plan_.guards)
       deliver(Judged{guard.service, {verdict, "so many of so many", loop_.random.chance(30)}});
+  }
+
+  // A limit, or how long what is still ahead lasts.
+  Tuned tuned() {
+    const auto value = loop_.random.between(1, 900);
+    if (loop_.random.chance(50))
+      return {"downtime of db", "root", {{{"what", "budget"}, {"service", "db"}, {"value", 2'500 + value}}}};
+    return {"the observation", "root", {{{"what", "soak"}, {"service", ""}, {"value", value}}}};
   }
 
   GoingBack going_back() {
@@ -307,7 +321,9 @@ class Simulation {
     shell().start();
     if (!shell().alive()) return;
     const auto& state = shell().engine().state();
-    if (state.complete() && state.goal == goal_ && state.until.empty()) {
+    if (!state.leaving.empty()) goal_ = Goal::finish;  // nothing else is asked for any more
+    const bool asked = state.goal == goal_ || (goal_ == Goal::finish && state.goal == Goal::end && !state.leaving.empty());
+    if (state.complete() && asked && state.until.empty()) {
       ended_ = true;
       return;
     }
@@ -319,7 +335,7 @@ class Simulation {
     if (!shell().alive()) return;
     shell().deliver(GoingBack{});
     if (!shell().alive()) return;
-    const bool stuck = state.stopped || state.complete() || state.goal != goal_ || !state.until.empty();
+    const bool stuck = state.stopped || state.complete() || !asked || !state.until.empty();
     if (const auto phase = shell().engine().awaited_word(); !phase.empty()) shell().deliver(Confirmed{phase, "root"});
     if (!shell().alive()) return;
     if (const auto* hold = shell().engine().keeping()) shell().deliver(Kept{hold->id, ""});
@@ -342,7 +358,7 @@ class Simulation {
   void ask() {
     const auto& engine = shell().engine();
     // To finish what was taken back would end it there.
-    const bool end = goal_ == Goal::finish && engine.state().taken_back();
+    const bool end = goal_ == Goal::finish && engine.state().taken_back() && engine.state().leaving.empty();
     if (end && !engine.objection(Goal::run)) return shell().deliver(Asked{Goal::run, ""});
     if (!engine.objection(goal_)) return shell().deliver(Asked{goal_, ""});
     if (engine.state().past_return()) {
@@ -375,7 +391,7 @@ class Simulation {
       const bool finish = step.phase == "finish";
       const auto progress = durable().steps[i].progress;
       const bool begun = progress != Progress::pending && progress != Progress::undone;
-      const bool wanted = goal_ != Goal::back && (!finish || goal_ == Goal::finish || begun);
+      const bool wanted = goal_ != Goal::back && durable().goal != Goal::end && (!finish || goal_ == Goal::finish || begun);
       const auto truth = world_.truths()[i];
       if (world_.lied_of(static_cast<int>(i)) && wanted) continue;
       if (truth != (wanted ? Truth::done : Truth::none)) {

@@ -35,6 +35,9 @@ Verdict sweep_adopt(const Plan& plan, std::int64_t at, Death death, bool back, b
 Plan twelve_steps();
 Plan demo_plan();
 
+// Whether the small plans of exhaust.cc have three steps ahead of the end, or only up to two.
+extern bool all_small_plans;
+
 // No trouble, but the operator turns back at the `at`th event.
 Verdict turn_back(std::int64_t at);
 

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "tests/support/engine_text.h"
 
 namespace midstream::test {
@@ -38,7 +40,8 @@ void World::adopt(const Adopt& adopt, const Reply& reply) {
   agent.adopting = true;
   const auto life = agent.life;
   // What is under way is told to stop, and may take its time.
-  const auto delay = faulty_ && loop_.random.chance(20) ? loop_.random.between(80, 3000) : loop_.random.between(0, 80);
+  const bool works = std::ranges::any_of(jobs_, [&](const auto& one) { return one.second.place == adopt.host; });
+  const auto delay = faulty_ && loop_.random.chance(works ? 60 : 20) ? loop_.random.between(80, 3000) : loop_.random.between(0, 80);
   loop_.after(delay, [this, adopt, reply, life] {
     auto& agent = agents_.at(adopt.host);
     if (agent.life != life || adopt.epoch <= agent.epoch) return;
