@@ -20,9 +20,9 @@ Step random_step(Random& random, const Plan& plan, int number, std::string_view 
   step.id = fmt::format("{}-{}", phase, number);
   step.service = random.chance(50) ? "db" : "";
   const auto dice = random.between(1, 100);
-  step.kind = dice <= 70   ? StepKind::effect
-              : dice <= 88 ? StepKind::wait
-              : dice <= 95 ? StepKind::hold
+  step.kind = dice <= 64   ? StepKind::effect
+              : dice <= 80 ? StepKind::wait
+              : dice <= 93 ? StepKind::hold
                            : StepKind::confirm;
   step.deadline_ms = step.kind == StepKind::hold ? random.between(1, 800) : random.between(500, 1500);
   step.poll_ms = random.between(50, 300);
@@ -82,7 +82,7 @@ Plan random_plan(Random& random) {
     step.irreversible = step.phase == "finish" && step.kind == StepKind::effect && random.chance(60);
     plan.steps.push_back(std::move(step));
   }
-  if (random.chance(35)) add_guard(random, plan);
+  if (random.chance(50)) add_guard(random, plan);
   add_keeping(random, plan);
   const bool ends = random.chance(25);
   for (const auto& host : plan.hosts) {
