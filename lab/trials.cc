@@ -338,7 +338,7 @@ const std::vector<std::pair<std::string, Body>>& trials() {
       {"rollback-home", [](Runner& r) { return roll_back_from(r, "home"); }},
       {"ten-switches", [](Runner& r) { return ten_switches(r); }},
       {"adopt", [](Runner& r) { return adopt_trial(r, "reached: "); }},
-      {"adopt-late", [](Runner& r) { return adopt_trial(r, "hands "); }},
+      {"adopt-late", [](Runner& r) { return adopt_trial(r, "sessions_cut"); }},
       {"two-controllers", [](Runner& r) { return two_controllers_trial(r); }},
       {"to-and-fro", [](Runner& r) { return r.to_and_fro(); }},
       {"power-cut-after-switch", [](Runner& r) { return r.power_cut_after_switch(); }},

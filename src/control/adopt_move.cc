@@ -28,7 +28,8 @@ Result<Agents> reach_all(const Manifest& manifest, const std::filesystem::path& 
     CHECK_OK(bootstrap_agent(target, manifest.move, agent_binary, deadline));
     auto link = TRY(AgentLink::open(target, manifest.move, deadline, [] {}));
     const auto& hello = link->hello();
-    agents.peers[spec.name] = {TRY(get_string(hello, "address")), static_cast<std::uint16_t>(TRY(get_int(hello, "port"))),
+    agents.peers[spec.name] = {TRY(get_string(hello, "address")),
+                               static_cast<std::uint16_t>(TRY(get_int(hello, "port"))),
                                TRY(get_string(hello, "fingerprint"))};
     agents.links[spec.name] = std::move(link);
   }
@@ -76,7 +77,8 @@ Result<> set_aside(const std::filesystem::path& directory) {
 
 Result<> nobody_has_it(const Manifest& manifest, Deadline deadline) {
   for (const auto& spec : manifest.hosts) {
-    const auto link = AgentLink::open(ssh_target(manifest, spec), manifest.move, deadline.sooner(Millis(10'000)), [] {});
+    const auto link =
+        AgentLink::open(ssh_target(manifest, spec), manifest.move, deadline.sooner(Millis(10'000)), [] {});
     if (!link || get_string_or((*link)->hello(), "journal", "").empty()) continue;
     return refused(fmt::format("the agent on {} is in the hands of a controller with another journal", spec.name),
                    "go on with that one; where it is gone, `midstream run --adopt` takes the move over");
@@ -84,8 +86,9 @@ Result<> nobody_has_it(const Manifest& manifest, Deadline deadline) {
   return {};
 }
 
-Result<> adopt_move(const Manifest& manifest, const std::filesystem::path& directory, const std::filesystem::path& agent_binary,
-                    const std::function<void(const std::string&)>& tell, Deadline deadline) {
+Result<> adopt_move(const Manifest& manifest, const std::filesystem::path& directory,
+                    const std::filesystem::path& agent_binary, const std::function<void(const std::string&)>& tell,
+                    Deadline deadline) {
   const auto here = TRY(journal_here(directory));
   const auto agents = TRY(reach_all(manifest, agent_binary, deadline));
   auto recalled = TRY(recall_all(agents, deadline));
@@ -96,12 +99,17 @@ Result<> adopt_move(const Manifest& manifest, const std::filesystem::path& direc
     serves_ours = serves_ours && get_string_or(answer, "journal", "") == here;
   }
   if (serves_ours)
-    return refused("the journal is here, and the agents serve it: there is nothing to adopt", "`midstream run` goes on with it");
+    return refused("the journal is here, and the agents serve it: there is nothing to adopt",
+                   "`midstream run` goes on with it");
   const auto journal = TRY(make_journal_id());
   ++epoch;
   for (const auto& [host, link] : agents.links) {
-    auto adopted = link->ask({{"type", "adopt"}, {"epoch", epoch}, {"journal", journal}, {"peers", to_json(agents.peers)},
-                              {"takes_over", get_string_or(recalled[host], "journal", "")}, {"deadline_ms", 30'000}},
+    auto adopted = link->ask({{"type", "adopt"},
+                              {"epoch", epoch},
+                              {"journal", journal},
+                              {"peers", to_json(agents.peers)},
+                              {"takes_over", get_string_or(recalled[host], "journal", "")},
+                              {"deadline_ms", 30'000}},
                              deadline);
     if (!adopted) return with_context(adopted.error(), fmt::format("agent on {}", host));
   }
@@ -112,7 +120,8 @@ Result<> adopt_move(const Manifest& manifest, const std::filesystem::path& direc
   auto written = TRY(Journal::open(directory));
   TRY(written.read());
   CHECK_OK(written.append(records));
-  tell(fmt::format("          {:<8} adopted: the journal was rebuilt from what {} agents have done; epoch {}", "move", agents.links.size(), epoch));
+  tell(fmt::format("          {:<8} adopted: the journal was rebuilt from what {} agents have done; epoch {}", "move",
+                   agents.links.size(), epoch));
   return {};
 }
 

@@ -14,8 +14,9 @@ namespace midstream {
 // earlier controller has an effect from then on, and is asked once more; from the answers the journal in `directory` is
 // rebuilt. Refused where a controller runs with it, or where it is whole and the agents serve it: then it needs no
 // adopting. All hosts must be reachable. Harmless when repeated, and after a crash at any point.
-Result<> adopt_move(const Manifest& manifest, const std::filesystem::path& directory, const std::filesystem::path& agent_binary,
-                    const std::function<void(const std::string&)>& tell, Deadline deadline);
+Result<> adopt_move(const Manifest& manifest, const std::filesystem::path& directory,
+                    const std::filesystem::path& agent_binary, const std::function<void(const std::string&)>& tell,
+                    Deadline deadline);
 
 // Refused, naming its host, where an agent of the move serves another controller already: a journal is not begun beside
 // that one's. Hosts that cannot be reached, or have no agent yet, are passed over.

@@ -74,7 +74,8 @@ Result<Json> CallLog::recall() const {
   const std::lock_guard lock(mutex_);
   Json plan;
   std::error_code ignored;
-  if (std::filesystem::exists(plan_in(directory_), ignored)) plan = TRY(parse_json(TRY(read_file(plan_in(directory_)))));
+  if (std::filesystem::exists(plan_in(directory_), ignored))
+    plan = TRY(parse_json(TRY(read_file(plan_in(directory_)))));
   std::map<std::pair<std::int64_t, std::int64_t>, Json> calls;
   if (std::filesystem::exists(log_in(directory_), ignored)) {
     const auto text = TRY(read_file(log_in(directory_), 512u << 20));
@@ -85,7 +86,11 @@ Result<Json> CallLog::recall() const {
       const bool ends = line->contains("ok");
       const auto at = line->value("at", Json(0));
       if (call.is_null() || !ends) call.update(*line);
-      if (ends) call.update(Json{{"ok", (*line)["ok"]}, {"result", line->value("result", Json())}, {"error", line->value("error", Json())}, {"ended_at", at}});
+      if (ends)
+        call.update(Json{{"ok", (*line)["ok"]},
+                         {"result", line->value("result", Json())},
+                         {"error", line->value("error", Json())},
+                         {"ended_at", at}});
     }
   }
   Json list = Json::array();

@@ -11,6 +11,7 @@
 #include "control/check.h"
 #include "control/control_socket.h"
 #include "control/departure.h"
+#include "control/rebuild.h"
 #include "control/rules.h"
 #include "control/story.h"
 #include "control/way_back.h"
@@ -62,7 +63,7 @@ Result<std::unique_ptr<Controller>> Controller::open(ControllerOptions options) 
     CHECK_OK(controller->engine_.fold(record));
     if (record.contains("manifest")) controller->manifest_recorded_ = record["manifest"];
     if (get_string_or(record, "type", "") == "plan") controller->journal_id_ = get_string_or(record, "journal", "");
-    if (get_string_or(record, "type", "") == "plan") controller->plan_record_ = record;
+    add_to_kept_plan(controller->plan_record_, record);
   }
   if (auto saved = read_file(controller->options_.directory / "meter.json")) {
     controller->meter_ = parse_json(*saved).value_or(Json::object());
@@ -93,7 +94,7 @@ Result<> Controller::begin(const Plan& plan) {
   record["journal"] = journal_id_;
   CHECK_OK(journal_.append({record}));
   manifest_recorded_ = record["manifest"];
-  plan_record_ = record;
+  add_to_kept_plan(plan_record_, record);
   return engine_.fold(record);
 }
 
@@ -178,6 +179,7 @@ Result<> Controller::dispatch(const Event& event) {
   }
   wake_at_ = effects.wake_at;
   for (const auto& record : effects.records) {
+    if (add_to_kept_plan(plan_record_, record)) CHECK_OK(send_changed_plan());
     const auto line = story_line(engine_.state(), record);
     if (!line.empty() && options_.tell) options_.tell(line);
   }
@@ -316,6 +318,14 @@ Result<> Controller::send_plan(Host& host, std::uint64_t epoch, int listing) {
               return adoption_ended(*raw, epoch, listing, retry("the agent keeps another plan"));
             return adoption_ended(*raw, epoch, listing, result);
           });
+  return {};
+}
+
+// Whoever cannot be told now is told when it adopts us again.
+Result<> Controller::send_changed_plan() {
+  for (const auto& host : hosts_) {
+    if (host->adopted) CHECK_OK(send_plan(*host, host->wanted, host->listing));
+  }
   return {};
 }
 

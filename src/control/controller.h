@@ -74,6 +74,7 @@ class Controller {
   Result<> send_adoptions();
   Result<> adoption_ended(Host& host, std::uint64_t epoch, int listing, const Result<Json>& result);
   Result<> send_plan(Host& host, std::uint64_t epoch, int listing);
+  Result<> send_changed_plan();
   Result<> announce_adoptions();
   Result<> link_up(Host& host, std::shared_ptr<AgentLink> link);
   Result<> link_lost(Host& host);
@@ -106,7 +107,7 @@ class Controller {
   Engine engine_;
   Json manifest_recorded_;  // as the journal has it: the one that the move began with, or the last one that was changed
   std::string journal_id_;
-  Json plan_record_;  // the journal's first; agents keep it
+  Json plan_record_;  // what agents keep of the journal: src/control/rebuild.h
   Json meter_ = Json::object();
   Json stragglers_ = Json::object();  // who talked to old when it was last asked; {} before
   bool stragglers_asked_ = false;

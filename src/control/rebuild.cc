@@ -18,15 +18,23 @@ struct Deeds {
   bool irreversible = false;
 };
 
+std::string name_of(const Json& kept) {
+  const auto hash = get_string_or(kept, "hash", "");
+  return hash.substr(0, hash.find('+'));
+}
+std::size_t tunings_of(const Json& kept) { return kept.value("tuned", Json::array()).size(); }
+
+// Of one that was tuned the newest: whoever could not be reached then was told nothing, and has done nothing by it.
 Result<Json> the_plan(const std::map<std::string, Json>& recalled) {
   Json plan;
   std::string from;
   for (const auto& [host, answer] : recalled) {
     const auto theirs = answer.value("plan", Json());
     if (!theirs.is_object()) continue;
-    if (plan.is_object() && get_string_or(plan, "hash", "") != get_string_or(theirs, "hash", ""))
+    if (plan.is_object() && name_of(plan) != name_of(theirs))
       return refused(fmt::format("the agents on {} and {} know different plans of this move", from, host),
                      "remove the agent of the move that is not meant");
+    if (plan.is_object() && tunings_of(plan) >= tunings_of(theirs)) continue;
     plan = theirs;
     from = host;
   }
@@ -65,7 +73,11 @@ class Records {
   }
   // One step's intent; its outcome where it is known.
   void begun(const std::string& step, bool back, const Json& call) {
-    add({{"type", "intent"}, {"step", step}, {"direction", direction(back)}, {"attempt", 1}, {"epoch", get_int_or(call, "epoch", 0)}},
+    add({{"type", "intent"},
+         {"step", step},
+         {"direction", direction(back)},
+         {"attempt", 1},
+         {"epoch", get_int_or(call, "epoch", 0)}},
         get_int_or(call, "at", 0));
   }
   void ended(const std::string& step, bool back, const Json& call) {
@@ -86,15 +98,33 @@ class Records {
 
 }  // namespace
 
-Result<std::vector<Json>> rebuild_journal(const std::map<std::string, Json>& recalled, std::uint64_t epoch, const std::string& journal,
-                                          std::int64_t now) {
+bool add_to_kept_plan(Json& kept, const Json& record) {
+  const auto type = get_string_or(record, "type", "");
+  if (type == "plan") kept = record;
+  if (type != "tuned" || !kept.is_object()) return false;
+  kept["tuned"].push_back(record);
+  kept["hash"] = fmt::format("{}+{}", name_of(kept), tunings_of(kept));
+  return true;
+}
+
+Result<std::vector<Json>> rebuild_journal(const std::map<std::string, Json>& recalled, std::uint64_t epoch,
+                                          const std::string& journal, std::int64_t now) {
   auto first = TRY(the_plan(recalled));
-  const auto plan = TRY(plan_from_json(TRY(get_object(first, "plan"))));
-  const auto deeds = gather(plan, recalled);
-  Records out(now);
+  const auto tunings = first.value("tuned", Json::array());
+  first.erase("tuned");
+  first["hash"] = name_of(first);
   first["journal"] = journal;
   first["adopted"] = true;
+  Records out(now);
   out.add(std::move(first));
+  Engine engine;
+  CHECK_OK(engine.fold(out.records[0]));
+  for (const auto& tuned : tunings) {
+    CHECK_OK(engine.fold(tuned));
+    out.records.push_back(tuned);
+  }
+  const auto& plan = engine.state().plan;
+  const auto deeds = gather(plan, recalled);
   out.add({{"type", "epoch"}, {"epoch", epoch}});
   if (!deeds.last) return out.records;  // nothing was begun
   const bool back = get_string_or(*deeds.last, "verb", "") == "undo";
@@ -105,11 +135,13 @@ Result<std::vector<Json>> rebuild_journal(const std::map<std::string, Json>& rec
     const auto& call = deeds.of_step[i];
     if (i < at) {
       if (step.kind == StepKind::effect && !call)
-        return refused(fmt::format("'{}' must have been done, and the agent on {} has no record of it", step.id, step.host),
-                       "its host has lost the agent's state: the move cannot be adopted, only undone by hand");
+        return refused(
+            fmt::format("'{}' must have been done, and the agent on {} has no record of it", step.id, step.host),
+            "its host has lost the agent's state: the move cannot be adopted, only undone by hand");
       const bool ended = call && get_bool_or(*call, "ok", false) && get_string_or(*call, "verb", "") == "apply";
       out.begun(step.id, false, call.value_or(Json::object()));
-      out.ended(step.id, false, ended ? *call : Json::object());  // else found done by a look, before the next step began
+      out.ended(step.id, false,
+                ended ? *call : Json::object());  // else found done by a look, before the next step began
     } else if (i == at) {
       out.begun(step.id, back, *call);
       if (call->contains("ok")) out.ended(step.id, back, *call);

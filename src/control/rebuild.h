@@ -14,6 +14,10 @@
 
 namespace midstream {
 
+// What agents keep of a journal beside their deeds: the plan's record, with the records that have tuned it since as "tuned" and
+// a "hash" that tells how many those are. True where `record` changed a plan that was there.
+bool add_to_kept_plan(Json& kept, const Json& record);
+
 // `recalled`: what each host's CallLog::recall answered. Records that fold to where the move stands, the plan's first;
 // the epoch is `epoch`. Refused where no agent knows the plan, or where one that must have done something knows nothing.
 Result<std::vector<Json>> rebuild_journal(const std::map<std::string, Json>& recalled, std::uint64_t epoch,

@@ -59,12 +59,8 @@ GoingBack going_back(const State& state, const std::map<std::string, Result<Json
 Json way_back_json(const State& state) {
   if (!state.way_back) return {};
   const auto& way = *state.way_back;
-  return {{"possible", way.possible},
-          {"step", way.step},
-          {"why", way.why},
-          {"since", format_wall(way.since_ms)},
-          {"closed", way.closed},
-          {"closed_ms", way.closed_ms}};
+  return {{"possible", way.possible},           {"step", way.step},     {"why", way.why},
+          {"since", format_wall(way.since_ms)}, {"closed", way.closed}, {"closed_ms", way.closed_ms}};
 }
 
 std::string way_back_text(const Json& way_back) {

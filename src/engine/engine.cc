@@ -390,7 +390,8 @@ bool Engine::ease_back(Flight& flight, int index) {
   if (step.back_ms <= 0 || !going_back_ || going_back_->dead.contains(step.service)) return true;
   if (at.progress == Progress::running) return true;
   if (at.progress == Progress::done) {
-    record(flight, {{"type", "intent"}, {"step", step.id}, {"direction", "back"}, {"attempt", 1}, {"epoch", state_.epoch}});
+    record(flight,
+           {{"type", "intent"}, {"step", step.id}, {"direction", "back"}, {"attempt", 1}, {"epoch", state_.epoch}});
   }
   if (flight.now >= at.first_ms + step.back_ms) return true;
   flight.wake(at.first_ms + step.back_ms);
@@ -626,8 +627,9 @@ std::string Engine::waiting_for_guard(const Step& step) const {
 
 std::string Engine::waiting_for_way_back(const Step& step) const {
   if (!going_back_) return fmt::format("'{}' waits until it is known whether going back is possible", step.id);
-  return fmt::format("'{}' waits: going back is not possible now: '{}': {}; `rollback --anyway` goes back as far as it can",
-                     step.id, going_back_->step, going_back_->why);
+  return fmt::format(
+      "'{}' waits: going back is not possible now: '{}': {}; `rollback --anyway` goes back as far as it can", step.id,
+      going_back_->step, going_back_->why);
 }
 
 std::string Engine::waiting() const {

@@ -94,7 +94,7 @@ struct Left {  // of a Depart: nothing of ours is on that host any more
 // users could feel was done: its end makes what was told before it worthless.
 struct GoingBack {
   bool possible = true;
-  std::string step;            // whose undo would not work, and why; "" where all would
+  std::string step;  // whose undo would not work, and why; "" where all would
   std::string why;
   std::set<std::string> dead;  // services whose new side serves nobody: they are not eased back, but taken back
 };
@@ -208,7 +208,7 @@ struct State {
   // Where a guard has failed: the step down to which everything is undone, that one included; then the move stops.
   std::string back_to;
   Error back_why;
-  std::int64_t ramp_ms = kRampMs;  // time for old to take up each share of the traffic that comes back
+  std::int64_t ramp_ms = kRampMs;   // time for old to take up each share of the traffic that comes back
   std::optional<WayBack> way_back;  // nothing: not observed yet
   bool back_begun = false;          // goal back, and old was not found unfit before anything was undone
 
@@ -326,7 +326,7 @@ class Engine {
   std::map<std::string, Judgement> judgements_;
   bool green_ = false;  // the last look at what the running hold keeps found nothing missing
   std::optional<GoingBack> going_back_;
-  bool look_before_going_back_ = false;       // the operator has asked; old is looked at before anything is undone
+  bool look_before_going_back_ = false;  // the operator has asked; old is looked at before anything is undone
 };
 
 }  // namespace midstream

@@ -46,7 +46,7 @@ struct Step {
   std::string expected_from;              // where what is expected comes from: "assumed", "measured 3 times", or ""
   std::string guard;                      // the service whose guard watches it; a hold ends only after a pass
   std::vector<std::string> keeps;  // hold: earlier steps whose state must go on; while one does not, no time passes
-  std::int64_t back_ms = 0;               // hold, wait: how long the way back stays before it; 0: passed over
+  std::int64_t back_ms = 0;        // hold, wait: how long the way back stays before it; 0: passed over
   bool irreversible = false;
   bool in_window = false;          // a step that users could feel: only within the window
   std::vector<std::string> needs;  // ids of earlier steps whose outcome this one builds on

@@ -63,14 +63,17 @@ void Checker::stored(const void* who, const Json& record) {
 void Checker::adopted(const std::vector<Json>& records) {
   shadow_ = Engine();
   for (const auto& record : records) {
-    if (auto folded = shadow_.fold(record); !folded) return loop_.violate("a rebuilt journal is refused: " + folded.error().text());
+    if (auto folded = shadow_.fold(record); !folded)
+      return loop_.violate("a rebuilt journal is refused: " + folded.error().text());
   }
   for (std::size_t i = 0; i < truths_.size(); ++i) {
     const auto progress = durable().steps[i].progress;
     const bool effect = durable().plan.steps[i].kind == StepKind::effect;
-    const bool done = progress == Progress::done, undone = progress == Progress::pending || progress == Progress::undone;
+    const bool done = progress == Progress::done,
+               undone = progress == Progress::pending || progress == Progress::undone;
     if (effect && ((done && truths_[i] != Truth::done) || (undone && truths_[i] != Truth::none)))
-      loop_.violate(fmt::format("rebuilt as {}: '{}', and the world says otherwise", done ? "done" : "not done", durable().plan.steps[i].id));
+      loop_.violate(fmt::format("rebuilt as {}: '{}', and the world says otherwise", done ? "done" : "not done",
+                                durable().plan.steps[i].id));
   }
   held_.clear();
   note_to_observe();

@@ -58,7 +58,8 @@ class Checker {
   Engine shadow_;
   Plan begun_;  // as the move began, and as the world goes by: what was measured and tuned since is not in it
   bool lies_ = false;
-  std::map<const void*, std::optional<GoingBack>> way_back_;  // told to each controller, since the last step that was felt
+  std::map<const void*, std::optional<GoingBack>>
+      way_back_;                                      // told to each controller, since the last step that was felt
   std::map<const void*, std::optional<Facts>> told_;  // each controller, since the last attempt that could be felt
   std::map<const void*, std::map<std::string, midstream::Verdict>>
       verdicts_;                                 // heard by each controller, of the share at hand

@@ -113,9 +113,10 @@ int unmap_shared(sqlite3_file* file, int) {
   return SQLITE_OK;
 }
 
-const sqlite3_io_methods kMethods{2,          close_file, read_file, write_file,  truncate_file,   sync_file, size_of_file,
-                                  no_lock,    no_lock,    reserved,  no_control,  sector_size,     characteristics,
-                                  map_shared, lock_shared, barrier,  unmap_shared, nullptr,        nullptr};
+const sqlite3_io_methods kMethods{2,          close_file,   read_file,       write_file, truncate_file,
+                                  sync_file,  size_of_file, no_lock,         no_lock,    reserved,
+                                  no_control, sector_size,  characteristics, map_shared, lock_shared,
+                                  barrier,    unmap_shared, nullptr,         nullptr};
 
 int open_file(sqlite3_vfs*, const char* name, sqlite3_file* file, int flags, int* out_flags) {
   const std::string path = name == nullptr ? "temporary" : name;
@@ -156,9 +157,9 @@ int no_error(sqlite3_vfs*, int, char*) { return 0; }
 
 // Once for the process; in SQLite's list of file systems from then on, as its default.
 void install() {
-  static sqlite3_vfs vfs{1,         sizeof(Open), 512,        nullptr,    "simulated", nullptr,  open_file, delete_file, access_file,
-                         full_path, nullptr,      nullptr,    nullptr,    nullptr,     randomness, no_sleep, no_time,    no_error,
-                         nullptr,   nullptr,      nullptr,    nullptr};
+  static sqlite3_vfs vfs{1,           sizeof(Open), 512,     nullptr, "simulated", nullptr, open_file,  delete_file,
+                         access_file, full_path,    nullptr, nullptr, nullptr,     nullptr, randomness, no_sleep,
+                         no_time,     no_error,     nullptr, nullptr, nullptr,     nullptr};
   static const int installed = sqlite3_vfs_register(&vfs, 1);
   (void)installed;
 }

@@ -144,7 +144,8 @@ class Explorer {
     for (int i = 0; i < static_cast<int>(node.truths.size()); ++i) {
       if (state_of(node).plan.steps[i].kind != StepKind::effect || i == index) continue;
       if ((forward ? i < index : i > index) && node.truths[i] != (forward ? Truth::done : Truth::none))
-        broken_ = fmt::format("{} while '{}' is {}", command_line(call), state_of(node).plan.steps[i].id, truth_name(node.truths[i]));
+        broken_ = fmt::format("{} while '{}' is {}", command_line(call), state_of(node).plan.steps[i].id,
+                              truth_name(node.truths[i]));
     }
     if (!forward && state_of(node).plan.steps[index].irreversible) broken_ = command_line(call) + " is irreversible";
   }
@@ -155,8 +156,9 @@ class Explorer {
 
   std::string key(const Node& node) const {
     const auto& state = state_of(node);
-    auto key = fmt::format("{}{}{}{}{}{}|{}|", static_cast<int>(state.goal), state.until, state.paused, state.stopped.has_value(),
-                           state.back_begun, state.back_to, EngineInsight::key(node.engine, node.now));
+    auto key = fmt::format("{}{}{}{}{}{}|{}|", static_cast<int>(state.goal), state.until, state.paused,
+                           state.stopped.has_value(), state.back_begun, state.back_to,
+                           EngineInsight::key(node.engine, node.now));
     for (std::size_t i = 0; i < state.steps.size(); ++i) {
       const auto& step = state.steps[i];
       const bool timed = state.plan.steps[i].kind != StepKind::effect && step.progress != Progress::done;
@@ -193,13 +195,16 @@ class Explorer {
     give(node, Asked{goal, ""});
     for (int i = 0; i < 300 && !state_of(node).complete() && !state_of(node).stopped; ++i) {
       if (!broken_.empty()) return std::exchange(broken_, "");
-      if (!step_well(node)) return fmt::format("stuck on the way {}: {}", back ? "back" : "to the end", node.engine.waiting());
+      if (!step_well(node))
+        return fmt::format("stuck on the way {}: {}", back ? "back" : "to the end", node.engine.waiting());
     }
-    if (!state_of(node).complete()) return fmt::format("no end of the way {}: {}", back ? "back" : "to the end", node.engine.waiting());
+    if (!state_of(node).complete())
+      return fmt::format("no end of the way {}: {}", back ? "back" : "to the end", node.engine.waiting());
     for (std::size_t i = 0; i < node.truths.size(); ++i) {
       const bool effect = state_of(node).plan.steps[i].kind == StepKind::effect;
       if (effect && node.truths[i] != (back ? Truth::none : Truth::done))
-        return fmt::format("at the end of the way {} '{}' is {}", back ? "back" : "on", state_of(node).plan.steps[i].id, truth_name(node.truths[i]));
+        return fmt::format("at the end of the way {} '{}' is {}", back ? "back" : "on", state_of(node).plan.steps[i].id,
+                           truth_name(node.truths[i]));
     }
     return "";
   }
@@ -234,14 +239,16 @@ class Explorer {
     if (call.verb == Call::Verb::observe) {
       const bool wait = state_of(node).plan.steps[index].kind == StepKind::wait;
       const bool reached = wait ? truth == Truth::done : node.truths[index] == Truth::done;
-      Result<Json> seen = Json{{"reached", reached}, {"why", reached ? "" : "not yet"}, {"held", node.truths[index] == Truth::partly}};
+      Result<Json> seen =
+          Json{{"reached", reached}, {"why", reached ? "" : "not yet"}, {"held", node.truths[index] == Truth::partly}};
       return give(node, Observed{call.step, call.epoch, call.number, error ? bad : seen});
     }
     const bool forward = call.verb == Call::Verb::apply;
     if (truth == Truth::done) node.truths[index] = forward ? Truth::done : Truth::none;
     if (truth == Truth::partly) node.truths[index] = Truth::partly;
     Result<Json> good = Json::object();
-    give(node, Outcome{call.step, forward ? Direction::forward : Direction::back, call.epoch, call.number, error ? bad : good});
+    give(node, Outcome{call.step, forward ? Direction::forward : Direction::back, call.epoch, call.number,
+                       error ? bad : good});
   }
 
   template <class Change>
@@ -258,7 +265,8 @@ class Explorer {
       if (node.adopted.at(host) != state_of(node).epoch)
         follow(from, fmt::format("{} adopts", host), [&](Node& n) { adopt(n, host); });
     }
-    if (EngineInsight::needs_way_back(node.engine)) follow(from, "the way back is open", [&](Node& n) { give(n, GoingBack{}); });
+    if (EngineInsight::needs_way_back(node.engine))
+      follow(from, "the way back is open", [&](Node& n) { give(n, GoingBack{}); });
     if (node.wake_at) {
       follow(from, "time passes", [&](Node& n) {
         n.now = std::max(n.now, *n.wake_at);
@@ -267,7 +275,8 @@ class Explorer {
     }
     if (const auto phase = node.engine.awaited_word(); !phase.empty())
       follow(from, "the word is given", [&](Node& n) { give(n, Confirmed{phase, "root"}); });
-    if (node.engine.guarding("web")) follow(from, "the guard passes", [&](Node& n) { give(n, Judged{"web", {midstream::Verdict::pass, ""}}); });
+    if (node.engine.guarding("web"))
+      follow(from, "the guard passes", [&](Node& n) { give(n, Judged{"web", {midstream::Verdict::pass, ""}}); });
     if (reachable(node)) follow(from, "done", [&](Node& n) { answer(n, Truth::done, std::nullopt); });
     if (nodes_[from].node.faults > 0) expand_faults(from);
     if (nodes_[from].node.turns > 0) expand_turns(from);
@@ -283,7 +292,8 @@ class Explorer {
     if (reachable(nodes_[from].node)) {
       for (const auto kind : {ErrorKind::retry, ErrorKind::unknown, ErrorKind::refused}) {
         for (const auto truth : {Truth::none, Truth::partly, Truth::done})
-          fault(fmt::format("{}, the effect is {}", to_string(kind), truth_name(truth)), [&](Node& n) { answer(n, truth, kind); });
+          fault(fmt::format("{}, the effect is {}", to_string(kind), truth_name(truth)),
+                [&](Node& n) { answer(n, truth, kind); });
       }
       if (nodes_[from].node.out->verb == Call::Verb::observe)
         fault("not reached yet", [&](Node& n) { answer(n, Truth::none, std::nullopt); });
@@ -305,9 +315,13 @@ class Explorer {
     }
     if (nodes_[from].node.engine.guarding("web")) {
       for (const auto verdict : {midstream::Verdict::fail, midstream::Verdict::both, midstream::Verdict::unknown})
-        fault(fmt::format("the guard says {}", to_string(verdict)), [&](Node& n) { give(n, Judged{"web", {verdict, "planted"}}); });
+        fault(fmt::format("the guard says {}", to_string(verdict)), [&](Node& n) {
+          give(n, Judged{"web", {verdict, "planted"}});
+        });
     }
-    fault("the way back closes", [&](Node& n) { give(n, GoingBack{false, state_of(n).plan.steps[0].id, "planted", {}}); });
+    fault("the way back closes", [&](Node& n) {
+      give(n, GoingBack{false, state_of(n).plan.steps[0].id, "planted", {}});
+    });
   }
   void stand(Node& node, Truth truth) {
     if (node.out->verb == Call::Verb::observe || truth == Truth::none) return;

@@ -57,8 +57,8 @@ bool Shell::recover() {
   auto with_in_flight = journal_.records;
   with_in_flight.insert(with_in_flight.end(), journal_.in_flight.begin(), journal_.in_flight.end());
   if (*records != journal_.records && *records != with_in_flight) {
-    loop_.violate(fmt::format("the journal has {} records where {} or {} must be", records->size(), journal_.records.size(),
-                              with_in_flight.size()));
+    loop_.violate(fmt::format("the journal has {} records where {} or {} must be", records->size(),
+                              journal_.records.size(), with_in_flight.size()));
     return false;
   }
   if (*records != journal_.records) stored(std::exchange(journal_.in_flight, {}));
@@ -90,7 +90,8 @@ void Shell::replace_journal(const std::vector<Json>& records) {
   journal_.records.clear();
   journal_.in_flight.clear();
   if (!open_journal()) return;
-  if (auto written = log_->append(records); !written) loop_.violate("the rebuilt journal cannot be written: " + written.error().text());
+  if (auto written = log_->append(records); !written)
+    loop_.violate("the rebuilt journal cannot be written: " + written.error().text());
   journal_.records = records;
   journal_.disk.kill(process_);
   log_.reset();

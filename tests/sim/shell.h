@@ -43,7 +43,7 @@ class Shell {
   // Asked once for every event that is handled.
   std::function<Death()> death = [] { return Death::no; };
 
-  void start();  // folds the journal; nothing if alive and up to date with it
+  void start();                                            // folds the journal; nothing if alive and up to date with it
   void replace_journal(const std::vector<Json>& records);  // while dead
   void deliver(const Event& event);
   void cut(const std::string& host);                          // the link breaks; noticed a little later, then mended

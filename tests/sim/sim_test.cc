@@ -76,7 +76,8 @@ TEST_P(Sweep, DeathAtEveryEventOfAMoveConverges) {
     ASSERT_EQ(quiet.broken, "");
     for (const auto at : some_of(up_to(quiet.handled), 2, static_cast<std::size_t>(GetParam()))) {
       const auto verdict = sweep(plan, at, GetParam(), back);
-      ASSERT_EQ(verdict.broken, "") << "at event " << at << (back ? " on the way back\n" : "\n") << tail(sweep(plan, at, GetParam(), back, true).trace);
+      ASSERT_EQ(verdict.broken, "") << "at event " << at << (back ? " on the way back\n" : "\n")
+                                    << tail(sweep(plan, at, GetParam(), back, true).trace);
       ASSERT_EQ(verdict.deaths, 1);
     }
   }
@@ -93,7 +94,8 @@ TEST_P(Sweep, DeathAtEveryWriteAndCommandOfTheDemoConverges) {
     ASSERT_EQ(quiet.broken, "");
     for (const auto at : some_of(sending ? quiet.sends : quiet.stores, 16, static_cast<std::size_t>(GetParam()) * 3)) {
       const auto verdict = sweep(plan, at, GetParam(), back);
-      ASSERT_EQ(verdict.broken, "") << "at event " << at << (back ? " on the way back\n" : "\n") << tail(sweep(plan, at, GetParam(), back, true).trace);
+      ASSERT_EQ(verdict.broken, "") << "at event " << at << (back ? " on the way back\n" : "\n")
+                                    << tail(sweep(plan, at, GetParam(), back, true).trace);
       ASSERT_EQ(verdict.deaths, 1);
       ++points;
     }
@@ -134,11 +136,13 @@ TEST(Simulation, AJournalThatIsLostAtAnyEventIsRebuiltFromTheAgents) {
   for (const bool back : {false, true}) {
     const auto quiet = sweep(twelve_steps(), 0, Death::no, back);
     for (const auto death : {Death::before_store, Death::after_store, Death::after_sending}) {
-      for (const auto at : some_of(up_to(quiet.handled), 3, static_cast<std::size_t>(death))) ASSERT_TRUE(lose(twelve_steps(), at, death, back));
+      for (const auto at : some_of(up_to(quiet.handled), 3, static_cast<std::size_t>(death)))
+        ASSERT_TRUE(lose(twelve_steps(), at, death, back));
     }
     auto plan = demo_plan();
     plan.leave.clear();  // agents that are gone know nothing any more
-    for (const auto at : some_of(sweep(plan, 0, Death::no, back).stores, 16, back ? 8 : 0)) ASSERT_TRUE(lose(plan, at, Death::after_sending, back));
+    for (const auto at : some_of(sweep(plan, 0, Death::no, back).stores, 16, back ? 8 : 0))
+      ASSERT_TRUE(lose(plan, at, Death::after_sending, back));
   }
 }
 
@@ -165,23 +169,21 @@ TEST_P(Planted, IsFound) {
   FAIL() << "1000 seeds do not find it";
 }
 
-INSTANTIATE_TEST_SUITE_P(Simulation, Planted,
-                         ::testing::Values(std::pair(Bug::sends_first, "an effect without its intent"),
-                                           std::pair(Bug::ignores_epochs, "'"),
-                                           std::pair(Bug::repeats_blindly, "without a look"),
-                                           std::pair(Bug::takes_unknown_for_over, "'"),
-                                           std::pair(Bug::takes_any_adoption, "'"), std::pair(Bug::forgets_peers, "'"),
-                                           std::pair(Bug::forgets_rules, "begins"),
-                                           std::pair(Bug::forgets_way_back, "whether going back is possible"),
-                                           std::pair(Bug::forgets_pause, "begins though the move is paused"),
-                                           std::pair(Bug::ignores_failing, "nothing was recorded"),
-                                           std::pair(Bug::takes_doubt_for_pass, "its guard has not passed"),
-                                           std::pair(Bug::needs_no_word, "nobody has given the word"),
-                                           std::pair(Bug::sees_no_red, "nobody has seen that what it keeps holds"),
-                                           std::pair(Bug::forgets_the_clock, "do not fit"),
-                                           std::pair(Bug::takes_half_back, "the guard has taken back"),
-                                           std::pair(Bug::unguarded_journal, ""),
-                                           std::pair(Bug::unsynced_journal, "journal")));
+INSTANTIATE_TEST_SUITE_P(
+    Simulation, Planted,
+    ::testing::Values(std::pair(Bug::sends_first, "an effect without its intent"), std::pair(Bug::ignores_epochs, "'"),
+                      std::pair(Bug::repeats_blindly, "without a look"), std::pair(Bug::takes_unknown_for_over, "'"),
+                      std::pair(Bug::takes_any_adoption, "'"), std::pair(Bug::forgets_peers, "'"),
+                      std::pair(Bug::forgets_rules, "begins"),
+                      std::pair(Bug::forgets_way_back, "whether going back is possible"),
+                      std::pair(Bug::forgets_pause, "begins though the move is paused"),
+                      std::pair(Bug::ignores_failing, "nothing was recorded"),
+                      std::pair(Bug::takes_doubt_for_pass, "its guard has not passed"),
+                      std::pair(Bug::needs_no_word, "nobody has given the word"),
+                      std::pair(Bug::sees_no_red, "nobody has seen that what it keeps holds"),
+                      std::pair(Bug::forgets_the_clock, "do not fit"),
+                      std::pair(Bug::takes_half_back, "the guard has taken back"),
+                      std::pair(Bug::unguarded_journal, ""), std::pair(Bug::unsynced_journal, "journal")));
 
 int replay(std::uint64_t seed) {
   const auto verdict = simulate(seed, Bug::none, true);

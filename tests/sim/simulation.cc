@@ -200,8 +200,14 @@ class Simulation {
   Random& random() { return loop_.random; }
   const State& durable() const { return checker_.durable(); }
   Verdict verdict() const {
-    return {loop_.violation(), journal_.fingerprint, shells_[0].handled() + shells_[1].handled(), deaths_,
-            world_.begun(),      shells_[0].stores(),    shells_[0].sends(),                           loop_.trace()};
+    return {loop_.violation(),
+            journal_.fingerprint,
+            shells_[0].handled() + shells_[1].handled(),
+            deaths_,
+            world_.begun(),
+            shells_[0].stores(),
+            shells_[0].sends(),
+            loop_.trace()};
   }
 
  private:
@@ -322,7 +328,8 @@ class Simulation {
     if (!shell().alive()) return;
     const auto& state = shell().engine().state();
     if (!state.leaving.empty()) goal_ = Goal::finish;  // nothing else is asked for any more
-    const bool asked = state.goal == goal_ || (goal_ == Goal::finish && state.goal == Goal::end && !state.leaving.empty());
+    const bool asked =
+        state.goal == goal_ || (goal_ == Goal::finish && state.goal == Goal::end && !state.leaving.empty());
     if (state.complete() && asked && state.until.empty()) {
       ended_ = true;
       return;
@@ -349,7 +356,9 @@ class Simulation {
     const auto epoch = world_.adopt_all();
     auto records = rebuild_journal(world_.recall(), epoch, "adopted", loop_.now());
     if (!records && world_.begun() > 0) return loop_.violate("not rebuilt: " + records.error().text());
-    if (!records) records = std::vector<Json>{Engine::plan_record(loop_.now(), plan_), {{"type", "epoch"}, {"at", loop_.now()}, {"epoch", epoch}}};
+    if (!records)
+      records = std::vector<Json>{Engine::plan_record(loop_.now(), plan_),
+                                  {{"type", "epoch"}, {"at", loop_.now()}, {"epoch", epoch}}};
     loop_.note([] { return "the journal is lost, and rebuilt"; });
     checker_.adopted(*records);
     shell().replace_journal(*records);
@@ -391,7 +400,8 @@ class Simulation {
       const bool finish = step.phase == "finish";
       const auto progress = durable().steps[i].progress;
       const bool begun = progress != Progress::pending && progress != Progress::undone;
-      const bool wanted = goal_ != Goal::back && durable().goal != Goal::end && (!finish || goal_ == Goal::finish || begun);
+      const bool wanted =
+          goal_ != Goal::back && durable().goal != Goal::end && (!finish || goal_ == Goal::finish || begun);
       const auto truth = world_.truths()[i];
       if (world_.lied_of(static_cast<int>(i)) && wanted) continue;
       if (truth != (wanted ? Truth::done : Truth::none)) {

@@ -41,7 +41,8 @@ void World::adopt(const Adopt& adopt, const Reply& reply) {
   const auto life = agent.life;
   // What is under way is told to stop, and may take its time.
   const bool works = std::ranges::any_of(jobs_, [&](const auto& one) { return one.second.place == adopt.host; });
-  const auto delay = faulty_ && loop_.random.chance(works ? 60 : 20) ? loop_.random.between(80, 3000) : loop_.random.between(0, 80);
+  const auto delay =
+      faulty_ && loop_.random.chance(works ? 60 : 20) ? loop_.random.between(80, 3000) : loop_.random.between(0, 80);
   loop_.after(delay, [this, adopt, reply, life] {
     auto& agent = agents_.at(adopt.host);
     if (agent.life != life || adopt.epoch <= agent.epoch) return;
@@ -176,7 +177,8 @@ std::map<std::string, Json> World::recall() const {
   for (const auto& [host, agent] : agents_) {
     Json calls = Json::array();
     for (const auto& [at, call] : agent.calls) calls.push_back(call);
-    recalled[host] = {{"plan", agent.calls.empty() ? Json() : Engine::plan_record(0, plan_)}, {"calls", std::move(calls)}};
+    recalled[host] = {{"plan", agent.calls.empty() ? Json() : Engine::plan_record(0, plan_)},
+                      {"calls", std::move(calls)}};
   }
   return recalled;
 }

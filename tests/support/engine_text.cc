@@ -145,8 +145,8 @@ std::string state_text(const State& state) {
   text += fmt::format("back to '{}', {} ms a share\n", state.back_to, state.ramp_ms);
   for (const auto& [service, verdict] : state.verdicts) text += fmt::format("{} {}\n", service, to_string(verdict));
   if (const auto& way = state.way_back) {
-    text += fmt::format("  way back {} {} '{}' since {}, closed {} times, {} ms; begun {}\n", way->possible, way->step, way->why,
-                        way->since_ms, way->closed, way->closed_ms, state.back_begun);
+    text += fmt::format("  way back {} {} '{}' since {}, closed {} times, {} ms; begun {}\n", way->possible, way->step,
+                        way->why, way->since_ms, way->closed, way->closed_ms, state.back_begun);
   }
   for (std::size_t i = 0; i < state.steps.size(); ++i) {
     const auto& step = state.steps[i];

@@ -189,6 +189,12 @@ class UnitsTest : public testing::Test {
   Json observe(const std::string& kind) {
     return agents_["new"]->mover->observe(context("new"), desired(kind)).value_or(Json::object());
   }
+  // Why it could not be undone; "" where it could.
+  std::string outlook(const std::string& kind) {
+    const auto seen = agents_["new"]->mover->observe_undo(context("new"), desired(kind));
+    if (!seen) return seen.error().text();
+    return seen->value("possible", false) ? "" : seen->value("why", "no reason");
+  }
 
   static inline int count_ = 0;
   fs::path top_;
@@ -222,6 +228,23 @@ TEST_F(UnitsTest, GoesToNewAndBack) {
   ASSERT_TRUE(undo("unit-ready"));
   EXPECT_TRUE(fs::is_empty(new_->state())) << "something is remembered on new";
   EXPECT_EQ(read_file(new_->root() / "etc/service/worker/down"), "\n") << "it is not held as it was found";
+}
+
+TEST_F(UnitsTest, SaysWhetherItCouldGoBack) {
+  ASSERT_TRUE(apply("unit-ready"));
+  EXPECT_EQ(outlook("unit-ready"), "");
+  ASSERT_TRUE(apply("unit"));
+  EXPECT_EQ(outlook("unit"), "");
+  router_.cut = true;
+  EXPECT_NE(outlook("unit").find("old cannot be asked"), std::string::npos) << outlook("unit");
+  router_.cut = false;
+  const auto here = old_->root() / "etc/service/worker", away = old_->root() / "worker-away";
+  fs::rename(here, away);
+  EXPECT_EQ(outlook("unit"), "old has no unit worker");
+  fs::rename(away, here);
+  EXPECT_EQ(outlook("unit"), "");
+  EXPECT_NE(outlook("unit-end"), "");
+  ASSERT_TRUE(undo("unit"));
 }
 
 TEST_F(UnitsTest, AUnitThatRunsOnBothIsRefused) {

@@ -451,6 +451,12 @@ Result<Json> World::observe(const Json& desired, bool on_old) {
   auto& host = on_old ? old_ : new_;
   return host.mover->observe(context(host), desired);
 }
+std::string World::outlook(const Json& desired, bool on_old) {
+  auto& host = on_old ? old_ : new_;
+  const auto seen = host.mover->observe_undo(context(host), desired);
+  if (!seen) return seen.error().text();
+  return seen->value("possible", false) ? "" : seen->value("why", "no reason");
+}
 
 bool World::wait_reached(const Json& desired, bool on_old, Millis within) {
   for (const auto deadline = Deadline::in(within); !deadline.expired(); pause_for(Millis(50), {})) {

@@ -114,6 +114,7 @@ class World {
   Result<Json> apply(const Json& desired, bool on_old = false);
   Result<Json> undo(const Json& desired, bool on_old = false);
   Result<Json> observe(const Json& desired, bool on_old = false);
+  std::string outlook(const Json& desired, bool on_old = false);       // why it could not be undone, "" where it could
   bool wait_reached(const Json& desired, bool on_old, Millis within);  // with the last `why` in `why`
   std::string why;
   void crash_at(const std::string& point);  // "" for never

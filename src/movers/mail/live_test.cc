@@ -73,6 +73,12 @@ TEST_F(Live, UsersGoToNewAndBackWhileTheyWork) {
   DONE(world.apply(flip));
   ASSERT_TRUE(clients.wait_more(20, 20, Millis(60'000))) << clients.trouble();
   EXPECT_TRUE(world.observe(flip).value_or(Json::object()).value("reached", false));
+  for (const auto& done : {flip, world.desired("proxy"), backward("copied")}) EXPECT_EQ(world.outlook(done), "");
+  EXPECT_EQ(world.outlook(forward("copied"), true), "");
+  world.joined().cut = true;
+  for (const auto& done : {flip, world.desired("proxy")})
+    EXPECT_NE(world.outlook(done).find("cannot be asked"), std::string::npos) << world.outlook(done);
+  world.joined().cut = false;
   DONE(world.apply(world.desired("verify")));
   DONE(world.undo(flip));
   ASSERT_TRUE(clients.wait_more(20, 20, Millis(60'000))) << clients.trouble();
@@ -85,6 +91,11 @@ TEST_F(Live, UsersGoToNewAndBackWhileTheyWork) {
   EXPECT_EQ(clients.trouble(), "");
   EXPECT_EQ(clients.audit(world.old_host().address), "");
   EXPECT_EQ(clients.audit(world.new_host().address), "");
+  world.old_host().kill_dovecot();
+  EXPECT_NE(world.outlook(flip), "") << "old could serve nobody";
+  ASSERT_TRUE(world.old_host().start_dovecot());
+  EXPECT_EQ(world.outlook(flip), "");
+  EXPECT_NE(world.outlook(world.desired("end")), "");
   DONE(world.apply(world.desired("end")));
   EXPECT_EQ(clients.audit(world.new_host().address), "");
   EXPECT_FALSE(Talk::to(world.old_host().address, 143)) << "old must not serve what it has no longer";

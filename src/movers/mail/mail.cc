@@ -474,12 +474,16 @@ Result<Json> MailMover::observe(const Context& context, const Json& desired) {
 Result<Json> MailMover::serves(const Context& context) {
   const auto side = this->side(context);
   const auto within = limits(context);
-  Json out{{"why", ""}, {"titles", titles_of(*side)}, {"queue", TRY(queue(context)->act(context, "queue-status", Json::object())).value("state", "none")}};
+  Json out{{"why", ""},
+           {"titles", titles_of(*side)},
+           {"queue", TRY(queue(context)->act(context, "queue-status", Json::object())).value("state", "none")}};
   const auto users = side->users();
   const Postfix postfix(options_.postfix_conf);
   if (!side->installed()) {
     out["why"] = fmt::format("mail is not set up on {}", context.host);
-  } else if (const auto serial = users.empty() ? Result<std::uint64_t>(1) : side->dovecot().serial(users.begin()->first, within); !serial) {
+  } else if (const auto serial =
+                 users.empty() ? Result<std::uint64_t>(1) : side->dovecot().serial(users.begin()->first, within);
+             !serial) {
     out["why"] = fmt::format("{}: {}", context.host, serial.error().what);
   } else if (*serial == 0) {
     out["why"] = fmt::format("Dovecot on {} does not answer from midstream's map", context.host);
@@ -515,7 +519,8 @@ Json MailMover::follow_outlook(const Plan& plan) {
   const auto oldest = get_int_or(state, "oldest_ms", 0);
   std::string why;
   if (oldest > kWayBackLag.count()) {
-    why = fmt::format("mail on {} is {} ms behind, of {} users", plan.old_side.host, oldest, get_int_or(state, "pending", 0));
+    why = fmt::format("mail on {} is {} ms behind, of {} users", plan.old_side.host, oldest,
+                      get_int_or(state, "pending", 0));
     for (const auto& [name, what] : state.at("failed").items()) {
       why += fmt::format("; {}: {}", name, what.get<std::string>());
       break;
@@ -529,7 +534,8 @@ Json MailMover::follow_outlook(const Plan& plan) {
 
 Result<Json> MailMover::observe_undo(const Context& context, const Json& desired) {
   const auto plan = TRY(parse_plan(desired));
-  if (plan.kind == "verify" || plan.kind == "defer") return undo_outlook("");  // nothing, or this host's own configuration
+  if (plan.kind == "verify" || plan.kind == "defer")
+    return undo_outlook("");  // nothing, or this host's own configuration
   if (plan.kind == "end") return undo_outlook("the way back of mail was taken down");
   if (plan.kind != "follow") return undo_outlook(why_not_back(context, plan));
   if (!get_bool_or(desired, "first", false)) return follow_outlook(plan);
