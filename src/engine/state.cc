@@ -242,7 +242,8 @@ Result<> Engine::fold(const Json& record) {
     if (!state_.plan.steps.empty()) return corrupt("journal: a second plan");
     state_.plan = TRY(plan_from_json(TRY(get_object(record, "plan"))));
     state_.steps.resize(state_.plan.steps.size());
-    state_.hash = plan_hash(state_.plan);
+    state_.hash = get_string_or(record, "hash", "");
+    if (state_.hash.empty()) state_.hash = plan_hash(state_.plan);
     return {};
   }
   if (state_.plan.move.empty()) return corrupt(fmt::format("journal: '{}' before the plan", type));

@@ -54,14 +54,17 @@ bool Shell::open_journal() {
 bool Shell::recover() {
   auto records = log_->read();
   if (!records) return loop_.violate("its own journal cannot be read: " + records.error().text()), false;
-  auto with_in_flight = journal_.records;
-  with_in_flight.insert(with_in_flight.end(), journal_.in_flight.begin(), journal_.in_flight.end());
-  if (*records != journal_.records && *records != with_in_flight) {
-    loop_.violate(fmt::format("the journal has {} records where {} or {} must be", records->size(),
-                              journal_.records.size(), with_in_flight.size()));
-    return false;
+  const bool as_known = *records == journal_.records;
+  if (!as_known) {
+    auto with_in_flight = journal_.records;
+    with_in_flight.insert(with_in_flight.end(), journal_.in_flight.begin(), journal_.in_flight.end());
+    if (*records != with_in_flight) {
+      loop_.violate(fmt::format("the journal has {} records where {} or {} must be", records->size(),
+                                journal_.records.size(), with_in_flight.size()));
+      return false;
+    }
+    stored(std::exchange(journal_.in_flight, {}));
   }
-  if (*records != journal_.records) stored(std::exchange(journal_.in_flight, {}));
   journal_.in_flight.clear();
   for (const auto& record : journal_.records) {
     auto folded = subject_->fold(record);
