@@ -13,6 +13,7 @@
 #include "movers/addresses/handover.h"
 #include "movers/keeper.h"
 #include "movers/addresses/local_side.h"
+#include "movers/addresses/pool.h"
 #include "movers/addresses/proc.h"
 #include "sys/file.h"
 #include "sys/log.h"
@@ -33,6 +34,12 @@ std::string device_for(const IpAddress& address, const std::vector<AddressEntry>
       for (const Link& link : links)
         if (link.index == entry.index) return link.name;
   return "";
+}
+
+Result<PoolRelease> pool_of(const Context& context, const Json& desired) {
+  auto pool = TRY(parse_pool_release(desired));
+  if (pool.host != context.host) return refused(fmt::format("addresses: this step belongs on {}", pool.host));
+  return pool;
 }
 
 Result<Title> title_of(const Ask& ask) {
@@ -188,6 +195,7 @@ Handover AddressesMover::handover(const Context& context, const AddressSet& set,
 
 Result<Json> AddressesMover::apply(const Context& context, const Json& desired) {
   const std::string kind = TRY(get_string(desired, "kind"));
+  if (kind == "release") return release_pool(TRY(pool_of(context, desired)), options_.root);
   const AddressSet set = TRY(parse_address_set(desired));
   if (context.host != set.to.host) return refused(fmt::format("addresses: this step belongs on {}", set.to.host));
   const Lock lock = TRY(lock_set(set, context.deadline));
@@ -212,6 +220,7 @@ Result<Json> AddressesMover::own_back(const Context& context, const AddressSet& 
 
 Result<Json> AddressesMover::undo(const Context& context, const Json& desired) {
   const std::string kind = TRY(get_string(desired, "kind"));
+  if (kind == "release") return refused("the pool was given back", "configure its addresses by hand if they are still yours");
   const AddressSet set = TRY(parse_address_set(desired));
   if (context.host != set.to.host) return refused(fmt::format("addresses: this step belongs on {}", set.to.host));
   const Lock lock = TRY(lock_set(set, context.deadline));
@@ -223,6 +232,7 @@ Result<Json> AddressesMover::undo(const Context& context, const Json& desired) {
 
 Result<Json> AddressesMover::observe(const Context& context, const Json& desired) {
   const std::string kind = TRY(get_string(desired, "kind"));
+  if (kind == "release") return observe_pool(TRY(pool_of(context, desired)), options_.root);
   const AddressSet set = TRY(parse_address_set(desired));
   const Json here = TRY(act(context, set, "status", {{"full", true}}));
   const Title ours = TRY(title_from_json(TRY(get_object(here, "title"))));
@@ -278,6 +288,7 @@ Result<Json> AddressesMover::observe_undo(const Context& context, const Json& de
 }
 
 Result<Json> AddressesMover::check(const Context& context, const Json& desired) {
+  if (get_string_or(desired, "kind", "") == "release") return check_pool(TRY(pool_of(context, desired)), options_.root);
   const AddressSet set = TRY(parse_address_set(desired));
   const bool staging = get_string_or(desired, "kind", "") == "stage";
   return check_addresses(set, ask_host(context, set, set.from.host), ask_host(context, set, set.to.host),
@@ -285,6 +296,10 @@ Result<Json> AddressesMover::check(const Context& context, const Json& desired) 
 }
 
 std::string AddressesMover::describe(const Json& desired) const {
+  if (get_string_or(desired, "kind", "") == "release") {
+    const auto pool = parse_pool_release(desired);
+    return pool ? fmt::format("take {} of the pool off {}", some_of(pool->addresses), pool->host) : "addresses: " + pool.error().text();
+  }
   const auto set = parse_address_set(desired);
   if (!set) return "addresses: " + set.error().text();
   if (get_string_or(desired, "kind", "") == "stage")

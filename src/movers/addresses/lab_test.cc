@@ -520,6 +520,55 @@ TEST_F(Bench, TenTimesToAndFro) {
 }
 
 // Without a third host each way is seen from the side that gave the addresses away.
+TEST_F(Bench, ThePoolIsGivenBack) {
+  ip_command(new_.space, "addr add 198.51.100.11/28 dev eth0");  // secondary, and not of the move
+  const auto pool = [&](std::vector<std::string> gateways, std::vector<std::string> addresses) {
+    return Json{{"kind", "release"}, {"host", "new"}, {"dev", "eth0"}, {"addresses", addresses}, {"gateways", gateways}};
+  };
+  const std::vector<std::string> all{"198.51.100.10", "198.51.100.11", "2001:db8:28::10"};
+  const auto mine = [&](auto body) { return within(new_.space, [&] { return body(context(new_, 1)); }); };
+  const auto apply = [&](const Json& wish) { return mine([&](const Context& here) { return new_.mover->apply(here, wish); }); };
+  const auto observe = [&](const Json& wish) { return mine([&](const Context& here) { return new_.mover->observe(here, wish); }); };
+  const auto told = [&](const std::string& line) {
+    return within(new_.space, [&] { return run_child(split(line, ' '), "", Deadline::in(Millis{10'000}))->out; });
+  };
+  ASSERT_TRUE(ask(Verb::apply, "stage"));
+  ASSERT_TRUE(ask(Verb::apply, "own"));
+  const auto before = routes(new_);
+  const auto file = read_file(new_.root / "etc/network/interfaces").value();
+  // Nothing would lead out any more.
+  const auto stranded = apply(pool({"192.0.2.1"}, all));
+  ASSERT_FALSE(stranded);
+  EXPECT_EQ(stranded.error().kind, ErrorKind::refused);
+  EXPECT_TRUE(stranded.error().what.contains("the route default via 2001:db8:28::1 on new needs")) << stranded.error().what;
+  EXPECT_EQ(routes(new_), before);
+  EXPECT_EQ(read_file(new_.root / "etc/network/interfaces").value(), file);
+
+  const auto wish = pool({"192.0.2.1", "2001:db8:26::1"}, {"198.51.100.10", "2001:db8:28::10"});
+  EXPECT_FALSE((*observe(wish))["reached"]);
+  for (int i = 0; i < 2; ++i) {
+    const auto done = apply(wish);
+    ASSERT_TRUE(done) << done.error().text();
+    EXPECT_TRUE((*observe(wish))["reached"]) << observe(wish)->dump();
+  }
+  const auto addresses = told("ip -o addr show dev eth0");
+  EXPECT_FALSE(addresses.contains("198.51.100.10/")) << addresses;
+  EXPECT_FALSE(addresses.contains("2001:db8:28::10/")) << addresses;
+  EXPECT_TRUE(addresses.contains("198.51.100.11/")) << "it went with its primary: " << addresses;
+  EXPECT_TRUE(addresses.contains("192.0.2.10/")) << addresses;
+  // Another address still reaches that gateway: the IPv4 route is nobody's business.
+  EXPECT_TRUE(told("ip -4 route").contains("default via 198.51.100.1")) << told("ip -4 route");
+  EXPECT_TRUE(told("ip -6 route").contains("default via 2001:db8:26::1")) << told("ip -6 route");
+
+  ASSERT_TRUE(apply(pool({"192.0.2.1", "2001:db8:26::1"}, all)));
+  EXPECT_TRUE(told("ip -4 route").contains("default via 192.0.2.1 dev eth0")) << told("ip -4 route");
+  EXPECT_FALSE(told("ip -4 route").contains("198.51.100")) << told("ip -4 route");
+  EXPECT_FALSE(read_file(new_.root / "etc/network/interfaces")->contains("198.51.100"));
+  const auto boot = read_file(new_.root / "etc/network/interfaces.d/midstream-subnet-gateway").value_or("");
+  EXPECT_TRUE(boot.contains("ip route replace default via 192.0.2.1 dev eth0")) << boot;
+  EXPECT_TRUE(boot.contains("ip -6 route replace default via 2001:db8:26::1 dev eth0")) << boot;
+}
+
 TEST_F(Bench, ToAndFroWithoutAThirdHost) {
   for (const char* none : {"", "old", "new"}) {
     verifier_ = none;

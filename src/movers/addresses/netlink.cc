@@ -281,6 +281,41 @@ Result<> Netlink::restore_routes(std::span<const std::string> routes) {
   return {};
 }
 
+Result<std::vector<GatewayRoute>> Netlink::gateway_routes() {
+  std::vector<GatewayRoute> found;
+  for (const int family : {AF_INET, AF_INET6}) {
+    rtmsg header{};
+    header.rtm_family = static_cast<unsigned char>(family);
+    for (const std::string& payload : TRY(dump(RTM_GETROUTE, bytes_of(header)))) {
+      const auto info = load<rtmsg>(payload);
+      const auto attrs = attributes(payload, sizeof info);
+      const auto gateway = attrs.contains(RTA_GATEWAY) ? ip_from_bytes(attrs.at(RTA_GATEWAY)) : std::nullopt;
+      if (!gateway || info.rtm_table != RT_TABLE_MAIN || info.rtm_protocol == RTPROT_RA || (info.rtm_flags & RTM_F_CLONED) != 0)
+        continue;
+      const auto to = attrs.contains(RTA_DST) ? ip_from_bytes(attrs.at(RTA_DST)) : std::nullopt;
+      const auto text = fmt::format("{} via {}", to ? fmt::format("{}/{}", to_string(*to), info.rtm_dst_len) : "default", to_string(*gateway));
+      found.push_back({*gateway, info.rtm_dst_len == 0, text, payload});
+    }
+  }
+  return found;
+}
+
+Result<> Netlink::replace_gateway(const GatewayRoute& route, const IpAddress& gateway, unsigned link) {
+  auto header = load<rtmsg>(route.raw);
+  header.rtm_flags = 0;
+  std::string payload(bytes_of(header));
+  for (const auto& [type, data] : attributes(route.raw, sizeof(rtmsg))) {
+    if (type == RTA_CACHEINFO || type == RTA_PREFSRC || type == RTA_GATEWAY || type == RTA_OIF) continue;
+    put_attribute(payload, static_cast<unsigned short>(type), data);
+  }
+  put_attribute(payload, RTA_GATEWAY, gateway.view());
+  put_attribute(payload, RTA_OIF, bytes_of(link));
+  const std::vector<std::string> one{payload};
+  const int code = TRY(batch(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, one))[0];
+  if (code != 0) return errno_failure(fmt::format("leading '{}' over {}", route.text, to_string(gateway)), code);
+  return {};
+}
+
 Result<unsigned> Netlink::default_route_link(bool v6) {
   rtmsg header{};
   header.rtm_family = v6 ? AF_INET6 : AF_INET;

@@ -32,6 +32,14 @@ struct AddressEntry {
   bool tentative() const;
 };
 
+// A route of the main table over one gateway, set by an administrator or a daemon.
+struct GatewayRoute {
+  IpAddress gateway;
+  bool is_default = false;
+  std::string text;  // "default via 198.51.100.1", for people
+  std::string raw;   // as the kernel told it
+};
+
 class Netlink {
  public:
   static Result<Netlink> open();
@@ -51,6 +59,9 @@ class Netlink {
   Result<std::vector<std::string>> routes(unsigned link, std::span<const IpAddress> sources);
   // Those that are there already are success.
   Result<> restore_routes(std::span<const std::string> routes);
+  Result<std::vector<GatewayRoute>> gateway_routes();
+  // At one instant the route leads over `gateway` on `link`; its preferred source is forgotten.
+  Result<> replace_gateway(const GatewayRoute& route, const IpAddress& gateway, unsigned link);
   // The link of the default route, 0 where there is none.
   Result<unsigned> default_route_link(bool v6);
 
