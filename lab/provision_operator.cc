@@ -65,7 +65,7 @@ std::string move_manifest(const Scenario& s) {
   const char* every = s.fast ? "50ms" : "100ms";
   std::string text = fmt::format("move: {}\nhosts:\n{}", s.name, host_lines(s));
   text += fmt::format("sides: {{ old: {}, new: {} }}\nvantage: {}\nverifier: {}\n", s.old_host, s.new_host, s.out, s.edge);
-  text += fmt::format("rules:\n  downtime: 5m\n  observe: {}\n  silence: {}\n", s.fast ? "3s" : "15s", s.fast ? "2s" : "10s");
+  text += fmt::format("rules:\n  downtime: 5m\n  observe: {}\n  silence: {}\n", s.fast ? "3s" : "15s", s.fast ? "1s" : "10s");
   text += "  guard: { errors: 1%, p95: 1.5x, floor: 40ms, min_samples: 300, rate: 200 }\n";
   text += "services:\n" + db_service(s, every) + web_service(s, every);
   if (s.mail) text += mail_service(s);

@@ -189,6 +189,24 @@ TEST(PlannerTest, TheWholeStoryInOrder) {
   }
 }
 
+TEST(PlannerTest, APoolIsReleasedWhereItSaysSoAndNobodyTalksToIt) {
+  auto manifest = whole_manifest();
+  manifest.subnets[0].gateway = "192.0.2.1";
+  manifest.pools = {{"198.51.100.0/28", "new"}};
+  EXPECT_EQ(make_plan(manifest, {}, no_text)->find("pool-release"), -1);
+  manifest.pools[0].release = true;
+  const auto plan = make_plan(manifest, {}, no_text);
+  ASSERT_TRUE(plan);
+  const int release = plan->find("pool-release");
+  const int silent = plan->find("pool-silent");
+  ASSERT_TRUE(release >= 0 && silent >= 0);
+  EXPECT_EQ(plan->steps[release].desired["addresses"], Json::array({"198.51.100.10"}));
+  EXPECT_EQ(plan->steps[release].desired["gateways"], Json::array({"192.0.2.1"}));
+  EXPECT_EQ(plan->steps[silent].desired["addresses"], plan->steps[release].desired["addresses"]);
+  EXPECT_TRUE(plan->steps[release].irreversible);
+  for (int i = 0; i < silent; ++i) EXPECT_FALSE(plan->steps[i].irreversible) << plan->steps[i].id;
+}
+
 TEST(PlannerTest, EveryHostIsLeftOldFirstAndTheVantageHostLast) {
   auto manifest = whole_manifest();
   manifest.after_old = "stopped";

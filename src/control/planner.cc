@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "control/check.h"
+
 namespace midstream {
 
 namespace {
@@ -506,6 +508,36 @@ class Builder {
     add_wait("finish", "", "old-silent", manifest_.old_host, "end",
              {{"kind", "silent"}, {"silence_ms", span_ms}, {"ignore", ignore}, {"services", ports}, {"accept", manifest_.after_accept}}, kPatience)
         .poll_ms = 500;
+    const Json leaving = pool_addresses();
+    if (leaving.empty()) return;
+    const auto silent = Json{{"kind", "silent"}, {"silence_ms", span_ms}, {"addresses", leaving}, {"ignore", Json::object()},
+                             {"services", Json::object()}, {"accept", manifest_.after_accept}};
+    add_wait("finish", "", "pool-silent", manifest_.new_host, "end", silent, kPatience).poll_ms = 500;
+  }
+
+  // What names had of new's pools until the subnet followed and they went home.
+  Json pool_addresses() {
+    Json addresses = Json::array();
+    each_name([&](const ServiceSpec&, const NameSpec& name) {
+      const bool lent = std::ranges::any_of(manifest_.pools, [&](const PoolSpec& pool) {
+        return pool.release && pool.for_host == manifest_.new_host && within(name.new_value, pool.pool);
+      });
+      if (lent && moves_home(name) && std::ranges::find(addresses, Json(name.new_value)) == addresses.end())
+        addresses.push_back(name.new_value);
+    });
+    return addresses;
+  }
+
+  void release_pool() {
+    const Json leaving = pool_addresses();
+    if (leaving.empty()) return;
+    Json gateways = Json::array();
+    for (const auto& subnet : manifest_.subnets) {
+      if (!subnet.gateway.empty()) gateways.push_back(subnet.gateway);
+    }
+    add("finish", "", "pool-release", manifest_.new_host, "addresses",
+        {{"kind", "release"}, {"host", manifest_.new_host}, {"dev", manifest_.subnets[0].to.dev}, {"addresses", leaving}, {"gateways", gateways}})
+        .irreversible = true;
   }
 
   void finish() {
@@ -539,6 +571,7 @@ class Builder {
             .irreversible = true;
       }
     }
+    release_pool();
   }
 
   // Old first, so that the probe still measures when it is shut down; where it probes from last.

@@ -390,12 +390,13 @@ void Builder::addresses() {
       const bool wanted = (std::string_view(key) == "for") != moves;
       if (wanted && !from.has(key)) add(from.at(), from.path(), fmt::format("found no '{}', expected it beside {}", key, kind));
     }
-    for (const auto* key : {"from", "to", "for", "addresses", "gateway"}) {
-      const bool wanted = (std::string_view(key) == "for") != moves;
+    for (const auto* key : {"from", "to", "for", "release", "addresses", "gateway"}) {
+      const bool of_pools = std::string_view(key) == "for" || std::string_view(key) == "release";
+      const bool wanted = of_pools != moves;
       if (!wanted && from.has(key)) add(from.at(key), from.path(key), fmt::format("found '{}' beside {}, expected none", key, kind));
     }
     if (!moves) {
-      manifest_.pools.push_back({from.text("pool"), host(from, "for")});
+      manifest_.pools.push_back({from.text("pool"), host(from, "for"), from.flag("release")});
       continue;
     }
     const auto end = [&](std::string_view key) {

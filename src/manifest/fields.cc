@@ -264,6 +264,7 @@ constexpr Field kSubnetFields[] = {
     {"gateway", &kAddress, optional, "the router in the subnet"},
     {"pool", &kPrefix, one_of, "the temporary home"},
     {"for", &kHostName, optional, "the pool's host"},
+    {"release", &kBoolean, optional, "at the end the names' addresses of it leave the host"},
 };
 constexpr Shape kSubnet = object("{subnet, from, to} or {pool, for}", kSubnetFields);
 constexpr Shape kSubnets = of(Kind::list, "a list of subnets and pools", kSubnet);

@@ -141,6 +141,7 @@ struct SubnetSpec {
 struct PoolSpec {
   std::string pool;       // "198.51.100.0/28"
   std::string for_host;
+  bool release = false;   // at the end the names' addresses of it leave the host
 };
 
 // What must never run twice: on old until the switch, on new from there.

@@ -79,7 +79,7 @@ Json json_of(const SubnetSpec& subnet) {
           {"gateway", subnet.gateway}};
 }
 
-Json json_of(const PoolSpec& pool) { return {{"pool", pool.pool}, {"for", pool.for_host}}; }
+Json json_of(const PoolSpec& pool) { return {{"pool", pool.pool}, {"for", pool.for_host}, {"release", pool.release}}; }
 
 Json json_of(const UnitSpec& unit) { return {{"name", unit.name}, {"deadline_ms", unit.deadline.count()}}; }
 

@@ -200,6 +200,10 @@ Result<Json> release_pool(const PoolRelease& pool, const fs::path& root) {
   auto farewell = TRY(look(netlink, pool, root));
   if (!farewell.obstacles.empty())
     return refused(join(farewell.obstacles, "; "), fmt::format("change that on {}, or leave the pool out of the manifest", pool.host));
+  // Old friends keep their sessions; those that begin and end on this very host are seen by nobody else.
+  if (const auto flows = TRY(count_flows(pool.addresses)); flows > 0)
+    return retry(fmt::format("{} connections still end at {} on {}", flows, some_of(pool.addresses), pool.host),
+                 "let their programs connect anew: the names lead to the subnet again");
   // Boot first: what the kernel has now can be lost at any time.
   CHECK_OK(write_gateways(farewell, pool));
   auto files = farewell.files;
