@@ -28,7 +28,8 @@ Result<> TrialTools::judged(Trial& trial, const std::string& final_side, int han
                            get_int_or(checker, "lost", -1), get_int_or(checker, "doubled", -1), get_int_or(checker, "two_owners_ms", -1),
                            get_int_or(checker, "two_writers_ms", -1))));
   if (get_string_or(checker, "verdict", "") == "pass") return {};
-  return refused("the checker does not pass: " + checker.value("details", Json::array()).dump());
+  return refused(fmt::format("the checker does not pass: {}; not known: {}", checker.value("details", Json::array()).dump(),
+                             checker.value("unknowns", Json::array()).dump()));
 }
 
 Result<> TrialTools::succeed(Trial& trial, const std::vector<std::string>& arguments) {
