@@ -4,6 +4,9 @@
 
 #include <algorithm>
 #include <cctype>
+#include <set>
+
+#include "base/text.h"
 
 namespace midstream::mail {
 
@@ -15,6 +18,14 @@ std::string begin_mark(std::string_view move, Place place) {
 }
 std::string end_mark(std::string_view move, Place place) {
   return fmt::format("# midstream {} {} end\n", move, place == Place::head ? "head" : "tail");
+}
+
+std::string aside_mark(std::string_view move) { return fmt::format("#midstream {}# ", move); }
+
+// What a line of main.cf sets; "" where it begins no setting.
+std::string name_set_by(std::string_view line) {
+  if (line.empty() || std::isspace(static_cast<unsigned char>(line.front())) != 0 || line.front() == '#') return "";
+  return std::string(trim(line.substr(0, line.find('='))));
 }
 
 }  // namespace
@@ -51,6 +62,31 @@ Result<std::string> without_block(std::string_view text, std::string_view move, 
     after.erase(0, std::string_view("# no newline\n").size());
   }
   return before + after;
+}
+
+std::string with_settings(std::string_view text, std::string_view move, std::string_view body) {
+  const auto bare = without_settings(text, move).value_or(std::string(text));
+  std::set<std::string> names;
+  for (const auto& line : split(body, '\n'))
+    if (const auto name = name_set_by(line); !name.empty()) names.insert(name);
+  bool aside = false;
+  auto lines = split(bare, '\n');
+  for (auto& line : lines) {
+    // A line that begins with a space goes on with the setting above it; comments and empty lines may stand between.
+    if (const auto name = name_set_by(line); !name.empty()) aside = names.contains(name);
+    const bool speaks = !trim(line).empty() && trim(line).front() != '#';
+    if (aside && speaks) line = aside_mark(move) + line;
+  }
+  return with_block(join(lines, "\n"), move, Place::tail, body);
+}
+
+Result<std::string> without_settings(std::string_view text, std::string_view move) {
+  const auto bare = TRY(without_block(text, move, Place::tail));
+  const auto mark = aside_mark(move);
+  auto lines = split(bare, '\n');
+  for (auto& line : lines)
+    if (line.starts_with(mark)) line.erase(0, mark.size());
+  return join(lines, "\n");
 }
 
 std::string map_line(const Standing& standing, std::string_view other_address, std::uint64_t serial) {

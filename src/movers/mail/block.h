@@ -22,6 +22,13 @@ std::string with_block(std::string_view text, std::string_view move, Place place
 // `text` without it; corrupt where only one of its marks is there.
 Result<std::string> without_block(std::string_view text, std::string_view move, Place place);
 
+// main.cf with `body` ("name = value" lines) in force: what it sets anew is set aside where it stands, comments that begin
+// with a mark. A name that is set twice makes every process of Postfix say so in its log at its start, and Postfix 3.7
+// stands still for good when its own logger is being reloaded while ten lines wait for it (seen).
+std::string with_settings(std::string_view text, std::string_view move, std::string_view body);
+// Byte for byte as before, in an order in which nothing is lost.
+Result<std::string> without_settings(std::string_view text, std::string_view move);
+
 // How a side answers for one user.
 struct Standing {
   std::string user;

@@ -129,6 +129,9 @@ void make_host(Host& host) {
 
 }  // namespace
 
+// A checkpoint ends the thread that runs a step, or serves one: where a mover's own threads would take the process along.
+thread_local bool can_die = false;
+
 std::string user_name(int number) { return fmt::format("user{:02}@example.test", number); }
 
 // ---- lines
@@ -223,14 +226,15 @@ Result<Json> Joined::call(const std::string& host, std::string_view, std::string
 
 Result<std::unique_ptr<Stream>> Joined::open(const std::string& host, std::string_view, const Json& hello,
                                              const Task& task, Deadline, const std::stop_token&) {
-  if (cut) return retry("the link is cut");
+  const std::lock_guard lock(mutex_);
+  if (cut || ended_) return retry("the link is cut");
   int ends[2];
   if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) return errno_failure("socketpair", errno);
   auto& side = *hosts.at(host);
-  const std::lock_guard lock(mutex_);
   const int spare = ::dup(ends[1]);
   served_.emplace_back(std::jthread([this, &side, host, hello, task, end = ends[1]](const std::stop_token& stop) {
                          const auto stream = make_fd_stream(Fd(end));
+                         can_die = true;
                          try {
                            (void)side.mover->serve(
                                Context{task, host, side.state, *this, Deadline::in(Millis(600'000)), stop}, *stream,
@@ -243,17 +247,27 @@ Result<std::unique_ptr<Stream>> Joined::open(const std::string& host, std::strin
   return make_fd_stream(Fd(ends[0]));
 }
 
-void Joined::end() {
+void Joined::begin() {
   const std::lock_guard lock(mutex_);
-  for (auto& [thread, fd] : served_) {
+  ended_ = false;
+}
+
+// Nothing is opened from here on: a mover that is still ending would reach one that is gone.
+void Joined::end() {
+  std::vector<std::pair<std::jthread, int>> served;
+  {
+    const std::lock_guard lock(mutex_);
+    ended_ = true;
+    served.swap(served_);
+  }
+  for (auto& [thread, fd] : served) {
     thread.request_stop();
     ::shutdown(fd, SHUT_RDWR);
   }
-  for (auto& [thread, fd] : served_) {
+  for (auto& [thread, fd] : served) {
     thread.join();
     ::close(fd);
   }
-  served_.clear();
 }
 
 // ---- the rest of the world
@@ -375,7 +389,6 @@ void World::stop_agents() {
   for (auto* host : {&old_, &new_}) host->stop.request_stop();
   joined_.end();
   for (auto* host : {&old_, &new_}) host->mover.reset();
-  joined_.end();
 }
 
 void World::fresh() {
@@ -416,7 +429,7 @@ void World::restart_agents(Millis lease) {
     host->options.checkpoint = [this](std::string_view point) {
       {
         const std::lock_guard lock(mutex_);
-        if (point != crash_point_) return;
+        if (!can_die || point != crash_point_) return;
         crash_point_.clear();
       }
       crashed_ = true;
@@ -429,6 +442,8 @@ void World::restart_agents(Millis lease) {
     const auto started = host->mover->start(context(*host));
     if (!started) fmt::print(stderr, "start of {}: {}\n", host->name, started.error().text());
   }
+  can_die = true;
+  joined_.begin();
 }
 
 Json World::desired(const std::string& kind, const Json& more) const {

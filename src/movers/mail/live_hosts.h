@@ -69,12 +69,14 @@ class Joined : public Peers {
   Result<std::unique_ptr<Stream>> open(const std::string& host, std::string_view mover, const Json& hello,
                                        const Task& task, Deadline deadline, const std::stop_token& stop) override;
   ~Joined() override { end(); }
-  void end();  // every stream is cut, and its server has ended
+  void begin();
+  void end();  // every stream is cut, and its server has ended; none is opened until `begin`
   std::map<std::string, Host*> hosts;
   std::atomic<bool> cut = false;
 
  private:
-  std::mutex mutex_;
+  std::mutex mutex_;  // guards what follows
+  bool ended_ = true;
   std::vector<std::pair<std::jthread, int>> served_;
 };
 

@@ -6,6 +6,8 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
+#include <map>
+#include <span>
 
 #include "base/json.h"
 #include "base/text.h"
@@ -18,6 +20,9 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::array<std::string_view, 5> kAgents{"smtp", "lmtp", "local", "virtual", "pipe"};
+constexpr std::array<std::string_view, 2> kManagers{"qmgr", "oqmgr"};
+constexpr Millis kReload{10'000};
+constexpr Millis kCommand{20'000};  // one of Postfix's own commands
 
 std::string first_line(const std::string& text) {
   return printable(std::string(trim(text.substr(0, text.find('\n')))));
@@ -31,6 +36,19 @@ int parent_of(const std::string& pid) {
   return std::atoi(stat.c_str() + after + 4);
 }
 
+// Processes of these names whose parent is `master`.
+std::map<int, std::string> children(int master, std::span<const std::string_view> names) {
+  std::map<int, std::string> found;
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator("/proc", ignored)) {
+    const auto pid = entry.path().filename().string();
+    if (pid.find_first_not_of("0123456789") != std::string::npos || parent_of(pid) != master) continue;
+    auto name = std::string(trim(read_file(entry.path() / "comm").value_or("")));
+    if (std::ranges::find(names, name) != names.end()) found[std::atoi(pid.c_str())] = std::move(name);
+  }
+  return found;
+}
+
 }  // namespace
 
 bool Postfix::present() const {
@@ -41,7 +59,7 @@ bool Postfix::present() const {
 Result<std::string> Postfix::run(std::vector<std::string> argv, const Limits& limits) const {
   argv.insert(argv.begin() + 1, {"-c", conf_.string()});
   const auto name = argv.front();
-  auto exit = TRY(run_child(argv, "", limits.deadline, limits.stop));
+  auto exit = TRY(run_child(argv, "", limits.deadline.sooner(kCommand), limits.stop));
   if (exit.code != 0)
     return retry(fmt::format("{} {} ended with {}: {}", name, argv.back(), exit.code, first_line(exit.err)));
   return std::move(exit.out);
@@ -75,24 +93,29 @@ Result<int> Postfix::master(const Limits& limits) const {
 
 Result<bool> Postfix::running(const Limits& limits) const { return TRY(master(limits)) != 0; }
 
-// As `postfix reload` does it, whose script waits for a logger that is itself being reloaded (seen: for good).
+// As `postfix reload` does it, whose script waits for a logger that is itself being reloaded (seen: for good). The queue
+// manager that went by what stood there before is gone when this returns: it begins no delivery any more.
 Result<> Postfix::reload(const Limits& limits) const {
   const int pid = TRY(master(limits));
-  if (pid != 0 && ::kill(pid, SIGHUP) != 0) return errno_failure("cannot reload Postfix", errno);
+  if (pid == 0) return {};
+  auto managers = children(pid, kManagers);
+  if (::kill(pid, SIGHUP) != 0) return errno_failure("cannot reload Postfix", errno);
+  for (const auto patience = limits.deadline.sooner(kReload); !managers.empty();) {
+    if (patience.expired())
+      return retry(fmt::format("Postfix (pid {}) does not reload", pid),
+                   "see what its log says last; restart it if nothing");
+    if (!pause_for(Millis(10), limits.stop)) return failure(ErrorKind::cancelled, "asked to stop");
+    const auto now = children(pid, kManagers);
+    std::erase_if(managers, [&](const auto& one) { return !now.contains(one.first); });
+  }
   return {};
 }
 
 Result<std::vector<std::string>> Postfix::deliveries(const Limits& limits) const {
-  const int master = TRY(this->master(limits));
   std::vector<std::string> busy;
+  const int master = TRY(this->master(limits));
   if (master == 0) return busy;
-  std::error_code ignored;
-  for (const auto& entry : fs::directory_iterator("/proc", ignored)) {
-    const auto pid = entry.path().filename().string();
-    if (pid.find_first_not_of("0123456789") != std::string::npos || parent_of(pid) != master) continue;
-    const auto name = std::string(trim(read_file(entry.path() / "comm").value_or("")));
-    if (std::ranges::find(kAgents, name) != kAgents.end()) busy.push_back(fmt::format("{} (pid {})", name, pid));
-  }
+  for (const auto& [pid, name] : children(master, kAgents)) busy.push_back(fmt::format("{} (pid {})", name, pid));
   return busy;
 }
 

@@ -22,7 +22,8 @@ class Postfix {
   // Names of the transports in master.cf that deliver: those whose program is smtp, lmtp, local, virtual or pipe.
   Result<std::vector<std::string>> transports(const Limits& limits) const;
   Result<bool> running(const Limits& limits) const;
-  Result<> reload(const Limits& limits) const;  // where it runs
+  // Where it runs. When it returns, nothing that goes by the former configuration begins a delivery.
+  Result<> reload(const Limits& limits) const;
   // Delivery agents that are at work for this instance: "smtp (pid 12)".
   Result<std::vector<std::string>> deliveries(const Limits& limits) const;
   // Puts all that is queued on hold: nothing but postsuper touches it there. Safe while Postfix runs.

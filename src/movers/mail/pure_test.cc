@@ -78,6 +78,19 @@ TEST(Block, ComesAndGoesByteForByte) {
   EXPECT_EQ(without_block(broken, "m", Place::tail).error().kind, ErrorKind::corrupt);
 }
 
+TEST(Block, NoSettingOfPostfixIsThereTwice) {
+  const std::string text =
+      "relayhost =\n# a comment\n\nmynetworks = 127.0.0.0/8\n\n# of mynetworks\n  10.0.0.0/8\nx = mynetworks\n y";
+  const auto with = with_settings(text, "m", "mynetworks = a\nrelayhost = b\n");
+  EXPECT_EQ(with.substr(0, with.find("# midstream m tail begin")),
+            "#midstream m# relayhost =\n# a comment\n\n#midstream m# mynetworks = 127.0.0.0/8\n\n# of mynetworks\n"
+            "#midstream m#   10.0.0.0/8\nx = mynetworks\n y\n");
+  EXPECT_EQ(without_settings(with, "m"), text);
+  const auto less = with_settings(with, "m", "relayhost = b\n");
+  EXPECT_NE(less.find("\nmynetworks = 127.0.0.0/8\n\n# of mynetworks\n  10.0.0.0/8\n"), std::string::npos);
+  EXPECT_EQ(without_settings(less, "m"), text);
+}
+
 TEST(Block, ALineSaysWhereAndNeverLetsAnyPasswordIn) {
   const auto line = [](Title title, bool taking = false, std::int64_t until = 0) {
     return map_line({"u@d", title, taking, until}, "10.0.0.2", 7);

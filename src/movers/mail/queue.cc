@@ -128,10 +128,9 @@ Result<> Queue::store(const Record& record) {
   return write_file_durably(state_ / "queue.json", saved.dump(), 0600);
 }
 
-// midstream's block in main.cf. The last setting of a name is the one that counts.
 Result<> Queue::configure(const Record& record, const Limits& limits) {
   const auto text = TRY(read_file(postfix_.main_cf()));
-  const auto bare = TRY(without_block(text, record.move, Place::tail));
+  const auto bare = TRY(without_settings(text, record.move));
   const auto& other = record.plan.other(record.host);
   const auto in_brackets = other.address.find(':') == std::string::npos ? other.address : "ipv6:" + other.address;
   auto networks = TRY(postfix_.setting("mynetworks", limits));
@@ -144,7 +143,7 @@ Result<> Queue::configure(const Record& record, const Limits& limits) {
   if (record.deferring_ms != 0)
     body += fmt::format("{}defer_transports = {}\n", record.taking ? "" : "queue_minfree = 9000000000000000000\n",
                         join(TRY(postfix_.transports(limits)), " "));
-  const auto wanted = with_block(bare, record.move, Place::tail, body);
+  const auto wanted = with_settings(bare, record.move, body);
   if (wanted != text) CHECK_OK(write_file_durably(postfix_.main_cf(), wanted));
   return postfix_.reload(limits);
 }
@@ -172,7 +171,7 @@ Result<> Queue::uninstall(const Limits& limits) {
   if (!TRY(list_spool(TRY(spool(record->move, limits)) / "out")).empty())
     return refused("queue files are still in midstream's spool", "run the hand-over of the queue to its end");
   const auto text = TRY(read_file(postfix_.main_cf()));
-  const auto bare = TRY(without_block(text, record->move, Place::tail));
+  const auto bare = TRY(without_settings(text, record->move));
   if (bare != text) CHECK_OK(write_file_durably(postfix_.main_cf(), bare));
   CHECK_OK(postfix_.reload(limits));
   CHECK_OK(postfix_.flush(limits));
