@@ -69,9 +69,8 @@ Result<Certificate> make_certificate(EVP_PKEY* key, const std::vector<std::strin
 
 std::string bare(const std::string& name) { return name.substr(0, name.size() - 1); }
 
-}  // namespace
-
-Result<std::string> mail_verifier(const std::string& password) {
+// With a fresh salt.
+Result<std::string> verifier_of(const std::string& password) {
   const auto salt = TRY(random_bytes(8));
   const auto salted = password + salt;
   unsigned char digest[EVP_MAX_MD_SIZE];
@@ -85,11 +84,17 @@ Result<std::string> mail_verifier(const std::string& password) {
   return "{SSHA512}" + text;
 }
 
+}  // namespace
+
 Result<MailSecrets> make_mail_secrets(const Scenario& s) {
   MailSecrets secrets;
   auto users = s.mail_users;
   users.push_back(s.mail_probe);
-  for (const auto& user : users) secrets.passwords[user + "@" + s.mail_domain] = to_hex(TRY(random_bytes(12)));
+  for (const auto& user : users) {
+    const auto address = user + "@" + s.mail_domain;
+    secrets.passwords[address] = to_hex(TRY(random_bytes(12)));
+    secrets.verifiers[address] = TRY(verifier_of(secrets.passwords[address]));
+  }
   const Key key(::EVP_EC_gen("P-256"));
   const Key dkim(::EVP_RSA_gen(2048));
   if (!key || !dkim) return refused("no key for mail could be made");

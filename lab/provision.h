@@ -19,13 +19,12 @@ struct KeyPair {
 
 struct MailSecrets {
   std::map<std::string, std::string> passwords;  // by address
+  std::map<std::string, std::string> verifiers;  // the same, as Dovecot keeps them (scheme SSHA512): one for both sides
   std::string certificate, key;                  // PEM; for the mail names, its own authority
   std::string authority_file;                    // the certificate's file name in a directory of authorities
   std::string dkim_key;                          // PEM
 };
 Result<MailSecrets> make_mail_secrets(const Scenario& scenario);
-// `password` as Dovecot keeps it (scheme SSHA512), with a fresh salt.
-Result<std::string> mail_verifier(const std::string& password);
 
 // Fresh for every lab.
 struct Secrets {

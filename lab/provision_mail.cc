@@ -141,8 +141,7 @@ std::string dovecot_users(const Scenario& s, const Secrets& secrets) {
   std::string text;
   for (const auto& user : accounts(s)) {
     const auto address = fmt::format("{}@{}", user, s.mail_domain);
-    const auto verifier = mail_verifier(secrets.mail.passwords.at(address));
-    if (verifier) text += fmt::format("{}:{}:{}:{}::{}::\n", address, *verifier, kVmail, kVmail, home_of(s, user));
+    text += fmt::format("{}:{}:{}:{}::{}::\n", address, secrets.mail.verifiers.at(address), kVmail, kVmail, home_of(s, user));
   }
   return text;
 }

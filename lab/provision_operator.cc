@@ -24,12 +24,13 @@ std::string name_line(const Scenario& s, const std::string& name, const char* ty
       name, type, kNs1Mgmt, s.zone, s.edge, before, after, s.move_ttl());
 }
 
-// What users of mail have; what moves it is the mover's.
+// What users of mail have, and who carries it.
 std::string mail_service(const Scenario& s) {
   const auto bare = [](const std::string& name) { return name.substr(0, name.size() - 1); };
-  return fmt::format("  {}:\n    probe: {{ smtp: \"{}:25\", submission: \"{}:587\", imap: \"{}:993\", every: 500ms, timeout: 5s,\n"
-                     "      password_file: /etc/midstream/probe.mail }}\n",
-                     s.mail_service, bare(s.mx_name), bare(s.mx_name), bare(s.imap_name));
+  return fmt::format("  {0}:\n    probe: {{ smtp: \"{1}:25\", submission: \"{2}:587\", imap: \"{3}:993\", every: 500ms, timeout: 5s,\n"
+                     "      password_file: /etc/midstream/probe.mail }}\n"
+                     "    mail: {{ dovecot: {{ old: {4}, new: {5} }}, postfix: {{ old: {4}, new: {5} }}, steps: [{6}] }}\n",
+                     s.mail_service, bare(s.mx_name), bare(s.mx_name), bare(s.imap_name), s.old_host, s.new_host, s.fast ? "100" : "25, 100");
 }
 
 std::string db_service(const Scenario& s, const char* every) {
@@ -78,7 +79,7 @@ std::string move_manifest(const Scenario& s) {
       "after: {{ old: fenced }}\n",
       s.old_host, s.new_host);
   text += fmt::format("units:\n  - {{ name: {}, sides: one }}\n", s.unit);
-  text += "accept:\n  - tree /var/vmail\n  - tree /var/spool/postfix\n";
+  if (!s.mail) text += "accept:\n  - tree /var/vmail\n  - tree /var/spool/postfix\n";
   return text;
 }
 

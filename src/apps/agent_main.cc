@@ -195,6 +195,7 @@ int main_with(int argc, char** argv) {
   const auto* probing = add("probe", "probe services as the configuration says", {"--config"});
   auto* piping = app.add_subcommand("pipe", "join stdin and stdout to a unix socket; used by the mail mover");
   piping->add_option("socket", options.socket)->required();
+  piping->allow_extras();  // Dovecot says what the other end is to run; it runs it anyway
   CLI11_PARSE(app, argc, argv);
   if (*piping) return report(pipe_to(options.socket));
   if (*connecting) return report(connect(options));  // keeps the default signals: the ssh session ends it

@@ -185,11 +185,6 @@ std::vector<Finding> check_manifest(const Manifest& manifest) {
   check_pools(manifest, findings);
   std::map<std::string, std::string> taken;  // host to service
   for (const auto& service : manifest.services) {
-    // Its mover flips users to and fro under load, but an agent that is killed in the middle is not proven to go on.
-    if (service.mail) {
-      findings.push_back({service.mail->new_host, "mail of " + service.name, false, "moving mail is not there yet",
-                          "leave `mail:` out, and move mailboxes by hand before the subnet"});
-    }
     if (!service.postgres) continue;
     const auto& spec = *service.postgres;
     // Each is handed over in a commit of its own: a crash between two would leave them on different sides.

@@ -23,6 +23,7 @@ Json things_of(const Manifest& manifest, bool old_side) {
   Json things = Json::array();
   for (const auto& service : manifest.services) {
     for (const auto& tree : service.files) things.push_back({{"what", tree.path}, {"path", tree.path}});
+    if (service.mail) things.push_back({{"what", "mail of " + service.name}, {"mail", true}});
     if (!service.postgres) continue;
     const auto& cluster = old_side ? service.postgres->old_side : service.postgres->new_side;
     things.push_back({{"what", fmt::format("PostgreSQL of {}", service.name)}, {"port", cluster.port}});
@@ -37,7 +38,9 @@ Json inventory(const Manifest& manifest, const Json& servers) {
   }
   Json clusters = Json::array();
   Json trees = Json::array();
+  std::string mail;
   for (const auto& service : manifest.services) {
+    if (service.mail && service.mail->old_host == manifest.old_host) mail = "service " + service.name;
     for (const auto& tree : service.files) trees.push_back({{"path", tree.path}, {"by", "service " + service.name}});
     if (service.postgres && service.postgres->old_side.host == manifest.old_host)
       clusters.push_back({{"port", service.postgres->old_side.port}, {"by", service.name}});
@@ -49,6 +52,7 @@ Json inventory(const Manifest& manifest, const Json& servers) {
           {"addresses", addresses},
           {"clusters", clusters},
           {"trees", trees},
+          {"mail", mail},
           {"units", units},
           {"servers", servers},
           {"accept", manifest.accept},

@@ -4,6 +4,7 @@
 
 #include "base/text.h"
 #include "movers/hosts/inventory.h"
+#include "movers/hosts/mail_stores.h"
 #include "movers/hosts/size.h"
 #include "movers/hosts/survey.h"
 
@@ -21,9 +22,14 @@ Result<std::string> data_directory(const HostsOptions& options, int port, Deadli
   return refused(fmt::format("no PostgreSQL runs on port {}", port));
 }
 
-// What moves, with the place where it is or will be: {"what", "path"} or {"what", "port"}.
+// What moves, with the place where it is or will be: {"what", and "path", "port" or "mail"}.
 Result<std::string> place_of(const HostsOptions& options, const Json& one, Deadline deadline) {
   if (one.contains("path")) return get_string(one, "path");
+  if (get_bool_or(one, "mail", false)) {
+    auto root = TRY(mail_stores(deadline)).root();
+    if (root.empty()) return refused("Dovecot names no homes of users");
+    return root;
+  }
   return data_directory(options, static_cast<int>(TRY(get_int(one, "port"))), deadline);
 }
 
@@ -52,7 +58,13 @@ Result<std::vector<Landing>> landings_of(const HostsOptions& options, const Json
 }  // namespace
 
 Result<Json> check_inventory(const HostsOptions& options, const Context& context, const Json& desired) {
-  const Cover cover = TRY(parse_cover(desired));
+  Cover cover = TRY(parse_cover(desired));
+  if (!cover.mail.empty()) {
+    // Where Dovecot cannot be asked, mail's own check says so, and its trees are nobody's here.
+    const auto stores = mail_stores(context.deadline.sooner(kScan)).value_or(MailStores());
+    for (const auto& home : stores.homes) cover.trees.push_back({home, cover.mail});
+    if (!stores.queue.empty()) cover.trees.push_back({stores.queue, cover.mail});
+  }
   const auto to = TRY(get_string(desired, "to"));
   const auto theirs = context.peers.call(to, "hosts", "survey", Json::object(), context.task,
                                          context.deadline.sooner(kAsk), context.stop);

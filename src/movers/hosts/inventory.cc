@@ -253,6 +253,7 @@ Result<Cover> parse_cover(const Json& desired) {
   cover.addresses = TRY(get_strings(desired, "addresses"));
   cover.units = TRY(get_strings(desired, "units"));
   cover.accept = TRY(get_strings(desired, "accept"));
+  cover.mail = get_string_or(desired, "mail", "");
   cover.days = static_cast<int>(get_int_or(desired, "days", cover.days));
   for (const auto& one : desired.value("servers", Json::array()))
     cover.servers.push_back({TRY(get_string(one, "address")), static_cast<std::uint16_t>(TRY(get_int(one, "port"))),

@@ -25,6 +25,7 @@ struct Cover {
   std::vector<At> servers;
   std::vector<std::pair<int, std::string>> clusters;  // port of a PostgreSQL cluster, and whose it is
   std::vector<Tree> trees;
+  std::string mail;  // whose the mail of this host is; "" where nobody moves it
   std::vector<std::string> units;
   std::vector<std::string> accept;  // lines of the manifest
   int days = 7;

@@ -36,6 +36,24 @@ int parent_of(const std::string& pid) {
   return std::atoi(stat.c_str() + after + 4);
 }
 
+// An agent has its message's file open from before its first word to the other end until it has noted the answer. One that
+// waits for work sleeps, and stays for `max_idle`. `queue` ends with a slash.
+bool is_at_work(int pid, const std::string& queue) {
+  const auto stat = read_file(fmt::format("/proc/{}/stat", pid)).value_or("");
+  const auto after = stat.rfind(')');
+  if (after == std::string::npos || after + 2 >= stat.size()) return false;  // gone
+  if (stat[after + 2] == 'Z') return false;
+  if (stat[after + 2] != 'S') return true;
+  std::error_code ignored;
+  for (const auto& fd : fs::directory_iterator(fmt::format("/proc/{}/fd", pid), ignored)) {
+    const auto path = fs::read_symlink(fd.path(), ignored).string();
+    if (!path.starts_with(queue)) continue;
+    const auto part = path.substr(queue.size(), path.find('/', queue.size()) - queue.size());
+    if (part != "pid" && part != "private" && part != "public") return true;
+  }
+  return false;
+}
+
 // Processes of these names whose parent is `master`.
 std::map<int, std::string> children(int master, std::span<const std::string_view> names) {
   std::map<int, std::string> found;
@@ -115,7 +133,9 @@ Result<std::vector<std::string>> Postfix::deliveries(const Limits& limits) const
   std::vector<std::string> busy;
   const int master = TRY(this->master(limits));
   if (master == 0) return busy;
-  for (const auto& [pid, name] : children(master, kAgents)) busy.push_back(fmt::format("{} (pid {})", name, pid));
+  const auto queue = TRY(queue_directory(limits)).string() + "/";
+  for (const auto& [pid, name] : children(master, kAgents))
+    if (is_at_work(pid, queue)) busy.push_back(fmt::format("{} (pid {})", name, pid));
   return busy;
 }
 

@@ -24,7 +24,7 @@ class Postfix {
   Result<bool> running(const Limits& limits) const;
   // Where it runs. When it returns, nothing that goes by the former configuration begins a delivery.
   Result<> reload(const Limits& limits) const;
-  // Delivery agents that are at work for this instance: "smtp (pid 12)".
+  // Delivery agents that have a message in hand: "smtp (pid 12)".
   Result<std::vector<std::string>> deliveries(const Limits& limits) const;
   // Puts all that is queued on hold: nothing but postsuper touches it there. Safe while Postfix runs.
   Result<> hold_all(const Limits& limits) const;

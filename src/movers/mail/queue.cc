@@ -197,19 +197,24 @@ Result<> Queue::defer(bool taking, const Limits& limits) {
   CHECK_OK(store(record));
   CHECK_OK(configure(record, limits));
   options_.checkpoint("queue.deferring");
-  // A message whose last byte was sent and whose answer is on its way would otherwise be sent once more.
+  auto ended = deliveries_end(limits);
+  if (ended || ended.error().kind != ErrorKind::retry) return ended;
+  record.deferring_ms = 0;
+  CHECK_OK(store(record));
+  CHECK_OK(configure(record, limits));
+  return ended;
+}
+
+// A message whose last byte was sent and whose answer is on its way would otherwise be sent once more.
+Result<> Queue::deliveries_end(const Limits& limits) const {
   const auto patience = limits.deadline.sooner(kDeliveriesEnd);
   while (true) {
     const auto busy = TRY(postfix_.deliveries(limits));
     if (busy.empty()) return {};
-    if (patience.expired()) {
-      record.deferring_ms = 0;
-      CHECK_OK(store(record));
-      CHECK_OK(configure(record, limits));
+    if (patience.expired())
       return retry(fmt::format("Postfix is still delivering: {}", join(busy, ", ")),
                    "a slow server on the other end; it is tried again");
-    }
-    if (!pause_for(Millis(50), limits.stop)) return failure(ErrorKind::cancelled, "asked to stop");
+    if (!pause_for(Millis(20), limits.stop)) return failure(ErrorKind::cancelled, "asked to stop");
   }
 }
 
@@ -290,6 +295,8 @@ Result<> Queue::sweep(const fs::path& out, const Limits& limits) {
   while (true) {
     CHECK_OK(postfix_.hold_all(limits));
     options_.checkpoint("queue.held");
+    // What is on hold no agent opens any more; one that had opened it still notes there what was delivered.
+    CHECK_OK(deliveries_end(limits));
     CHECK_OK(move("incoming"));
     if (TRY(list_queues(queue, {"maildrop", "incoming", "active", "deferred"})).empty()) break;
     if (limits.deadline.expired()) return retry("the queue does not become empty");

@@ -59,6 +59,7 @@ class Queue {
   Result<Json> status(const Limits& limits);
   Result<> configure(const Record& record, const Limits& limits);
   Result<> defer(bool taking, const Limits& limits);
+  Result<> deliveries_end(const Limits& limits) const;
   Result<> release(const Limits& limits);
   Result<Json> give(const Context& context, std::uint64_t turn, const Limits& limits);
   Result<> take_back(Record record, const Limits& limits);
