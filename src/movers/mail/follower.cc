@@ -17,6 +17,7 @@ constexpr Millis kOneUser{600'000};
 constexpr Millis kRetry{1'000};
 constexpr Millis kRound{60'000};  // whatever events were missed
 constexpr Millis kLearn{10'000};  // accounts that are new
+constexpr Millis kTaken{300};     // users who became at home here
 
 std::vector<std::string> pipe_of(const MailOptions& options) {
   if (!options.pipe.empty()) return options.pipe;
@@ -80,6 +81,21 @@ void Follower::mark_all() {
   for (const auto& name : ours) mark(name);
 }
 
+// Users who became at home here: all of their mail is to be on the other side at that turn too.
+void Follower::mark_taken() {
+  std::vector<std::string> taken;
+  {
+    const auto users = side_.users();
+    const std::lock_guard lock(mutex_);
+    for (const auto& [name, user] : users) {
+      if (!user.title.home() || pending_.contains(name)) continue;
+      const auto copied = copied_.find(name);
+      if (copied == copied_.end() || copied->second != user.title.turn) taken.push_back(name);
+    }
+  }
+  for (const auto& name : taken) mark(name);
+}
+
 void Follower::mark_path(const std::string& directory) {
   std::string user;
   {
@@ -121,6 +137,7 @@ void Follower::learn_users(const std::stop_token& stop) {
 void Follower::watch(const std::stop_token& stop) {
   auto next_round = Deadline::in(kRound);
   auto next_learning = Deadline::in(kLearn);
+  auto next_taken = Deadline::in(kTaken);
   std::optional<Watch> eyes;
   while (!stop.stop_requested()) {
     if (!eyes) {
@@ -141,6 +158,10 @@ void Follower::watch(const std::stop_token& stop) {
     if (eyes &&
         !eyes->wait([this](const std::string& directory) { mark_path(directory); }, [this] { mark_all(); }, stop))
       eyes.reset();
+    if (next_taken.expired()) {
+      mark_taken();
+      next_taken = Deadline::in(kTaken);
+    }
     if (next_learning.expired()) {
       learn_users(stop);
       next_learning = Deadline::in(kLearn);

@@ -39,6 +39,7 @@ class Follower {
   void work(const std::stop_token& stop, bool spare);
   void mark(const std::string& user);
   void mark_all();
+  void mark_taken();
   void mark_path(const std::string& directory);
   void settle(const std::string& user, const Result<>& done);
   void learn_users(const std::stop_token& stop);

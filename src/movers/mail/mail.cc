@@ -277,14 +277,22 @@ Result<Json> MailMover::proxy(const Context& context, const Plan& plan) {
   const auto old_side = ask(context, plan.old_side.host);
   const auto users = TRY(old_side("users", Json::object())).at("users");
   const auto here = ask(context, context.host);
+  const auto began = boot_now();
+  Json ms = Json::object();
+  const auto lap = [&](const char* part) { ms[part] = std::chrono::duration_cast<Millis>(boot_now() - began).count(); };
   for (const auto& side : {here, old_side}) {
     TRY(side("queue-install", {{"desired", plan.raw}}));
+    lap("queue");
     TRY(side("queue-rest", Json::object()));
+    lap("rest");
   }
   TRY(here("install", {{"desired", plan.raw}, {"users", users}, {"owner", false}}));
+  lap("new");
   TRY(old_side("install", {{"desired", plan.raw}, {"users", users}, {"owner", true}}));
+  lap("old");
   for (const auto& side : {here, old_side}) TRY(side("queue-release", Json::object()));
-  return Json{{"users", users.size()}};
+  lap("released");
+  return Json{{"users", users.size()}, {"ms", ms}};
 }
 
 // Both sides' configuration put back. `closed`: old's Dovecot serves nobody from then on.
