@@ -271,39 +271,49 @@ Result<> MailMover::follow(const Context& context, bool on) {
   return {};
 }
 
+// How far into a step each part of it had ended.
+struct Laps {
+  std::chrono::nanoseconds began = boot_now();
+  Json ms = Json::object();
+  void note(const char* part) { ms[part] = std::chrono::duration_cast<Millis>(boot_now() - began).count(); }
+};
+
 // New refuses everybody before old sends anybody: nobody makes a mailbox there. Postfix rests while Dovecot reloads: a reload
 // makes LMTP say 421 about messages that it has stored, and they would be delivered once more.
 Result<Json> MailMover::proxy(const Context& context, const Plan& plan) {
   const auto old_side = ask(context, plan.old_side.host);
   const auto users = TRY(old_side("users", Json::object())).at("users");
   const auto here = ask(context, context.host);
-  const auto began = boot_now();
-  Json ms = Json::object();
-  const auto lap = [&](const char* part) { ms[part] = std::chrono::duration_cast<Millis>(boot_now() - began).count(); };
+  Laps laps;
   for (const auto& side : {here, old_side}) {
     TRY(side("queue-install", {{"desired", plan.raw}}));
-    lap("queue");
     TRY(side("queue-rest", Json::object()));
-    lap("rest");
+    laps.note("rest");
   }
   TRY(here("install", {{"desired", plan.raw}, {"users", users}, {"owner", false}}));
-  lap("new");
+  laps.note("new");
   TRY(old_side("install", {{"desired", plan.raw}, {"users", users}, {"owner", true}}));
-  lap("old");
+  laps.note("old");
   for (const auto& side : {here, old_side}) TRY(side("queue-release", Json::object()));
-  lap("released");
-  return Json{{"users", users.size()}, {"ms", ms}};
+  laps.note("released");
+  return Json{{"users", users.size()}, {"ms", laps.ms}};
 }
 
 // Both sides' configuration put back. `closed`: old's Dovecot serves nobody from then on.
-Result<> take_down(const Ask& old_side, const Ask& new_side, bool closed) {
-  for (const auto& side : {old_side, new_side})
+Result<Json> take_down(const Ask& old_side, const Ask& new_side, bool closed) {
+  Laps laps;
+  for (const auto& side : {old_side, new_side}) {
     if (get_string_or(TRY(side("queue-status", Json::object())), "state", "none") != "none")
       TRY(side("queue-rest", Json::object()));
+    laps.note("rest");
+  }
   TRY(old_side("uninstall", {{"closed", closed}}));
+  laps.note("old");
   TRY(new_side("uninstall", Json::object()));
+  laps.note("new");
   for (const auto& side : {old_side, new_side}) TRY(side("queue-uninstall", Json::object()));
-  return {};
+  laps.note("released");
+  return Json{{"ms", laps.ms}};
 }
 
 Result<Json> MailMover::unproxy(const Context& context, const Plan& plan) {
@@ -312,8 +322,7 @@ Result<Json> MailMover::unproxy(const Context& context, const Plan& plan) {
   for (const auto& [name, title] : titles.items())
     if (get_string_or(title, "state", "") != "standby" && get_string_or(title, "state", "") != "yielded")
       return refused(fmt::format("{} is at home on {}", name, context.host));
-  CHECK_OK(take_down(old_side, ask(context, context.host), false));
-  return Json::object();
+  return take_down(old_side, ask(context, context.host), false);
 }
 
 Result<Json> MailMover::flip(const Context& context, const Plan& plan, bool back) {
@@ -402,8 +411,7 @@ Result<Json> MailMover::finish(const Context& context, const Plan& plan) {
   const auto old_side = ask(context, plan.old_side.host);
   CHECK_OK(follow(context, false));
   TRY(old_side("follow", {{"on", false}}));
-  CHECK_OK(take_down(old_side, ask(context, context.host), true));
-  return Json::object();
+  return take_down(old_side, ask(context, context.host), true);
 }
 
 Result<Json> MailMover::apply(const Context& context, const Json& desired) {
