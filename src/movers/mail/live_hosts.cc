@@ -74,7 +74,7 @@ mydestination =
 mynetworks = 127.0.0.0/8
 virtual_mailbox_domains = example.test
 virtual_transport = lmtp:[{1}]:24
-transport_maps = inline:{{ {{ world.test = smtp:[127.0.0.9]:25 }} }}
+relayhost = [127.0.0.9]:25
 smtpd_recipient_restrictions = permit_mynetworks, reject_unauth_destination
 minimal_backoff_time = 2s
 maximal_backoff_time = 4s

@@ -47,6 +47,7 @@ class Live : public testing::Test {
     EXPECT_EQ(world.old_host().main_cf().find("# midstream autumn"), std::string::npos);
     EXPECT_EQ(world.new_host().main_cf().find("# midstream autumn"), std::string::npos);
     for (auto* host : {&world.old_host(), &world.new_host()}) {
+      EXPECT_EQ(read_file(host->root / "postfix/master.cf").value_or("?").find("midstream"), std::string::npos);
       EXPECT_FALSE(std::filesystem::exists(host->root / "midstream-autumn.map"));
       EXPECT_FALSE(std::filesystem::exists(host->root / "queue/midstream-autumn"));
     }

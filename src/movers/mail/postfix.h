@@ -16,6 +16,7 @@ class Postfix {
 
   bool present() const;  // there is a main.cf
   std::filesystem::path main_cf() const { return conf_ / "main.cf"; }
+  std::filesystem::path master_cf() const { return conf_ / "master.cf"; }
   // One setting, with what it refers to put in.
   Result<std::string> setting(const std::string& name, const Limits& limits) const;
   Result<std::filesystem::path> queue_directory(const Limits& limits) const;

@@ -22,7 +22,8 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr std::size_t kMessageLimit = 256u << 20;  // a queue file; Postfix's own limit is 10 MB by default
+constexpr std::size_t kMessageLimit = 256u << 20;       // a queue file; Postfix's own limit is 10 MB by default
+constexpr std::string_view kRelay = "midstream-relay";  // a transport
 constexpr Millis kDeliveriesEnd{15'000};
 constexpr Millis kDeferLease{120'000};  // over the move of the addresses
 
@@ -139,13 +140,33 @@ Result<> Queue::configure(const Record& record, const Limits& limits) {
   if (networks.find(trusted) == std::string::npos) networks += " " + trusted;
   std::string body = fmt::format("mynetworks = {}\n", networks);
   if (!record.title.home())
-    body += fmt::format("relayhost = [{}]:25\nsmtp_bind_address =\nsmtp_bind_address6 =\n", in_brackets);
+    body += fmt::format(
+        "relayhost = [{0}]:25\ndefault_transport = {1}\nrelay_transport = {1}\nsmtp_bind_address =\n"
+        "smtp_bind_address6 =\n",
+        in_brackets, kRelay);
   if (record.deferring_ms != 0)
-    body += fmt::format("{}defer_transports = {}\n", record.taking ? "" : "queue_minfree = 9000000000000000000\n",
+    body += fmt::format("{}defer_transports = {}\n", record.taking ? "" : "queue_minfree = 9000000000000000000\nnotify_classes =\n",
                         join(TRY(postfix_.transports(limits)), " "));
   const auto wanted = with_settings(bare, record.move, body);
+  // A transport that main.cf names stands in master.cf.
+  if (!record.title.home()) CHECK_OK(put_relay(record.move, true, limits));
   if (wanted != text) CHECK_OK(write_file_durably(postfix_.main_cf(), wanted));
+  if (record.title.home()) CHECK_OK(put_relay(record.move, false, limits));
   return postfix_.reload(limits);
+}
+
+// Both sides go by one name, and Postfix bounces what would go to a host that greets with its own: the relay's agents go by
+// another name, and say the right one to the other side.
+Result<> Queue::put_relay(const std::string& move, bool there, const Limits& limits) {
+  const auto text = TRY(read_file(postfix_.master_cf()));
+  auto wanted = TRY(without_block(text, move, Place::tail));
+  if (there) {
+    const auto relay =
+        fmt::format("{} unix - - n - - smtp\n  -o myhostname=relay.{}\n  -o smtp_helo_name={}\n", kRelay,
+                    TRY(postfix_.setting("myhostname", limits)), TRY(postfix_.setting("smtp_helo_name", limits)));
+    wanted = with_block(wanted, move, Place::tail, relay);
+  }
+  return wanted == text ? Result<>() : write_file_durably(postfix_.master_cf(), wanted);
 }
 
 Result<Json> Queue::install(const Context& context, const Plan& plan) {
@@ -172,6 +193,7 @@ Result<> Queue::uninstall(const Limits& limits) {
   const auto text = TRY(read_file(postfix_.main_cf()));
   const auto bare = TRY(without_settings(text, record->move));
   if (bare != text) CHECK_OK(write_file_durably(postfix_.main_cf(), bare));
+  CHECK_OK(put_relay(record->move, false, limits));
   CHECK_OK(postfix_.reload(limits));
   CHECK_OK(postfix_.flush(limits));
   std::error_code failed;

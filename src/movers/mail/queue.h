@@ -60,6 +60,7 @@ class Queue {
   Result<> configure(const Record& record, const Limits& limits);
   Result<> defer(bool taking, const Limits& limits);
   Result<> deliveries_end(const Limits& limits) const;
+  Result<> put_relay(const std::string& move, bool there, const Limits& limits);  // in master.cf
   Result<> release(const Limits& limits);
   Result<Json> give(const Context& context, std::uint64_t turn, const Limits& limits);
   Result<> take_back(Record record, const Limits& limits);
