@@ -16,7 +16,8 @@ constexpr std::size_t kAtOnce = 500;  // users in one command line
 Result<std::vector<std::string>> lines_of(const std::vector<std::string>& argv, Deadline deadline) {
   const auto exit = TRY(run_child(argv, "", deadline));
   if (exit.code != 0)
-    return retry(fmt::format("{} ended with {}: {}", argv[0], exit.code, printable(exit.err.substr(0, exit.err.find('\n')))));
+    return retry(
+        fmt::format("{} ended with {}: {}", argv[0], exit.code, printable(exit.err.substr(0, exit.err.find('\n')))));
   auto lines = split(exit.out, '\n');
   std::erase(lines, "");
   return lines;

@@ -145,7 +145,8 @@ Result<> Queue::configure(const Record& record, const Limits& limits) {
         "smtp_bind_address6 =\n",
         in_brackets, kRelay);
   if (record.deferring_ms != 0)
-    body += fmt::format("{}defer_transports = {}\n", record.taking ? "" : "queue_minfree = 9000000000000000000\nnotify_classes =\n",
+    body += fmt::format("{}defer_transports = {}\n",
+                        record.taking ? "" : "queue_minfree = 9000000000000000000\nnotify_classes =\n",
                         join(TRY(postfix_.transports(limits)), " "));
   const auto wanted = with_settings(bare, record.move, body);
   // A transport that main.cf names stands in master.cf.
