@@ -55,7 +55,7 @@ std::string web_service(const Scenario& s, const char* every) {
          fmt::format("    files:\n      - {{ path: {}, both_ways: true }}\n", s.tree) +
          fmt::format("    traffic: {{ haproxy: {}, backend: {}, old: [{}], new: [{}],\n"
                      "      steps: [5, 25, 50, 100], hold: {} }}\n",
-                     s.edge, s.web_backend, join(s.web_old, ", "), join(s.web_new, ", "), s.fast ? "1s" : "5s") +
+                     s.edge, s.web_backend, join(s.web_old, ", "), join(s.web_new, ", "), s.fast ? "1s" : "3s") +
          "    names:\n" + name_line(s, s.web_name, "A", t.web4_old, t.web4_new) +
          name_line(s, s.web_name, "AAAA", t.web6_old, t.web6_new);
 }
@@ -66,7 +66,7 @@ std::string move_manifest(const Scenario& s) {
   const char* every = s.fast ? "50ms" : "100ms";
   std::string text = fmt::format("move: {}\nhosts:\n{}", s.name, host_lines(s));
   text += fmt::format("sides: {{ old: {}, new: {} }}\nvantage: {}\nverifier: {}\n", s.old_host, s.new_host, s.out, s.edge);
-  text += fmt::format("rules:\n  downtime: 5m\n  observe: {}\n  silence: {}\n", s.fast ? "3s" : "15s", s.fast ? "1s" : "10s");
+  text += fmt::format("rules:\n  downtime: 5m\n  observe: {}\n  silence: {}\n", s.fast ? "3s" : "8s", s.fast ? "1s" : "4s");
   text += "  guard: { errors: 1%, p95: 1.5x, floor: 40ms, min_samples: 300, rate: 200 }\n";
   text += "services:\n" + db_service(s, every) + web_service(s, every);
   if (s.mail) text += mail_service(s);

@@ -362,7 +362,7 @@ class Builder {
     for (auto i = first; i < plan_.steps.size() && service.guard.enabled; ++i) plan_.steps[i].guard = service.name;
     for (std::size_t i = 0; i < service.files.size(); ++i) {
       add("shift", service.name, fmt::format("files-{}-barrier", i), manifest_.old_host, "files",
-          with(files_base(service, i), "barrier", {{"to", manifest_.new_host}}));
+          with(files_base(service, i), "barrier", {{"to", manifest_.new_host}})).attempts = 6;
     }
   }
 

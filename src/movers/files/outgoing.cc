@@ -517,9 +517,10 @@ Result<Json> Outgoing::barrier(Deadline deadline, const std::stop_token& stop) {
   CHECK_OK(drained);
   const auto after = outbox_.figures();
   if (!after.troubles.empty()) {
+    // Each is sent again by itself, and what somebody writes there at this moment they soon have written.
     const auto& [path, why] = *after.troubles.begin();
-    return refused(fmt::format("{} entries of {} could not be put on {}, the first: {}: {}", after.troubles.size(),
-                               spec_.path, spec_.to, printable(path), why));
+    return retry(fmt::format("{} entries of {} could not be put on {}, the first: {}: {}", after.troubles.size(),
+                             spec_.path, spec_.to, printable(path), why));
   }
   const auto took = std::chrono::duration_cast<Millis>(boot_now() - began);
   return Json{{"ms", took.count()},
