@@ -98,12 +98,14 @@ void expect_way_back_is_watched(World& world) {
   };
   EXPECT_TRUE(becomes(true)) << world.why;
   EXPECT_TRUE(possible("source")) << world.why;
-  const auto name = world.old_server().sql("shop", "SELECT subname FROM pg_subscription WHERE subenabled");
-  ASSERT_FALSE(name.empty());
-  world.old_server().sql("shop", "ALTER SUBSCRIPTION " + name + " DISABLE");
+  const auto name = world.old_server().sql("shop", "SELECT subname FROM pg_subscription WHERE subenabled", true);
+  const auto alter = [&](const char* what) {  // old is fenced
+    EXPECT_EQ(world.old_server().sql("shop", fmt::format("SET midstream.allow = on; ALTER SUBSCRIPTION \"{}\" {}", name, what), true), "");
+  };
+  alter("DISABLE");
   EXPECT_TRUE(becomes(false));
   EXPECT_NE(world.why.find("the stream of shop back to old is not connected"), std::string::npos) << world.why;
-  world.old_server().sql("shop", "ALTER SUBSCRIPTION " + name + " ENABLE");
+  alter("ENABLE");
   EXPECT_TRUE(becomes(true)) << world.why;
 }
 
