@@ -136,12 +136,13 @@ class Shop {
   }
 
   HttpResponse found_or_missing(Result<std::optional<std::string>> found) {
-    if (!found) return trouble(404, found.error());
+    if (!found) return trouble(500, found.error());  // a disk that fails does not say that there is no such file
     if (!*found) return answer(404, Json{{"error", "no such file"}});
     return bytes_answer(**std::move(found));
   }
 
   HttpResponse get_file(const HttpRequest& request, std::string_view name, const std::stop_token& stop) {
+    if (!is_file_name(name)) return answer(404, Json{{"error", "no such file"}});
     auto found = shelf_.get(name);
     const bool ask_peer =
         found && !*found && !options_.peer.empty() && !request.headers.contains("x-no-peer") && !mood_.alone();
