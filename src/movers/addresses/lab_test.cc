@@ -546,6 +546,18 @@ TEST_F(Bench, ThePoolIsGivenBack) {
 
   const auto wish = pool({"192.0.2.1", "2001:db8:26::1"}, {"198.51.100.10", "2001:db8:28::10"});
   EXPECT_FALSE((*observe(wish))["reached"]);
+  {  // a session of this very host, which nobody else sees
+    const Fd service = listener(new_);
+    const auto session = within(new_.space, [&] {
+      return connect_tcp("198.51.100.10", local_port(service.get()).value(), Deadline::in(Millis{1'000}));
+    });
+    ASSERT_TRUE(session) << session.error().text();
+    const auto busy = apply(wish);
+    ASSERT_FALSE(busy);
+    EXPECT_EQ(busy.error().kind, ErrorKind::retry);
+    EXPECT_TRUE(busy.error().what.contains("connections still end at 198.51.100.10")) << busy.error().what;
+    EXPECT_TRUE(told("ip -o addr show dev eth0").contains("198.51.100.10/"));
+  }
   for (int i = 0; i < 2; ++i) {
     const auto done = apply(wish);
     ASSERT_TRUE(done) << done.error().text();
