@@ -1,11 +1,9 @@
 #include "movers/end/talk.h"
 
-#include <arpa/inet.h>
 #include <fmt/format.h>
+#include <netinet/in.h>
 
 #include <algorithm>
-#include <array>
-#include <charconv>
 #include <cstdlib>
 #include <cstring>
 
@@ -18,55 +16,9 @@ namespace {
 constexpr std::size_t kMost = 10'000;  // sources kept; a scan of the whole Internet must not fill the memory
 constexpr std::size_t kTold = 200;
 
-template <class T>
-bool hex(std::string_view text, T& value) {
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, 16);
-  return error == std::errc() && end == text.data() + text.size();
-}
-
-std::string text_of(const unsigned char* bytes, bool v6) {
-  char buffer[INET6_ADDRSTRLEN];
-  ::inet_ntop(v6 ? AF_INET6 : AF_INET, bytes, buffer, sizeof buffer);
-  std::string address = buffer;
-  if (address.starts_with("::ffff:") && address.find('.') != std::string::npos) address.erase(0, 7);
-  return address;
-}
-
-// The kernel prints each 32-bit word of the address in the host's order.
-bool parse_end(std::string_view text, bool v6, std::string& address, std::uint16_t& port) {
-  const std::size_t digits = v6 ? 32 : 8;
-  if (text.size() != digits + 5 || text[digits] != ':' || !hex(text.substr(digits + 1), port)) return false;
-  std::array<unsigned char, 16> bytes{};
-  for (std::size_t at = 0; at < digits; at += 8) {
-    std::uint32_t word = 0;
-    if (!hex(text.substr(at, 8), word)) return false;
-    std::memcpy(bytes.data() + at / 2, &word, sizeof word);
-  }
-  address = text_of(bytes.data(), v6);
-  return true;
-}
-
 std::uint16_t big_endian(const unsigned char* bytes) { return static_cast<std::uint16_t>(bytes[0] << 8 | bytes[1]); }
 
 }  // namespace
-
-std::vector<SocketEntry> parse_sockets(std::string_view text, bool udp, bool v6) {
-  std::vector<SocketEntry> sockets;
-  for (const std::string& line : split(text, '\n')) {
-    std::vector<std::string> words = split(line, ' ');
-    std::erase(words, "");
-    SocketEntry entry{.udp = udp};
-    if (words.size() < 10 || !parse_end(words[1], v6, entry.local, entry.port)) continue;
-    if (!parse_end(words[2], v6, entry.remote, entry.remote_port)) continue;
-    entry.listening = udp ? entry.remote_port == 0 : words[3] == "0A";
-    // SYN_RECV to CLOSE_WAIT: somebody is, or was a moment ago, on the other end. TIME_WAIT is nobody any more.
-    entry.established =
-        !udp && (words[3] == "01" || words[3] == "03" || words[3] == "04" || words[3] == "05" || words[3] == "08");
-    entry.inode = std::strtoull(words[9].c_str(), nullptr, 10);
-    sockets.push_back(std::move(entry));
-  }
-  return sockets;
-}
 
 bool parse_packet(std::string_view packet, Heard& heard) {
   const auto* bytes = reinterpret_cast<const unsigned char*>(packet.data());
@@ -80,8 +32,8 @@ bool parse_packet(std::string_view packet, Heard& heard) {
   if (!heard.udp && protocol != IPPROTO_TCP) return false;
   if (packet.size() < header + (heard.udp ? 8 : 14)) return false;
   if (!heard.udp && (bytes[header + 13] & 0x12) != 0x02) return false;  // SYN without ACK
-  heard.source = text_of(bytes + (v6 ? 8 : 12), v6);
-  heard.address = text_of(bytes + (v6 ? 24 : 16), v6);
+  heard.source = address_text(bytes + (v6 ? 8 : 12), v6);
+  heard.address = address_text(bytes + (v6 ? 24 : 16), v6);
   heard.port = big_endian(bytes + header + 2);
   return true;
 }

@@ -10,6 +10,7 @@
 
 #include "base/json.h"
 #include "base/result.h"
+#include "sys/sockets.h"
 
 namespace midstream {
 
@@ -21,20 +22,6 @@ struct Heard {
   std::uint16_t port = 0;  // of ours
   auto operator<=>(const Heard&) const = default;
 };
-
-struct SocketEntry {
-  bool udp = false;
-  std::string local;
-  std::uint16_t port = 0;
-  std::string remote;
-  std::uint16_t remote_port = 0;
-  bool listening = false;  // TCP: listens; UDP: has no peer
-  bool established = false;
-  std::uint64_t inode = 0;
-};
-// A table as /proc/net/{tcp,tcp6,udp,udp6} has it (proc(5)); an IPv4-mapped address is given as IPv4. Lines that are no
-// sockets are skipped.
-std::vector<SocketEntry> parse_sockets(std::string_view text, bool udp, bool v6);
 
 // The start of a TCP connection, or a UDP datagram, as it came to this host: an IP packet. False for anything else.
 bool parse_packet(std::string_view packet, Heard& heard);

@@ -1,47 +1,18 @@
 #include "movers/hosts/sockets.h"
 
-#include <arpa/inet.h>
 #include <dirent.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
-#include <charconv>
 #include <cstdlib>
 #include <cstring>
 
 #include "base/text.h"
 #include "movers/hosts/processes.h"
+#include "sys/sockets.h"
 
 namespace midstream {
-
-namespace {
-
-template <class T>
-bool hex(std::string_view text, T& value) {
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, 16);
-  return error == std::errc() && end == text.data() + text.size();
-}
-
-// The kernel prints each 32-bit word of the address in the host's order.
-bool parse_endpoint(std::string_view text, bool v6, std::string& address, std::uint16_t& port) {
-  const std::size_t digits = v6 ? 32 : 8;
-  if (text.size() != digits + 5 || text[digits] != ':' || !hex(text.substr(digits + 1), port)) return false;
-  std::array<unsigned char, 16> bytes{};
-  for (std::size_t at = 0; at < digits; at += 8) {
-    std::uint32_t word = 0;
-    if (!hex(text.substr(at, 8), word)) return false;
-    std::memcpy(bytes.data() + at / 2, &word, sizeof word);
-  }
-  char buffer[INET6_ADDRSTRLEN];
-  ::inet_ntop(v6 ? AF_INET6 : AF_INET, bytes.data(), buffer, sizeof buffer);
-  address = buffer;
-  if (address.starts_with("::ffff:") && address.find('.') != std::string::npos) address = address.substr(7);
-  return true;
-}
-
-}  // namespace
 
 std::string ListeningSocket::text() const {
   const auto where = address.find(':') == std::string::npos ? address : "[" + address + "]";
@@ -50,17 +21,9 @@ std::string ListeningSocket::text() const {
 
 std::vector<ListeningSocket> parse_socket_table(std::string_view text, bool udp, bool v6) {
   std::vector<ListeningSocket> sockets;
-  for (const std::string& line : split(text, '\n')) {
-    std::vector<std::string> words = split(line, ' ');
-    std::erase(words, "");
-    ListeningSocket socket{.udp = udp};
-    std::string peer;
-    std::uint16_t peer_port = 0;
-    if (words.size() < 10 || !parse_endpoint(words[1], v6, socket.address, socket.port)) continue;
-    if (!parse_endpoint(words[2], v6, peer, peer_port) || peer_port != 0) continue;
-    if (words[3] != (udp ? "07" : "0A") || socket.port == 0) continue;
-    socket.inode = std::strtoull(words[9].c_str(), nullptr, 10);
-    sockets.push_back(std::move(socket));
+  for (auto& entry : parse_sockets(text, udp, v6)) {
+    if (!entry.listening || entry.remote_port != 0 || entry.port == 0) continue;
+    sockets.push_back({.udp = udp, .address = std::move(entry.local), .port = entry.port, .inode = entry.inode});
   }
   return sockets;
 }
