@@ -42,6 +42,8 @@ sigset_t handled_signals() {
   return set;
 }
 
+std::string pid_path(const std::string& name) { return fmt::format("/run/service/{}.pid", name); }
+
 // Waits for a signal or for `other` to become readable; true if SIGTERM or SIGINT was among what came.
 bool wait_event(int signals, int other, Millis longest) {
   pollfd polled[2] = {{signals, POLLIN, 0}, {other, POLLIN, 0}};
@@ -91,7 +93,7 @@ class Keeper {
   void start() {
     main_ = ::fork();
     if (main_ != 0) {
-      const auto path = fmt::format("/run/service/{}.pid", name_);
+      const auto path = pid_path(name_);
       Fd file(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
       const auto text = fmt::format("{}\n", main_);
       if (file && ::write(file.get(), text.data(), text.size()) < 0) note("pid file could not be written");
@@ -254,6 +256,7 @@ class Init {
     for (const auto& name : names) {
       const auto same = [&](const Service& service) { return service.name == name; };
       if (std::find_if(services_.begin(), services_.end(), same) != services_.end()) continue;
+      if (!announced(name)) continue;
       const pid_t pid = ::fork();
       if (pid == 0) {
         signals_.reset();
@@ -264,12 +267,23 @@ class Init {
     }
   }
 
+  // Makes the pid file, and only then looks whether the service is still wanted: whoever writes `down` and then finds no
+  // pid file knows that the service will not be started by a look of ours that was older. False: not wanted any more.
+  static bool announced(const std::string& name) {
+    const auto path = pid_path(name);
+    const Fd file(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+    if (!file) return false;  // /run is full: at the next look
+    if (::access(fmt::format("{}/{}/down", kServices, name).c_str(), F_OK) != 0) return true;
+    ::unlink(path.c_str());
+    return false;
+  }
+
   void reap() {
     int status = 0;
     for (pid_t pid = 0; (pid = ::waitpid(-1, &status, WNOHANG)) > 0;) {
       std::erase_if(services_, [&](const Service& service) {
         if (service.keeper != pid) return false;
-        ::unlink(fmt::format("/run/service/{}.pid", service.name).c_str());
+        ::unlink(pid_path(service.name).c_str());
         return true;
       });
     }

@@ -1,5 +1,7 @@
 // A service of a supervisor that scans /etc/service and takes a file `down` in a service's directory at once, as the
-// lab's init does: /run/service/NAME.pid is there, with the main process's id, as long as it looks after the service.
+// lab's init does: /run/service/NAME.pid is there, with the main process's id, as long as it looks after the service. It
+// makes that file, still empty, before it looks for `down` a last time and starts the service: whoever has written
+// `down` and then finds no such file knows that nothing starts any more.
 // runit's own runsv takes `down` at boot only, and is refused.
 #include <fmt/format.h>
 #include <unistd.h>
