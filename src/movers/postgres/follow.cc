@@ -32,6 +32,13 @@ Result<> empty_tables(const Work& work, const std::string& database) {
   return {};
 }
 
+std::string again(const LostCopies& lost) {
+  if (lost.empty()) return "";
+  std::vector<std::string> names;
+  for (const auto& one : lost) names.push_back(one.name);
+  return fmt::format("; the copy of {} has lost its slot, and begins again", join(names, ", "));
+}
+
 }  // namespace
 
 Result<Json> apply_follow(const Work& work) {
@@ -52,7 +59,7 @@ Result<Json> apply_follow(const Work& work) {
   return Json{{"databases", work.plan.databases.size()}};
 }
 
-Result<Json> observe_follow(const Work& work) {
+Result<Json> observe_follow(const Work& work, LostCopyNotes& notes) {
   Json out = observation(true, "");
   std::int64_t tables = 0, ready = 0, bytes = 0, lag_bytes = 0, lag_ms = 0;
   const auto wait = [&](std::string why) {
@@ -80,8 +87,10 @@ Result<Json> observe_follow(const Work& work) {
     if (const auto alarm = alarm_of(lag.wal, work.theirs().host); !alarm.empty()) out["alarm"] = alarm;
     lag_bytes += lag.bytes;
     lag_ms = std::max(lag_ms, lag.ms);
+    const auto lost = TRY(find_lost_copies(work, database));
+    notes.put(work.plan.move, database, lost);
     if (arrival.ready < arrival.tables || arrival.tables == 0)
-      wait(fmt::format("copying {}: {} of {} tables", database, arrival.ready, arrival.tables));
+      wait(fmt::format("copying {}: {} of {} tables{}", database, arrival.ready, arrival.tables, again(lost)));
     else if (!arrival.running || !lag.active)
       wait(fmt::format("the stream of {} is not connected", database));
     else if (work.plan.until == "caught-up" && (lag.bytes > kCaughtUpBytes || lag.ms > kCaughtUpMs))

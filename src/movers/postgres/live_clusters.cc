@@ -90,6 +90,7 @@ bool Server::start() {
         "port = {}\nunix_socket_directories = '{}'\nlisten_addresses = '127.0.0.1'\nwal_level = logical\n"
         "track_commit_timestamp = on\nlog_statement = all\nlog_min_duration_statement = 0\n"
         "log_connections = on\nwal_retrieve_retry_interval = 100ms\nmax_prepared_transactions = 4\n"
+        "max_worker_processes = 16\nmax_logical_replication_workers = 12\n"
         "shared_buffers = 32MB\nmax_wal_size = 256MB\nlogging_collector = on\nlog_directory = '{}'\nlog_filename = "
         "log\n",
         port_, directory_.native(), directory_.native());

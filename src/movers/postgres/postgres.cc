@@ -23,6 +23,8 @@ namespace postgres {
 namespace {
 
 constexpr Millis kGuardPeriod{1'000};
+constexpr Millis kCopyAgainPeriod{500};
+constexpr Millis kCopyAgainPatience{3'600'000};  // to empty one table
 
 // No agents: the keeper asks nobody.
 class NoPeers : public Peers {
@@ -55,6 +57,9 @@ class PostgresMover : public Mover {
         pause_for(Millis(250), own);
       }
     });
+    copier_ = std::jthread([this, host = base.host, state = base.state, stop = base.stop](const std::stop_token& own) {
+      while (pause_for(kCopyAgainPeriod, own) && !stop.stop_requested()) copy_again(host, state, own);
+    });
     return {};
   }
 
@@ -62,7 +67,7 @@ class PostgresMover : public Mover {
     const auto work = TRY(make_work(context, options_, pool_, titles_, desired));
     const auto& kind = work.plan.kind;
     if (kind == "source" || kind == "target") return observe_setup(work);
-    if (kind == "follow") return observe_follow(work);
+    if (kind == "follow") return observe_follow(work, lost_copies_);
     if (kind == "switch") return observe_switch(work);
     if (kind == "finish") {
       const auto record = TRY(Record::load(context, work.plan.move));
@@ -186,6 +191,22 @@ class PostgresMover : public Mover {
     return all;
   }
 
+  // A thread of its own: to empty a table may take long, and leases do not wait for it.
+  void copy_again(const std::string& host, const std::filesystem::path& state, const std::stop_token& stop) {
+    for (const auto& move : lost_copies_.moves()) {
+      NoPeers nobody;
+      const Context context{Task{move, "keep", 0}, host, state, nobody, Deadline::in(kCopyAgainPatience), stop};
+      const auto done = copy_again_one(context);
+      if (!done) log_warn("postgres", "move {}: a copy cannot begin again: {}", move, done.error().text());
+    }
+  }
+
+  Result<> copy_again_one(const Context& context) {
+    const auto record = TRY(Record::load(context, context.task.move));
+    if (!record.contains("desired")) return {};
+    return copy_lost_ones_anew(TRY(make_work(context, options_, pool_, titles_, record.at("desired"))), lost_copies_);
+  }
+
   Result<bool> keep_one(const Context& context, bool fresh) {
     const auto record = TRY(Record::load(context, context.task.move));
     if (!record.contains("desired")) return false;
@@ -211,8 +232,10 @@ class PostgresMover : public Mover {
   std::chrono::nanoseconds guarded_{0};  // when the log's room was last looked at
   std::string blind_;                    // why it could not be
   std::string trouble_;  // the keeper's last, so that it is told once
+  LostCopyNotes lost_copies_;
   std::stop_source ending_;
-  std::jthread keeper_;  // last: joined before what it uses goes
+  std::jthread keeper_;  // last, as is copier_: joined before what they use goes
+  std::jthread copier_;
 };
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include "movers/postgres/check.h"
 #include "movers/postgres/fence.h"
 #include "movers/postgres/handover.h"
+#include "movers/postgres/recopy.h"
 #include "movers/postgres/setup.h"
 #include "movers/postgres/stream.h"
 #include "movers/postgres/title.h"
@@ -50,6 +51,7 @@ const std::map<std::string_view, Handler>& handlers() {
          CHECK_OK(drop_slot(w, w.outgoing(d)));
          return Json::object();
        }},
+      {"which_slots", [](const Work& w, const std::string&, const Json& a) { return which_slots(w, a); }},
       {"lag",
        [](const Work& w, const std::string& d, const Json&) -> Result<Json> {
          return to_json(TRY(look_at_slot(w, w.outgoing(d))));
