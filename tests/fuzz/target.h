@@ -16,11 +16,12 @@ struct Target {
 
 std::vector<Target> mover_targets();
 std::vector<Target> control_targets();
+std::vector<Target> gate_targets();
 std::vector<Target> lab_targets();
 
 inline std::vector<Target> all_targets() {
   auto all = mover_targets();
-  for (const auto& more : {control_targets(), lab_targets()}) all.insert(all.end(), more.begin(), more.end());
+  for (const auto& more : {control_targets(), gate_targets(), lab_targets()}) all.insert(all.end(), more.begin(), more.end());
   return all;
 }
 
