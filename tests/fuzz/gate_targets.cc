@@ -3,6 +3,8 @@
 #include <filesystem>
 
 #include "base/text.h"
+#include "gate/client_login.h"
+#include "gate/server_login.h"
 #include "gate/traffic.h"
 #include "sys/file.h"
 #include "tests/fuzz/target.h"
@@ -96,8 +98,77 @@ Seeds gate_traffic_seeds() {
   return seeds;
 }
 
+// The stored form of "pencil" (RFC 7677).
+constexpr std::string_view kVerifier =
+    "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:"
+    "wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=";
+
+// Whatever a client sends before it is let in: it is never let in, for it knows no password. The first byte: is TLS offered,
+// has the user a verifier, and of which kind.
+void gate_login(std::string_view input) {
+  if (input.empty()) return;
+  const auto how = static_cast<unsigned char>(input[0]);
+  input.remove_prefix(1);
+  static const std::vector<gate::Rule> anyone{{}};
+  gate::ClientLogin login({&anyone, "192.0.2.1", (how & 1) != 0, "seed", "3rfcNHYJY1ZVvWVs7j", "1234"});
+  for (auto left = input.size() + 1; left > 0 && !input.empty();) {
+    login.from_client(input);
+    if (login.wants() == gate::ClientLogin::Wants::tls) {
+      login.tls_started("hash", true);
+    } else if (login.wants() == gate::ClientLogin::Wants::verifier) {
+      login.verifier_is((how & 2) == 0 ? std::nullopt
+                                       : std::optional((how & 4) == 0 ? std::string(kVerifier) : "md5" + std::string(32, '0')));
+    }
+    if (input.size() >= left) break;
+    left = input.size();
+  }
+  must(login.wants() != gate::ClientLogin::Wants::admitted, "nobody is let in without the password");
+  (void)login.take_output();
+}
+
+Seeds gate_login_seeds() {
+  const auto start = gate::startup_packet({{"user", "u"}, {"database", "d"}});
+  const std::string first = "n,,n=,r=rOprNGfwEbeRWgbNEkqO";
+  std::string initial("SCRAM-SHA-256");
+  initial.push_back('\0');
+  gate::append_u32(initial, static_cast<std::uint32_t>(first.size()));
+  const auto sasl = gate::message('p', initial + first);
+  const auto last = gate::message('p', "c=biws,r=rOprNGfwEbeRWgbNEkqO3rfcNHYJY1ZVvWVs7j,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=");
+  return {std::string("\2") + start + sasl + last, std::string("\3") + gate::ssl_request() + start + sasl + last,
+          std::string("\6") + start + gate::message('p', "md5" + std::string(33, '\0')),
+          std::string("\1") + gate::cancel_request({1, "abcd"})};
+}
+
+// Whatever a server sends before it is ready, to a gate that has keys (first byte even) or wants TLS (odd).
+void gate_server(std::string_view input) {
+  if (input.empty()) return;
+  const bool tls = (input[0] & 1) != 0;
+  input.remove_prefix(1);
+  gate::ServerLogin login({{{"user", "u"}}, gate::ScramKeys{gate::Secret("c"), gate::Secret("s")}, "rOprNGfwEbeRWgbNEkqO", tls});
+  for (auto left = input.size() + 1; input.size() < left && login.wants() == gate::ServerLogin::Wants::bytes;) {
+    left = input.size();
+    if (login.from_server(input) == gate::ServerLogin::Wants::tls) login.tls_started();
+  }
+  if (login.wants() == gate::ServerLogin::Wants::ready) (void)login.greeting({1, "abcd"});
+  must(login.wants() != gate::ServerLogin::Wants::failed || !login.error().empty(), "a failure has a reason");
+}
+
+Seeds gate_server_seeds() {
+  using namespace std::literals;
+  const auto ok = gate::message('R', "\0\0\0\0"s) + gate::parameter_status("a", "b") + gate::message('K', "\0\0\0\1abcd"s) +
+                  gate::message('Z', "I");
+  const auto sasl = gate::message('R', "\0\0\0\x0aSCRAM-SHA-256\0\0"s) +
+                    gate::message('R', "\0\0\0\x0br=rOprNGfwEbeRWgbNEkqOx,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"s) +
+                    gate::message('R', "\0\0\0\x0cv=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="s);
+  return {"\0"s + ok, "\0"s + sasl + ok, "\1S"s, "\0"s + gate::error_message({"28000", "no", ""})};
+}
+
 }  // namespace
 
-std::vector<Target> gate_targets() { return {{"gate_traffic", gate_traffic, gate_traffic_seeds}}; }
+std::vector<Target> gate_targets() {
+  return {{"gate_traffic", gate_traffic, gate_traffic_seeds},
+          {"gate_login", gate_login, gate_login_seeds},
+          {"gate_server", gate_server, gate_server_seeds}};
+}
 
 }  // namespace midstream::fuzz
