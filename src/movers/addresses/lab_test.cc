@@ -519,6 +519,20 @@ TEST_F(Bench, TenTimesToAndFro) {
   EXPECT_EQ(witness_->ports(), (std::set<std::string>{"p-old", "p-new"}));
 }
 
+TEST_F(Bench, WhoWaitsForAnAnswerIsToldThatNoneComes) {
+  const Fd service = listener(old_);
+  const std::uint16_t port = local_port(service.get()).value();
+  const Fd twin = listener(new_, port);
+  const auto to = [&](const char* address) {
+    return within(third_.space, [&] { return connect_tcp(address, port, Deadline::in(Millis{2'000})).value(); });
+  };
+  const Fd goes = to("192.0.2.10"), stays = to("198.51.100.5");
+  ASSERT_TRUE(ask(Verb::apply, "stage") && ask(Verb::apply, "own"));
+  pollfd told[2]{{goes.get(), POLLIN, 0}, {stays.get(), POLLIN, 0}};
+  ASSERT_EQ(::poll(told, 2, 5'000), 1) << "a client that only waits would do so for as long as its patience lasts";
+  EXPECT_TRUE(told[0].revents & POLLERR);
+}
+
 // Without a third host each way is seen from the side that gave the addresses away.
 TEST_F(Bench, ThePoolIsGivenBack) {
   ip_command(new_.space, "addr add 198.51.100.11/28 dev eth0");  // secondary, and not of the move

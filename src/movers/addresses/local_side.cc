@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/text.h"
+#include "movers/addresses/flows.h"
 #include "movers/addresses/proc.h"
 #include "sys/file.h"
 #include "sys/log.h"
@@ -227,6 +228,8 @@ Result<Json> LocalSide::release(std::uint64_t turn, const Task& task) {
   std::optional<Kept> kept = TRY(load_kept(link.index));
   if (!kept || kept->turn != turn) return corrupt(fmt::format("{} is missing", path("kept").string()));
   const std::int64_t flows = TRY(count_flows(set_.addresses));
+  // A client that waits for an answer would not learn otherwise that nobody is there any more. Not worth a failure.
+  if (const auto reset = reset_flows(set_.addresses); !reset) log_warn("addresses", "{}", reset.error().text());
   auto done = delete_addresses(netlink, link, *kept);
   if (done) {
     options_.checkpoint("release: deleted");
