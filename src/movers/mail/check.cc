@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <future>
 
 #include "base/text.h"
 #include "movers/mail/block.h"
@@ -201,8 +202,9 @@ Result<Json> run_check(const MailOptions& options, const Context& context, const
     return context.peers.call(host, "mail", "facts", {{"desired", plan.raw}}, context.task, context.deadline,
                               context.stop);
   };
-  const auto old_facts = facts(plan.old_side.host);
+  auto asked = std::async(std::launch::async, facts, plan.old_side.host);
   const auto new_facts = facts(plan.new_side.host);
+  const auto old_facts = asked.get();
   for (const auto& [host, side] :
        {std::pair(plan.old_side.host, &old_facts), std::pair(plan.new_side.host, &new_facts)})
     if (!*side)

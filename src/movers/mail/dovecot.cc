@@ -1,12 +1,16 @@
 #include "movers/mail/dovecot.h"
 
 #include <fmt/format.h>
+#include <sys/mman.h>
+#include <unistd.h>
 #include <xxhash.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 
 #include "base/text.h"
+#include "sys/fd.h"
 #include "sys/file.h"
 
 namespace midstream::mail {
@@ -53,18 +57,25 @@ std::vector<std::map<std::string, std::string>> rows_of(const std::string& text)
   return rows;
 }
 
-Result<std::string> sieve_digest(const Dovecot& dovecot, const std::string& user, Json& into, const Limits& limits) {
-  const auto exit = TRY(run_child(dovecot.doveadm({"sieve", "list", "-u", user}), "", limits.deadline, limits.stop));
-  if (exit.code != 0) return std::string();  // no Pigeonhole here: nothing to compare
-  for (const auto& line : lines_of(exit.out)) {
-    const bool active = line.ends_with(" ACTIVE");
-    const auto name = active ? line.substr(0, line.size() - 7) : line;
-    if (name.empty()) continue;
-    const auto script = TRY(dovecot.run({"sieve", "get", "-u", user, name}, limits));
-    into["sieve " + name] = fmt::format("{}{}", hash_of(script), active ? " active" : "");
+// Text that a child can read, by its name, while this lives.
+class NamedText {
+ public:
+  static Result<NamedText> of(std::string_view text) {
+    NamedText named;
+    named.fd_ = Fd(::memfd_create("midstream-mail", MFD_CLOEXEC));
+    if (!named.fd_) return errno_failure("cannot make a list of users", errno);
+    while (!text.empty()) {
+      const auto n = ::write(named.fd_.get(), text.data(), text.size());
+      if (n < 0 && errno != EINTR) return errno_failure("cannot write a list of users", errno);
+      if (n > 0) text.remove_prefix(static_cast<std::size_t>(n));
+    }
+    return named;
   }
-  return std::string();
-}
+  std::string name() const { return fmt::format("/proc/{}/fd/{}", ::getpid(), fd_.get()); }
+
+ private:
+  Fd fd_;
+};
 
 }  // namespace
 
@@ -122,14 +133,16 @@ Result<std::uint64_t> Dovecot::serial(const std::string& user, const Limits& lim
   return serial;
 }
 
-Result<std::set<pid_t>> Dovecot::sessions(const std::string& user, const Limits& limits) const {
-  std::set<pid_t> pids;
-  for (const auto& row : rows_of(TRY(run({"-f", "tab", "who", "-1", user}, limits)))) {
-    if (row.contains("username") && row.at("username") != user) continue;
+Result<std::map<std::string, std::set<pid_t>>> Dovecot::sessions(const std::vector<std::string>& users,
+                                                                 const Limits& limits) const {
+  std::map<std::string, std::set<pid_t>> found;
+  for (const auto& row : rows_of(TRY(run({"-f", "tab", "who", "-1"}, limits)))) {
+    const auto user = row.find("username");
     const auto pid = row.find("pid");
-    if (pid != row.end()) pids.insert(std::atoi(pid->second.c_str()));
+    if (user == row.end() || pid == row.end() || std::ranges::find(users, user->second) == users.end()) continue;
+    found[user->second].insert(std::atoi(pid->second.c_str()));
   }
-  return pids;
+  return found;
 }
 
 Result<> Dovecot::kick(const std::string& user, const Limits& limits) const {
@@ -164,34 +177,74 @@ Result<std::map<pid_t, std::string>> Dovecot::deliveries(const Limits& limits) c
   return busy;
 }
 
-Result<Json> Dovecot::snapshot(const std::string& user, const Limits& limits) const {
-  Json snapshot = Json::object();
-  for (const auto& row :
-       rows_of(TRY(run({"-f", "tab", "mailbox", "status", "-u", user, "uidvalidity guid", "*"}, limits))))
-    snapshot["mailbox " + row.at("mailbox")] = {
+Result<std::vector<Dovecot::Row>> Dovecot::table(const std::vector<std::string>& words,
+                                                 const std::vector<std::string>& users,
+                                                 const std::vector<std::string>& rest, const Limits& limits) const {
+  if (users.empty()) return std::vector<Row>();
+  const auto list = TRY(NamedText::of(join(users, "\n") + "\n"));
+  std::vector<std::string> argv{"-f", "tab"};
+  argv.insert(argv.end(), words.begin(), words.end());
+  argv.insert(argv.end(), {"-F", list.name()});
+  argv.insert(argv.end(), rest.begin(), rest.end());
+  auto rows = rows_of(TRY(run(std::move(argv), limits)));
+  for (const auto& row : rows)
+    if (!row.contains("Username")) return corrupt("doveadm's answer does not say whose it is");
+  return rows;
+}
+
+// Nobody is without a mailbox: one of whom nothing is said was not looked at.
+Result<std::vector<Dovecot::Row>> Dovecot::mailboxes(const std::string& fields, const std::vector<std::string>& users,
+                                                     const Limits& limits) const {
+  auto rows = TRY(table({"mailbox", "status"}, users, {fields, "*"}, limits));
+  std::set<std::string> seen;
+  for (const auto& row : rows) seen.insert(row.at("Username"));
+  for (const auto& user : users)
+    if (!seen.contains(user)) return retry(fmt::format("doveadm mailbox status says nothing of {}", user));
+  return rows;
+}
+
+Result<Json> Dovecot::snapshots(const std::vector<std::string>& users, const Limits& limits) const {
+  Json snapshots = Json::object();
+  for (const auto& user : users) snapshots[user] = {{"subscriptions", ""}};
+  for (const auto& row : TRY(mailboxes("uidvalidity guid", users, limits)))
+    snapshots[row.at("Username")]["mailbox " + row.at("mailbox")] = {
         {"identity", fmt::format("guid {} uidvalidity {}", row.at("guid"), row.at("uidvalidity"))},
         {"messages", Json::object()}};
-  for (const auto& row : rows_of(TRY(
-           run({"-f", "tab", "fetch", "-u", user, "mailbox uid guid flags date.received size.physical", "mailbox", "*"},
-               limits)))) {
+  for (const auto& row :
+       TRY(table({"fetch"}, users, {"mailbox uid guid flags date.received size.physical", "mailbox", "*"}, limits))) {
+    auto& snapshot = snapshots[row.at("Username")];
     const auto mailbox = snapshot.find("mailbox " + row.at("mailbox"));
     if (mailbox == snapshot.end()) continue;  // made since
     (*mailbox)["messages"][row.at("uid")] = fmt::format(
         "{} {}", hash_of(row.at("guid") + " " + row.at("date.received") + " " + row.at("size.physical")).substr(0, 16),
         settled_flags(row.at("flags")));
   }
-  auto subscribed = lines_of(TRY(run({"mailbox", "list", "-s", "-u", user}, limits)));
-  std::ranges::sort(subscribed);
-  snapshot["subscriptions"] = join(subscribed, "\n");
-  TRY(sieve_digest(*this, user, snapshot, limits));
-  return snapshot;
+  std::map<std::string, std::set<std::string>> subscribed;
+  for (const auto& row : TRY(table({"mailbox", "list", "-s"}, users, {}, limits)))
+    subscribed[row.at("Username")].insert(row.at("mailbox"));
+  for (const auto& [user, names] : subscribed)
+    snapshots[user]["subscriptions"] = join(std::vector<std::string>(names.begin(), names.end()), "\n");
+  CHECK_OK(add_scripts(users, snapshots, limits));
+  return snapshots;
 }
 
-Result<Json> Dovecot::counters(const std::string& user, const Limits& limits) const {
+Result<> Dovecot::add_scripts(const std::vector<std::string>& users, Json& snapshots, const Limits& limits) const {
+  const auto scripts = table({"sieve", "list"}, users, {}, limits);
+  if (!scripts && scripts.error().kind == ErrorKind::cancelled) return std::unexpected(scripts.error());
+  if (!scripts) return {};  // no Pigeonhole here: nothing to compare
+  for (const auto& row : *scripts) {
+    const auto& user = row.at("Username");
+    const auto text = TRY(run({"sieve", "get", "-u", user, row.at("script")}, limits));
+    snapshots[user]["sieve " + row.at("script")] =
+        fmt::format("{}{}", hash_of(text), row.at("active").empty() ? "" : " active");
+  }
+  return {};
+}
+
+Result<Json> Dovecot::counters(const std::vector<std::string>& users, const Limits& limits) const {
   Json counters = Json::object();
-  for (const auto& row : rows_of(TRY(run(
-           {"-f", "tab", "mailbox", "status", "-u", user, "messages uidnext uidvalidity guid unseen", "*"}, limits)))) {
-    counters["mailbox " + row.at("mailbox")] =
+  for (const auto& row : TRY(mailboxes("messages uidnext uidvalidity guid unseen", users, limits))) {
+    counters[row.at("Username")]["mailbox " + row.at("mailbox")] =
         fmt::format("guid {} uidvalidity {} uidnext {} messages {} unseen {}", row.at("guid"), row.at("uidvalidity"),
                     row.at("uidnext"), row.at("messages"), row.at("unseen"));
   }

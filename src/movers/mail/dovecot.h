@@ -40,19 +40,28 @@ class Dovecot {
   Result<std::filesystem::path> home(const std::string& user, const Limits& limits) const;
   // The serial of the map that the running auth process answers from for `user`, 0 where it has no line.
   Result<std::uint64_t> serial(const std::string& user, const Limits& limits) const;
-  // Sessions (imap, pop3, sieve) of `user` on this side, proxied ones not counted.
-  Result<std::set<pid_t>> sessions(const std::string& user, const Limits& limits) const;
+  // Who of `users` has sessions (imap, pop3, sieve) on this side, proxied ones not counted.
+  Result<std::map<std::string, std::set<pid_t>>> sessions(const std::vector<std::string>& users,
+                                                          const Limits& limits) const;
   Result<> kick(const std::string& user, const Limits& limits) const;
   // LMTP processes between RCPT and the answer to DATA: what was let in and may yet be written. By pid, what it is at.
   Result<std::map<pid_t, std::string>> deliveries(const Limits& limits) const;
-  // In one look: {"mailbox NAME": guid, uidvalidity, uidnext, how many messages, how many unseen}.
-  Result<Json> counters(const std::string& user, const Limits& limits) const;
-  // What a client can see of the user's mail: {"mailbox NAME": {"identity", "messages": {uid: what it is}}, "subscriptions",
-  // "sieve NAME"}; the text of a message is a hash over guid, date and size, and its flags. Neither of the two for a user who
+  // Of each of `users`, all in a look of doveadm's or two, which cost more than what they look at. Neither is for a user who
   // has not been copied to this host: looking would make an INBOX of another identity.
-  Result<Json> snapshot(const std::string& user, const Limits& limits) const;
+  // {USER: {"mailbox NAME": guid, uidvalidity, uidnext, how many messages, how many unseen}}
+  Result<Json> counters(const std::vector<std::string>& users, const Limits& limits) const;
+  // What a client can see of their mail: {USER: {"mailbox NAME": {"identity", "messages": {uid: what it is}},
+  // "subscriptions", "sieve NAME"}}; the text of a message is a hash over guid, date and size, and its flags.
+  Result<Json> snapshots(const std::vector<std::string>& users, const Limits& limits) const;
 
  private:
+  using Row = std::map<std::string, std::string>;
+  // What `words` says of each of `users`, by column; "Username" is whose it is.
+  Result<std::vector<Row>> table(const std::vector<std::string>& words, const std::vector<std::string>& users,
+                                 const std::vector<std::string>& rest, const Limits& limits) const;
+  Result<std::vector<Row>> mailboxes(const std::string& fields, const std::vector<std::string>& users,
+                                     const Limits& limits) const;
+  Result<> add_scripts(const std::vector<std::string>& users, Json& snapshots, const Limits& limits) const;
   std::filesystem::path conf_;
 };
 

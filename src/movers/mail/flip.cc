@@ -3,16 +3,18 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <thread>
+#include <mutex>
 
 #include "base/text.h"
 #include "movers/mail/follower.h"
+#include "movers/mail/together.h"
 
 namespace midstream::mail {
 
 namespace {
 
 constexpr Millis kDrain{2'500};
+constexpr Millis kLongSync{2'000};
 
 bool is_home(const Json& titles, const std::string& user) {
   const auto state = titles.contains(user) ? get_string_or(titles.at(user), "state", "") : "";
@@ -29,17 +31,31 @@ Json names_in(const Side::Turns& users) {
   return names;
 }
 
-// The last sync of a user who waits, and the proof that nothing is missing there.
-Result<> complete(Side& side, const MailOptions& options, const Context& context, const std::string& user,
-                  const Limits& limits) {
-  CHECK_OK(sync_user(side, options, context, user, true, limits));
-  const auto here = TRY(side.dovecot().counters(user, limits));
+// The last sync of users who wait, and the proof that nothing is missing there: who is not through, and why.
+Result<Json> complete(Side& side, const MailOptions& options, const Context& context,
+                      const std::vector<std::string>& users, const Limits& limits) {
+  Json kept = Json::object();
+  std::mutex mutex;
+  for_each_name(users, kSyncsAtOnce, [&](const std::string& user) {
+    const auto done = sync_user(side, options, context, user, true, limits);
+    const std::lock_guard lock(mutex);
+    if (!done) kept[user] = done.error().text();
+  });
+  std::vector<std::string> synced;
+  for (const auto& user : users)
+    if (!kept.contains(user)) synced.push_back(user);
   const auto other = side.plan()->other(context.host).host;
-  const auto there =
-      TRY(context.peers.call(other, "mail", "counters", {{"user", user}}, context.task, limits.deadline, limits.stop));
-  if (const auto how = difference(here, there); !how.empty())
-    return retry(fmt::format("both sides of {} are not equal after the last sync: {}", user, how));
-  return {};
+  const auto [there, here] = TRY(both(
+      [&] {
+        return context.peers.call(other, "mail", "counters", {{"users", synced}}, context.task, limits.deadline,
+                                  limits.stop);
+      },
+      [&] { return side.dovecot().counters(synced, limits); }));
+  for (const auto& user : synced) {
+    const auto how = difference(here.value(user, Json::object()), there.value(user, Json::object()));
+    if (!how.empty()) kept[user] = fmt::format("both sides are not equal after the last sync: {}", how);
+  }
+  return kept;
 }
 
 }  // namespace
@@ -98,29 +114,12 @@ Result<Json> give_users(Side& side, const MailOptions& options, const Context& c
     return back(drained.error());
   lap("drained");
   options.checkpoint("give.drained");
-  std::mutex mutex;
-  std::size_t next = 0;
-  Json kept = Json::object();
+  const auto completed = complete(side, options, context, names, limits);
+  if (!completed) return back(completed.error());
+  const auto& kept = *completed;
   Side::Turns given;
-  {
-    std::vector<std::jthread> workers;
-    for (int i = 0; i < 2; ++i) {
-      workers.emplace_back([&] {
-        while (true) {
-          std::unique_lock lock(mutex);
-          if (next == names.size()) return;
-          const auto name = names[next++];
-          lock.unlock();
-          const auto done = complete(side, options, context, name, limits);
-          lock.lock();
-          if (done)
-            given[name] = users.at(name);
-          else
-            kept[name] = done.error().text();
-        }
-      });
-    }
-  }
+  for (const auto& [name, turn] : users)
+    if (!kept.contains(name)) given[name] = turn;
   lap("synced");
   options.checkpoint("give.synced");
   // Nobody slipped in while the last sync ran.
@@ -162,10 +161,12 @@ Result<> settle(const Flip& flip, const Side::Turns& batch) {
 }
 
 Result<> flip_batch(const Flip& flip, const Side::Turns& batch, Outcome& outcome) {
+  // Once more where the first took so long that there is much to carry over again.
   for (int round = 0; round < 2; ++round) {
     const auto synced = TRY(flip.giver("presync", {{"users", names_in(batch)}}));
     for (const auto& [name, why] : synced.at("failed").items())
       return retry(fmt::format("{} cannot be synced: {}", name, why.get<std::string>()));
+    if (get_int_or(synced, "ms", 0) < kLongSync.count()) break;
   }
   TRY(flip.taker("stand", {{"users", to_json(batch)}}));
   flip.checkpoint("flip.standing");
@@ -190,7 +191,8 @@ Result<> flip_batch(const Flip& flip, const Side::Turns& batch, Outcome& outcome
   }
   if (!back.empty()) TRY(flip.taker("send-back", {{"users", back}}));
   // Mail that was told to wait need not wait for the next queue run.
-  for (const auto& side : {flip.giver, flip.taker}) TRY(side("flush", {{"users", names_in(batch)}}));
+  const Json flushed{{"users", names_in(batch)}};
+  TRY(both([&] { return flip.giver("flush", flushed); }, [&] { return flip.taker("flush", flushed); }));
   return {};
 }
 

@@ -23,6 +23,9 @@ struct Flip {
   Limits limits;
 };
 
+// Dovecot's syncs that run on one host at the same time.
+constexpr std::size_t kSyncsAtOnce = 3;
+
 // Makes the taker the home of each of `users`; those that have it there already are left. Returns {"users": flipped now,
 // "hold_ms": {"p50", "worst"}}: how long deliveries and logins waited, an upper bound. Retry where some could not be
 // flipped: those are at home where they were, and the error names them.

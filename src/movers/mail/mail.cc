@@ -14,6 +14,7 @@
 #include "movers/mail/pipe.h"
 #include "movers/mail/postfix.h"
 #include "movers/mail/queue.h"
+#include "movers/mail/together.h"
 #include "sys/file.h"
 #include "sys/log.h"
 
@@ -24,6 +25,7 @@ namespace {
 
 constexpr Millis kCaughtUp{5'000};
 constexpr Millis kPeer{120'000};
+constexpr std::size_t kLookedAtTogether = 32;
 constexpr Millis kWayBackLag{30'000};  // further behind, old's copy does not count as in sync
 
 class MailMover final : public Mover {
@@ -79,6 +81,14 @@ class MailMover final : public Mover {
   bool settled_ = false;
   std::stop_source ending_;
   std::jthread keeper_;
+};
+
+// How far into a step each part of it had ended.
+struct Laps {
+  std::chrono::nanoseconds began = boot_now();
+  Json ms = Json::object();
+  std::int64_t now() const { return std::chrono::duration_cast<Millis>(boot_now() - began).count(); }
+  void note(const char* part) { ms[part] = now(); }
 };
 
 std::filesystem::path follow_note(const Context& context) { return context.state / "follow"; }
@@ -202,15 +212,26 @@ Ask MailMover::ask(const Context& context, const std::string& host) {
 Result<Json> MailMover::presync(const Context& context, const Json& args) {
   const auto side = this->side(context);
   Json failed = Json::object();
-  for (const auto& name : TRY(get_strings(args, "users"))) {
+  std::mutex mutex;
+  const Laps laps;
+  for_each_name(TRY(get_strings(args, "users")), kSyncsAtOnce, [&](const std::string& name) {
     const auto done = [&]() -> Result<> {
       if (!TRY(side->user(name)).title.home()) return {};
       const auto hold = TRY(side->occupy(name, context.deadline.sooner(Millis(60'000))));
       return sync_user(*side, options_, context, name, false, limits(context));
     }();
+    const std::lock_guard lock(mutex);
     if (!done) failed[name] = done.error().text();
-  }
-  return Json{{"failed", failed}};
+  });
+  return Json{{"failed", failed}, {"ms", laps.now()}};
+}
+
+// Those of the users asked for whose mail is here.
+Result<std::vector<std::string>> copied(const Side& side, const Json& args) {
+  auto users = TRY(get_strings(args, "users"));
+  const auto known = side.users();
+  std::erase_if(users, [&](const std::string& name) { return !known.contains(name) || !known.at(name).copied; });
+  return users;
 }
 
 // One verb on this host, for whichever side runs the step.
@@ -223,16 +244,8 @@ Result<Json> MailMover::act(const Context& context, std::string_view verb, const
   if (verb == "status") return Json{{"installed", side->installed()}, {"titles", titles_of(*side)}};
   if (verb == "presync") return presync(context, args);
   if (verb == "give") return give_users(*side, options_, context, turns_from(TRY(get_object(args, "users"))), within);
-  if (verb == "counters") {
-    const auto user = TRY(get_string(args, "user"));
-    if (!TRY(side->user(user)).copied) return retry(fmt::format("{} was not copied to {} yet", user, context.host));
-    return side->dovecot().counters(user, within);
-  }
-  if (verb == "snapshot") {
-    const auto user = TRY(get_string(args, "user"));
-    if (!TRY(side->user(user)).copied) return retry(fmt::format("{} was not copied to {} yet", user, context.host));
-    return side->dovecot().snapshot(user, within);
-  }
+  if (verb == "counters") return side->dovecot().counters(TRY(copied(*side, args)), within);
+  if (verb == "snapshots") return side->dovecot().snapshots(TRY(copied(*side, args)), within);
   if (verb == "serves") return serves(context);
   if (verb == "wipe") return Json{{"wiped", TRY(side->wipe(within))}};
   if (verb.starts_with("queue-")) return queue(context)->act(context, verb, args);
@@ -271,12 +284,9 @@ Result<> MailMover::follow(const Context& context, bool on) {
   return {};
 }
 
-// How far into a step each part of it had ended.
-struct Laps {
-  std::chrono::nanoseconds began = boot_now();
-  Json ms = Json::object();
-  void note(const char* part) { ms[part] = std::chrono::duration_cast<Millis>(boot_now() - began).count(); }
-};
+Result<std::pair<Json, Json>> on_both(const Ask& one, const Ask& other, std::string_view verb) {
+  return both([&] { return one(verb, Json::object()); }, [&] { return other(verb, Json::object()); });
+}
 
 // New refuses everybody before old sends anybody: nobody makes a mailbox there. Postfix rests while Dovecot reloads: a reload
 // makes LMTP say 421 about messages that it has stored, and they would be delivered once more.
@@ -285,16 +295,17 @@ Result<Json> MailMover::proxy(const Context& context, const Plan& plan) {
   const auto users = TRY(old_side("users", Json::object())).at("users");
   const auto here = ask(context, context.host);
   Laps laps;
-  for (const auto& side : {here, old_side}) {
+  const auto rest = [&](const Ask& side) -> Result<Json> {
     TRY(side("queue-install", {{"desired", plan.raw}}));
-    TRY(side("queue-rest", Json::object()));
-    laps.note("rest");
-  }
+    return side("queue-rest", Json::object());
+  };
+  TRY(both([&] { return rest(old_side); }, [&] { return rest(here); }));
+  laps.note("rest");
   TRY(here("install", {{"desired", plan.raw}, {"users", users}, {"owner", false}}));
   laps.note("new");
   TRY(old_side("install", {{"desired", plan.raw}, {"users", users}, {"owner", true}}));
   laps.note("old");
-  for (const auto& side : {here, old_side}) TRY(side("queue-release", Json::object()));
+  TRY(on_both(old_side, here, "queue-release"));
   laps.note("released");
   return Json{{"users", users.size()}, {"ms", laps.ms}};
 }
@@ -302,16 +313,17 @@ Result<Json> MailMover::proxy(const Context& context, const Plan& plan) {
 // Both sides' configuration put back. `closed`: old's Dovecot serves nobody from then on.
 Result<Json> take_down(const Ask& old_side, const Ask& new_side, bool closed) {
   Laps laps;
-  for (const auto& side : {old_side, new_side}) {
-    if (get_string_or(TRY(side("queue-status", Json::object())), "state", "none") != "none")
-      TRY(side("queue-rest", Json::object()));
-    laps.note("rest");
-  }
+  const auto rest = [](const Ask& side) -> Result<Json> {
+    const auto status = TRY(side("queue-status", Json::object()));
+    return get_string_or(status, "state", "none") == "none" ? status : side("queue-rest", Json::object());
+  };
+  TRY(both([&] { return rest(old_side); }, [&] { return rest(new_side); }));
+  laps.note("rest");
   TRY(old_side("uninstall", {{"closed", closed}}));
   laps.note("old");
   TRY(new_side("uninstall", Json::object()));
   laps.note("new");
-  for (const auto& side : {old_side, new_side}) TRY(side("queue-uninstall", Json::object()));
+  TRY(on_both(old_side, new_side, "queue-uninstall"));
   laps.note("released");
   return Json{{"ms", laps.ms}};
 }
@@ -373,38 +385,57 @@ Result<Json> MailMover::observe_flip(const Context& context, const Plan& plan) {
   return result;
 }
 
-// How the copy of a user differs from the home, "" where it does not. Users go on working meanwhile.
-Result<std::string> compare(const Ask& home, const Ask& copy, const std::string& name) {
-  const Json user{{"user", name}};
-  const auto before = TRY(home("snapshot", user));
-  const auto synced = TRY(home("presync", {{"users", {name}}}));
-  for (const auto& [who, why] : synced.at("failed").items())
-    return fmt::format("it cannot be synced: {}", why.get<std::string>());
-  const auto there = copy("snapshot", user);
-  if (!there) return there.error().text();
-  return steady_difference(before, *there, TRY(home("snapshot", user)));
+// How the copies of these users differ from their home, for those whose does. Users go on working meanwhile.
+Result<std::map<std::string, std::string>> compare(const Ask& home, const Ask& copy,
+                                                   const std::vector<std::string>& users) {
+  const Json args{{"users", users}};
+  const auto before = TRY(home("snapshots", args));
+  const auto synced = TRY(home("presync", args));
+  const auto there = TRY(copy("snapshots", args));
+  const auto after = TRY(home("snapshots", args));
+  std::map<std::string, std::string> differ;
+  for (const auto& user : users) {
+    std::string how;
+    if (synced.at("failed").contains(user))
+      how = fmt::format("it cannot be synced: {}", get_string_or(synced.at("failed"), user, ""));
+    else if (!there.contains(user))
+      how = "it was not copied yet";
+    else
+      how = steady_difference(before.value(user, Json::object()), there.at(user), after.value(user, Json::object()));
+    if (!how.empty()) differ[user] = how;
+  }
+  return differ;
 }
 
 Result<Json> MailMover::verify(const Context& context, const Plan& plan) {
-  const auto began = boot_now();
+  const Laps laps;
   const auto ours = titles_of(*side(context));
-  std::vector<std::string> names;
-  for (const auto& [name, title] : ours.items()) names.push_back(name);
-  for (const auto& name : names) {
-    std::string how = "not looked at";
-    for (int attempt = 0; attempt < 6 && !how.empty(); ++attempt) {
-      if (context.stop.stop_requested()) return failure(ErrorKind::cancelled, "asked to stop");
-      const auto state = get_string_or(ours.at(name), "state", "");
-      const bool here = state == "owner" || state == "yielding";
-      const auto home = ask(context, here ? context.host : plan.old_side.host);
-      const auto copy = ask(context, here ? plan.old_side.host : context.host);
-      how = TRY(compare(home, copy, name));
-    }
-    if (!how.empty())
-      return refused(fmt::format("the mail of {} is not the same on both sides: {}", name, how),
-                     "look at both mailboxes; `run` compares again");
+  std::map<std::string, std::vector<std::string>> by_home;
+  for (const auto& [name, title] : ours.items()) {
+    const auto state = get_string_or(title, "state", "");
+    by_home[state == "owner" || state == "yielding" ? context.host : plan.old_side.host].push_back(name);
   }
-  return Json{{"users", names.size()}, {"ms", std::chrono::duration_cast<Millis>(boot_now() - began).count()}};
+  int looks = 0;
+  for (const auto& [host, users] : by_home) {
+    const auto home = ask(context, host);
+    const auto copy = ask(context, plan.other(host).host);
+    for (std::size_t at = 0; at < users.size(); at += kLookedAtTogether) {
+      std::vector<std::string> some(
+          users.begin() + static_cast<std::ptrdiff_t>(at),
+          users.begin() + static_cast<std::ptrdiff_t>(std::min(users.size(), at + kLookedAtTogether)));
+      std::map<std::string, std::string> differ;
+      for (int attempt = 0; attempt < 6 && !some.empty(); ++attempt, ++looks) {
+        if (context.stop.stop_requested()) return failure(ErrorKind::cancelled, "asked to stop");
+        differ = TRY(compare(home, copy, some));
+        std::erase_if(some, [&](const std::string& name) { return !differ.contains(name); });
+      }
+      if (!some.empty())
+        return refused(
+            fmt::format("the mail of {} is not the same on both sides: {}", some.front(), differ.at(some.front())),
+            "look at both mailboxes; `run` compares again");
+    }
+  }
+  return Json{{"users", ours.size()}, {"looks", looks}, {"ms", laps.now()}};
 }
 
 Result<Json> MailMover::finish(const Context& context, const Plan& plan) {

@@ -1,6 +1,8 @@
 #include "movers/mail/postfix.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <array>
@@ -22,10 +24,23 @@ namespace {
 constexpr std::array<std::string_view, 5> kAgents{"smtp", "lmtp", "local", "virtual", "pipe"};
 constexpr std::array<std::string_view, 2> kManagers{"qmgr", "oqmgr"};
 constexpr Millis kReload{10'000};
+constexpr Millis kCool{3'000};
 constexpr Millis kCommand{20'000};  // one of Postfix's own commands
 
 std::string first_line(const std::string& text) {
   return printable(std::string(trim(text.substr(0, text.find('\n')))));
+}
+
+// Another one for each content that the file has had: its status changes with every write and rename. "" where it is absent.
+std::string version_of(const fs::path& file) {
+  struct stat found {};
+  if (::stat(file.c_str(), &found) != 0) return "";
+  return fmt::format("{} {} {} {}", found.st_ino, found.st_size, found.st_ctim.tv_sec, found.st_ctim.tv_nsec);
+}
+
+std::string find_or_empty(const std::map<std::string, std::string>& values, const std::string& name) {
+  const auto found = values.find(name);
+  return found == values.end() ? "" : found->second;
 }
 
 // The parent of a process, 0 where it is gone.
@@ -84,11 +99,32 @@ Result<std::string> Postfix::run(std::vector<std::string> argv, const Limits& li
 }
 
 Result<std::string> Postfix::setting(const std::string& name, const Limits& limits) const {
-  return std::string(trim(TRY(run({"postconf", "-x", "-h", name}, limits))));
+  const auto version = version_of(main_cf());
+  {
+    const std::lock_guard lock(mutex_);
+    if (!version.empty() && settings_.version == version) return find_or_empty(settings_.values, name);
+  }
+  Settings now{version, {}};
+  for (const auto& line : split(TRY(run({"postconf", "-x"}, limits)), '\n')) {
+    const auto equals = line.find(" =");
+    if (equals != std::string::npos) now.values[line.substr(0, equals)] = std::string(trim(line.substr(equals + 2)));
+  }
+  const auto value = find_or_empty(now.values, name);
+  const std::lock_guard lock(mutex_);
+  settings_ = std::move(now);
+  return value;
 }
 
 Result<fs::path> Postfix::queue_directory(const Limits& limits) const {
   return fs::path(TRY(setting("queue_directory", limits)));
+}
+
+Result<> Postfix::write(const fs::path& file, const std::string& text) {
+  CHECK_OK(write_file_durably(file, text));
+  const timespec times[2]{{0, UTIME_NOW}, {(wall_now_ms() - kCool.count()) / 1000, 0}};
+  if (::utimensat(AT_FDCWD, file.c_str(), times, 0) != 0)
+    return errno_failure("cannot set the time of " + file.string(), errno);
+  return {};
 }
 
 Result<std::vector<std::string>> Postfix::transports(const Limits& limits) const {

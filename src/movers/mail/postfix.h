@@ -2,6 +2,8 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -17,9 +19,13 @@ class Postfix {
   bool present() const;  // there is a main.cf
   std::filesystem::path main_cf() const { return conf_ / "main.cf"; }
   std::filesystem::path master_cf() const { return conf_ / "master.cf"; }
-  // One setting, with what it refers to put in.
+  // One setting, with what it refers to put in; "" where there is none of this name. All are read at once, anew whenever
+  // main.cf has changed.
   Result<std::string> setting(const std::string& name, const Limits& limits) const;
   Result<std::filesystem::path> queue_directory(const Limits& limits) const;
+  // Durably, and with a time that is past: a process of Postfix that finds main.cf changed within the last 2 s waits for it
+  // to cool down before it reads it, lest it be half written, which it never is here.
+  static Result<> write(const std::filesystem::path& file, const std::string& text);
   // Names of the transports in master.cf that deliver: those whose program is smtp, lmtp, local, virtual or pipe.
   Result<std::vector<std::string>> transports(const Limits& limits) const;
   Result<bool> running(const Limits& limits) const;
@@ -42,6 +48,12 @@ class Postfix {
   Result<int> master(const Limits& limits) const;  // its pid, 0 where it does not run
   Result<std::string> run(std::vector<std::string> argv, const Limits& limits) const;
   std::filesystem::path conf_;
+  struct Settings {
+    std::string version;  // of main.cf
+    std::map<std::string, std::string> values;
+  };
+  mutable std::mutex mutex_;  // guards what follows
+  mutable Settings settings_;
 };
 
 }  // namespace midstream::mail

@@ -32,9 +32,21 @@ std::string hash_of(std::string_view bytes) {
   return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
 }
 
-Result<> sync_directory(const fs::path& path) {
-  const Fd fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+Result<> sync_path(const fs::path& path, int flags) {
+  const Fd fd(::open(path.c_str(), flags | O_CLOEXEC));
   if (!fd || ::fsync(fd.get()) != 0) return errno_failure("cannot sync " + path.string(), errno);
+  return {};
+}
+
+// Not on disk yet when it returns.
+Result<> write_queue_file(const fs::path& path, std::string_view bytes) {
+  const Fd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+  if (!fd) return errno_failure("cannot create " + path.string(), errno);
+  while (!bytes.empty()) {
+    const auto n = ::write(fd.get(), bytes.data(), bytes.size());
+    if (n < 0 && errno != EINTR) return errno_failure("cannot write " + path.string(), errno);
+    if (n > 0) bytes.remove_prefix(static_cast<std::size_t>(n));
+  }
   return {};
 }
 
@@ -151,7 +163,7 @@ Result<> Queue::configure(const Record& record, const Limits& limits) {
   const auto wanted = with_settings(bare, record.move, body);
   // A transport that main.cf names stands in master.cf.
   if (!record.title.home()) CHECK_OK(put_relay(record.move, true, limits));
-  if (wanted != text) CHECK_OK(write_file_durably(postfix_.main_cf(), wanted));
+  if (wanted != text) CHECK_OK(Postfix::write(postfix_.main_cf(), wanted));
   if (record.title.home()) CHECK_OK(put_relay(record.move, false, limits));
   return postfix_.reload(limits);
 }
@@ -167,7 +179,7 @@ Result<> Queue::put_relay(const std::string& move, bool there, const Limits& lim
                     TRY(postfix_.setting("myhostname", limits)), TRY(postfix_.setting("smtp_helo_name", limits)));
     wanted = with_block(wanted, move, Place::tail, relay);
   }
-  return wanted == text ? Result<>() : write_file_durably(postfix_.master_cf(), wanted);
+  return wanted == text ? Result<>() : Postfix::write(postfix_.master_cf(), wanted);
 }
 
 Result<Json> Queue::install(const Context& context, const Plan& plan) {
@@ -193,7 +205,7 @@ Result<> Queue::uninstall(const Limits& limits) {
     return refused("queue files are still in midstream's spool", "run the hand-over of the queue to its end");
   const auto text = TRY(read_file(postfix_.main_cf()));
   const auto bare = TRY(without_settings(text, record->move));
-  if (bare != text) CHECK_OK(write_file_durably(postfix_.main_cf(), bare));
+  if (bare != text) CHECK_OK(Postfix::write(postfix_.main_cf(), bare));
   CHECK_OK(put_relay(record->move, false, limits));
   CHECK_OK(postfix_.reload(limits));
   CHECK_OK(postfix_.flush(limits));
@@ -325,7 +337,7 @@ Result<> Queue::sweep(const fs::path& out, const Limits& limits) {
     CHECK_OK(postfix_.pick_up(limits));
     if (!pause_for(Millis(100), limits.stop)) return failure(ErrorKind::cancelled, "asked to stop");
   }
-  return sync_directory(out);
+  return sync_path(out, O_RDONLY | O_DIRECTORY);
 }
 
 // Everything goes where it was, and is tried again: before `yielded` the other side has injected nothing.
@@ -369,7 +381,7 @@ Result<> Queue::receive(Stream& stream, const Json& hello, const Limits& limits)
   for (fs::directory_iterator at(base, failed), end; !failed && at != end; at.increment(failed))
     if (at->path().filename().string().starts_with("in-")) fs::remove_all(at->path());
   CHECK_OK(make_directories(into, 0700));
-  std::size_t have = 0;
+  std::vector<fs::path> paths;
   while (true) {
     const auto head = TRY(read_message(stream, limits.deadline, limits.stop));
     if (head.contains("end")) break;
@@ -386,7 +398,7 @@ Result<> Queue::receive(Stream& stream, const Json& hello, const Limits& limits)
       return corrupt(fmt::format("queue file {} was damaged on its way", name));
     const auto path = into / name;
     const auto mode = static_cast<unsigned>(TRY(get_int(head, "mode"))) & 0777;
-    CHECK_OK(write_file_durably(path, bytes, 0600));
+    CHECK_OK(write_queue_file(path, bytes));
     const auto* owner = ::getpwnam("postfix");
     if (owner == nullptr) return refused("there is no user postfix on this host");
     const auto* drop = ::getgrnam("postdrop");
@@ -395,12 +407,14 @@ Result<> Queue::receive(Stream& stream, const Json& hello, const Limits& limits)
     const gid_t gid = dropped && drop != nullptr ? drop->gr_gid : owner->pw_gid;
     if (::chown(path.c_str(), uid, gid) != 0 || ::chmod(path.c_str(), mode) != 0)
       return errno_failure("cannot give " + path.string() + " its owner", errno);
-    ++have;
+    paths.push_back(path);
     options_.checkpoint("queue.received");
   }
-  CHECK_OK(sync_directory(into));
-  CHECK_OK(sync_directory(base));
-  return write_message(stream, {{"have", have}}, limits.deadline, limits.stop);
+  // All at the end: the file system commits them together.
+  for (const auto& path : paths) CHECK_OK(sync_path(path, O_RDONLY));
+  CHECK_OK(sync_path(into, O_RDONLY | O_DIRECTORY));
+  CHECK_OK(sync_path(base, O_RDONLY | O_DIRECTORY));
+  return write_message(stream, {{"have", paths.size()}}, limits.deadline, limits.stop);
 }
 
 // Each by one rename, so that it happens once whatever dies. Returns how many messages.

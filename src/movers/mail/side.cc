@@ -382,22 +382,25 @@ Result<> Side::send_back(const std::vector<std::string>& users, const Limits& li
 }
 
 Result<> Side::quiet(const std::vector<std::string>& users, const Limits& limits) {
-  for (const auto& name : users) {
-    const auto sessions = TRY(dovecot_.sessions(name, limits));
-    if (!sessions.empty()) return retry(fmt::format("{} still has a session here (pid {})", name, *sessions.begin()));
-  }
+  for (const auto& [name, pids] : TRY(dovecot_.sessions(users, limits)))
+    return retry(fmt::format("{} still has a session here (pid {})", name, *pids.begin()));
   return {};
+}
+
+Result<std::set<pid_t>> Side::kick_all(const std::vector<std::string>& users, const Limits& limits) {
+  std::set<pid_t> kicked;
+  for (auto& [name, pids] : TRY(dovecot_.sessions(users, limits))) {
+    CHECK_OK(dovecot_.kick(name, limits));
+    kicked.merge(pids);
+  }
+  return kicked;
 }
 
 Result<> Side::drain(const std::vector<std::string>& users, const Limits& limits) {
   // Deliveries that were let in before nobody was any more. One that shows another state than at first has ended: what
   // began since then was told to wait.
   auto before = TRY(dovecot_.deliveries(limits));
-  std::set<pid_t> sessions;
-  for (const auto& name : users) {
-    sessions.merge(TRY(dovecot_.sessions(name, limits)));
-    CHECK_OK(dovecot_.kick(name, limits));
-  }
+  auto sessions = TRY(kick_all(users, limits));
   while (true) {
     std::erase_if(sessions, [](pid_t pid) { return ::kill(pid, 0) != 0 && errno == ESRCH; });
     const auto now = before.empty() ? std::map<pid_t, std::string>() : TRY(dovecot_.deliveries(limits));
@@ -412,15 +415,9 @@ Result<> Side::drain(const std::vector<std::string>& users, const Limits& limits
                        ? fmt::format("a delivery is under way: {}", printable(before.begin()->second))
                        : fmt::format("sessions of {} do not end", join(users, ", ")));
     }
-    pause_for(Millis(10), limits.stop);
-    if (limits.stop.stop_requested()) return failure(ErrorKind::cancelled, "asked to stop");
+    if (!pause_for(Millis(10), limits.stop)) return failure(ErrorKind::cancelled, "asked to stop");
     // One that logged in just ahead of the hold shows up only now.
-    for (const auto& name : users) {
-      auto late = TRY(dovecot_.sessions(name, limits));
-      if (late.empty()) continue;
-      sessions.merge(late);
-      CHECK_OK(dovecot_.kick(name, limits));
-    }
+    sessions.merge(TRY(kick_all(users, limits)));
   }
 }
 

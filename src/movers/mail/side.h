@@ -84,13 +84,14 @@ class Side {
   // Ends the sessions of users who wait, and waits for them and for every delivery that was let in before. Retry, naming
   // who is in the way, at the deadline.
   Result<> drain(const std::vector<std::string>& users, const Limits& limits);
-  // Nobody is at work in the users' mailboxes: refused, naming who.
+  // Nobody is at work in the users' mailboxes: retry, naming who.
   Result<> quiet(const std::vector<std::string>& users, const Limits& limits);
 
   // Users that have waited for longer than the lease: yielding ones, or those about to be taken.
   Turns overdue(bool yielding, Millis lease) const;
 
  private:
+  Result<std::set<pid_t>> kick_all(const std::vector<std::string>& users, const Limits& limits);  // those told to end
   using Change = Result<Title> (*)(const Title&, std::uint64_t);
   Result<> change(const Turns& users, Change act);
   Result<> store(const std::string& name, const User& user) const;
