@@ -214,7 +214,7 @@ void add_postfix(FileSet& files, const Scenario& s) {
   files.directory("/var/spool/postfix/pid");
   files.add({FileEntry::Kind::directory, "/var/spool/postfix/maildrop", "", 01730, kPostfix, postdrop_group(), 0});
   files.add({FileEntry::Kind::directory, "/var/spool/postfix/public", "", 02710, kPostfix, postdrop_group(), 0});
-  // Postfix logs as it does on Debian. Its own logger (`maillog_file`) makes all of it stand still for 2 s at each reload.
+  // Postfix logs as it does on Debian.
   files.service("syslog",
                 "perl -MSocket -e 'unlink \"/dev/log\"; socket(S, PF_UNIX, SOCK_DGRAM, 0) and bind(S, sockaddr_un(\"/dev/log\")) "
                 "or die $!; chmod 0666, \"/dev/log\"; $| = 1; while (defined recv(S, $m, 65536, 0)) { $m =~ s/^<\\d+>//; print "

@@ -56,12 +56,15 @@ class Live : public testing::Test {
 };
 
 // As the engine does: a step that asks for another try gets one.
-#define DONE(expression)                                                                                     \
-  do {                                                                                                       \
-    Result<Json> last_ = retry("");                                                                          \
-    for (int i_ = 0; i_ < 6 && !last_ && last_.error().kind == ErrorKind::retry; ++i_) last_ = (expression); \
-    ASSERT_TRUE(last_) << #expression << ": " << last_.error().text();                                       \
-    fmt::print("{}: {}\n", #expression, last_->dump());                                                      \
+#define DONE(expression)                                                                 \
+  do {                                                                                   \
+    Result<Json> last_ = retry("");                                                      \
+    for (int i_ = 0; i_ < 6 && !last_ && last_.error().kind == ErrorKind::retry; ++i_) { \
+      if (i_ > 0) fmt::print("{}: again: {}\n", #expression, last_.error().text());      \
+      last_ = (expression);                                                              \
+    }                                                                                    \
+    ASSERT_TRUE(last_) << #expression << ": " << last_.error().text();                   \
+    fmt::print("{}: {}\n", #expression, last_->dump());                                  \
   } while (false)
 
 TEST_F(Live, UsersGoToNewAndBackWhileTheyWork) {

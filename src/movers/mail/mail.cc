@@ -71,6 +71,7 @@ class MailMover final : public Mover {
   Result<> follow(const Context& context, bool on);
   void keep(const std::stop_token& stop);
   Result<> settle_with_peer(Side& side);
+  Result<> settle_queue(const Side& side, Queue& queue, const Limits& limits);
 
   const MailOptions options_;
   std::mutex mutex_;  // guards what follows
@@ -141,6 +142,7 @@ void MailMover::keep(const std::stop_token& stop) {
       if (done && (!settled_ || !side->overdue(false, options_.lease).empty())) done = settle_with_peer(*side);
     }
     if (done) done = queue->keep(options_.lease, limits);
+    if (done) done = settle_queue(*side, *queue, limits);
     const auto trouble = done ? "" : done.error().text();
     if (!trouble.empty() && trouble != told) log_warn("mail", "{}", trouble);
     told = trouble;
@@ -179,11 +181,27 @@ Result<> MailMover::settle_with_peer(Side& side) {
   return {};
 }
 
+Result<> MailMover::settle_queue(const Side& side, Queue& queue, const Limits& limits) {
+  const auto plan = side.plan();
+  if (!plan || !TRY(queue.between(limits))) return {};
+  const Context base = [&] {
+    const std::lock_guard lock(mutex_);
+    return *base_;
+  }();
+  auto stream = TRY(base.peers.open(plan->other(base.host).host, "mail", {{"what", "queue-status"}}, base.task,
+                                    limits.deadline, limits.stop));
+  return queue.settle(TRY(read_message(*stream, limits.deadline, limits.stop)), limits);
+}
+
 Result<> MailMover::serve(const Context& context, Stream& stream, const Json& hello) {
   const auto side = this->side(context);
   const auto what = TRY(get_string(hello, "what"));
   const Limits limits{Deadline::in(Millis(600'000)), context.stop};
   if (what == "titles") return write_message(stream, titles_of(*side), limits.deadline, limits.stop);
+  if (what == "queue-status") {
+    const auto status = TRY(queue(context)->act(context, what, Json::object()));
+    return write_message(stream, status, limits.deadline, limits.stop);
+  }
   if (what == "users") {
     CHECK_OK(side->add_users(TRY(get_strings(hello, "users")), false, limits));
     return write_message(stream, {{"added", true}}, limits.deadline, limits.stop);

@@ -25,6 +25,7 @@ constexpr std::array<std::string_view, 5> kAgents{"smtp", "lmtp", "local", "virt
 constexpr std::array<std::string_view, 2> kManagers{"qmgr", "oqmgr"};
 constexpr Millis kReload{10'000};
 constexpr Millis kCool{3'000};
+constexpr Millis kReplaced{2'000};
 constexpr Millis kCommand{20'000};  // one of Postfix's own commands
 
 std::string first_line(const std::string& text) {
@@ -165,13 +166,13 @@ Result<> Postfix::reload(const Limits& limits) const {
   return {};
 }
 
-Result<std::vector<std::string>> Postfix::deliveries(const Limits& limits) const {
-  std::vector<std::string> busy;
+Result<std::map<int, std::string>> Postfix::deliveries(const Limits& limits) const {
+  std::map<int, std::string> busy;
   const int master = TRY(this->master(limits));
   if (master == 0) return busy;
   const auto queue = TRY(queue_directory(limits)).string() + "/";
   for (const auto& [pid, name] : children(master, kAgents))
-    if (is_at_work(pid, queue)) busy.push_back(fmt::format("{} (pid {})", name, pid));
+    if (is_at_work(pid, queue)) busy[pid] = fmt::format("{} (pid {})", name, pid);
   return busy;
 }
 
@@ -180,15 +181,18 @@ Result<> Postfix::hold_all(const Limits& limits) const {
   return {};
 }
 
-Result<> Postfix::pick_up(const Limits& limits) const {
-  TRY(run({"postkick", "public", "pickup", "W"}, limits));
-  return {};
+// One that is just being replaced hangs up on whoever kicks it.
+Result<> Postfix::kick(const char* service, const char* what, const Limits& limits) const {
+  for (const auto patience = limits.deadline.sooner(kReplaced);;) {
+    const auto kicked = run({"postkick", "public", service, what}, limits);
+    if (kicked) return {};
+    if (kicked.error().kind != ErrorKind::retry || patience.expired()) return std::unexpected(kicked.error());
+    if (!pause_for(Millis(20), limits.stop)) return failure(ErrorKind::cancelled, "asked to stop");
+  }
 }
 
-Result<> Postfix::scan(const Limits& limits) const {
-  TRY(run({"postkick", "public", "qmgr", "I"}, limits));
-  return {};
-}
+Result<> Postfix::pick_up(const Limits& limits) const { return kick("pickup", "W", limits); }
+Result<> Postfix::scan(const Limits& limits) const { return kick("qmgr", "I", limits); }
 
 Result<> Postfix::flush(const Limits& limits) const {
   if (!present() || !TRY(running(limits))) return {};

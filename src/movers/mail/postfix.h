@@ -31,8 +31,8 @@ class Postfix {
   Result<bool> running(const Limits& limits) const;
   // Where it runs. When it returns, nothing that goes by the former configuration begins a delivery.
   Result<> reload(const Limits& limits) const;
-  // Delivery agents that have a message in hand: "smtp (pid 12)".
-  Result<std::vector<std::string>> deliveries(const Limits& limits) const;
+  // Delivery agents that have a message in hand, by pid: "smtp (pid 12)".
+  Result<std::map<int, std::string>> deliveries(const Limits& limits) const;
   // Puts all that is queued on hold: nothing but postsuper touches it there. Safe while Postfix runs.
   Result<> hold_all(const Limits& limits) const;
   // Takes in at once what was dropped by local programs.
@@ -45,6 +45,7 @@ class Postfix {
   Result<> flush_for(const std::vector<std::string>& users, const Limits& limits) const;
 
  private:
+  Result<> kick(const char* service, const char* what, const Limits& limits) const;
   Result<int> master(const Limits& limits) const;  // its pid, 0 where it does not run
   Result<std::string> run(std::vector<std::string> argv, const Limits& limits) const;
   std::filesystem::path conf_;

@@ -15,6 +15,7 @@
 #include "movers/mail/queue_files.h"
 #include "sys/file.h"
 #include "sys/log.h"
+#include "sys/net.h"
 
 namespace midstream::mail {
 
@@ -165,7 +166,23 @@ Result<> Queue::configure(const Record& record, const Limits& limits) {
   if (!record.title.home()) CHECK_OK(put_relay(record.move, true, limits));
   if (wanted != text) CHECK_OK(Postfix::write(postfix_.main_cf(), wanted));
   if (record.title.home()) CHECK_OK(put_relay(record.move, false, limits));
-  return postfix_.reload(limits);
+  in_hand_ = TRY(postfix_.deliveries(limits));
+  CHECK_OK(postfix_.reload(limits));
+  in_hand_->merge(TRY(postfix_.deliveries(limits)));
+  skipped_ = true;
+  return {};
+}
+
+// A new queue manager skips what an agent of its predecessor still has in hand, and looks again only at its next run, minutes
+// later: it is told to look once those agents have ended.
+Result<> Queue::look_again(const Limits& limits) {
+  if (!skipped_) return {};
+  const auto busy = TRY(postfix_.deliveries(limits));
+  if (!in_hand_) in_hand_ = busy;
+  std::erase_if(*in_hand_, [&](const auto& one) { return !busy.contains(one.first); });
+  if (!in_hand_->empty()) return {};
+  skipped_ = false;
+  return TRY(postfix_.running(limits)) ? postfix_.scan(limits) : Result<>();
 }
 
 // Both sides go by one name, and Postfix bounces what would go to a host that greets with its own: the relay's agents go by
@@ -246,7 +263,7 @@ Result<> Queue::deliveries_end(const Limits& limits) const {
     const auto busy = TRY(postfix_.deliveries(limits));
     if (busy.empty()) return {};
     if (patience.expired())
-      return retry(fmt::format("Postfix is still delivering: {}", join(busy, ", ")),
+      return retry(fmt::format("Postfix is still delivering: {}", busy.begin()->second),
                    "a slow server on the other end; it is tried again");
     if (!pause_for(Millis(20), limits.stop)) return failure(ErrorKind::cancelled, "asked to stop");
   }
@@ -481,22 +498,57 @@ Result<> Queue::after(std::uint64_t turn, const Limits& limits) {
   return postfix_.flush(limits);
 }
 
-Result<> Queue::keep(Millis, const Limits& limits) {
+Result<> Queue::keep(Millis lease, const Limits& limits) {
   std::unique_lock lock(mutex_, std::try_to_lock);
   if (!lock.owns_lock()) return {};  // an act is under way, which ends by itself
   auto record = TRY(load());
   if (!record) return {};
+  CHECK_OK(look_again(limits));
   if (record->title.holding == Holding::yielding) return take_back(*record, limits);
-  if (record->title.holding == Holding::yielded && record->deferring_ms != 0 && !record->taking)
-    return after(record->title.turn, limits);
-  if ((record->title.holding == Holding::owner || record->taking) && record->deferring_ms != 0 &&
-      wall_now_ms() - record->deferring_ms > kDeferLease.count()) {
+  const auto deferred = Millis(record->deferring_ms == 0 ? 0 : wall_now_ms() - record->deferring_ms);
+  const bool ours = record->title.holding == Holding::owner || record->taking;
+  if (ours && deferred > lease && (deferred > kDeferLease || (!record->taking && TRY(leaves_from_here(limits))))) {
     log_warn("mail", "SMTP was deferred for longer than its lease: it is served again");
     return release(limits);
   }
   if (record->title.holding != Holding::owner) return {};
   if (TRY(list_spool(TRY(spool(record->move, limits)) / fmt::format("in-{}", record->title.turn))).empty()) return {};
   TRY(inject(record->title.turn, limits));
+  return {};
+}
+
+// Whether the address that mail leaves by is this host's. Where none is set nobody knows.
+Result<bool> Queue::leaves_from_here(const Limits& limits) const {
+  const auto address = TRY(postfix_.setting("smtp_bind_address", limits));
+  return !address.empty() && listen_tcp(address, 0).has_value();
+}
+
+Result<bool> Queue::between(const Limits& limits) {
+  const auto record = TRY(load());
+  if (!record || record->title.home()) return false;
+  if (record->title.holding == Holding::yielded && record->deferring_ms != 0 && !record->taking) return true;
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(TRY(spool(record->move, limits)), ignored))
+    if (entry.path().filename().string().starts_with("in-")) return true;
+  return false;
+}
+
+Result<> Queue::settle(const Json& theirs, const Limits& limits) {
+  std::unique_lock lock(mutex_, std::try_to_lock);
+  const auto record = TRY(load());
+  if (!lock.owns_lock() || !record || record->title.home()) return {};
+  const auto title = TRY(title_from_json(theirs));
+  const auto came = TRY(spool(record->move, limits)) / fmt::format("in-{}", title.turn);
+  std::error_code ignored;
+  if (title.holding == Holding::owner && record->title == Title{Holding::yielded, title.turn})
+    return record->deferring_ms != 0 && !record->taking ? after(title.turn, limits) : Result<>();
+  if (title.turn <= record->title.turn || !fs::exists(came, ignored)) return {};
+  if (title.holding == Holding::yielded) {
+    log_warn("mail", "the queue was nowhere: it is here now");
+    TRY(take(title.turn, limits));
+  } else if (title.holding == Holding::owner) {  // taken back there: what was copied here is there
+    fs::remove_all(came, ignored);
+  }
   return {};
 }
 

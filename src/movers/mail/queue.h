@@ -9,6 +9,7 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -37,8 +38,12 @@ class Queue {
   Result<Json> act(const Context& context, std::string_view verb, const Json& args);
   // The taker's end of a stream of queue files.
   Result<> receive(Stream& stream, const Json& hello, const Limits& limits);
-  // Leases, and what a crash left half done.
+  // Leases, and what a crash left half done on this side. `lease` is for SMTP deferred while mail still leaves from here.
   Result<> keep(Millis lease, const Limits& limits);
+  // A hand-over stands between the two sides: given away and not known to be taken, or copied here and not known to be
+  // given. Then the other side's queue-status says how it goes on, also where whoever ran it is gone.
+  Result<bool> between(const Limits& limits);
+  Result<> settle(const Json& theirs, const Limits& limits);
   Result<Json> observe(const Context& context, const Plan& plan, const Ask& old_side);
 
  private:
@@ -60,19 +65,23 @@ class Queue {
   Result<> configure(const Record& record, const Limits& limits);
   Result<> defer(bool taking, const Limits& limits);
   Result<> deliveries_end(const Limits& limits) const;
+  Result<> look_again(const Limits& limits);
   Result<> put_relay(const std::string& move, bool there, const Limits& limits);  // in master.cf
   Result<> release(const Limits& limits);
   Result<Json> give(const Context& context, std::uint64_t turn, const Limits& limits);
   Result<> take_back(Record record, const Limits& limits);
   Result<Json> take(std::uint64_t turn, const Limits& limits);
   Result<> after(std::uint64_t turn, const Limits& limits);
+  Result<bool> leaves_from_here(const Limits& limits) const;
   Result<std::size_t> inject(std::uint64_t turn, const Limits& limits);
   Result<std::filesystem::path> spool(const std::string& move, const Limits& limits) const;
 
   const MailOptions& options_;
   const std::filesystem::path state_;
   const Postfix postfix_;
-  std::mutex mutex_;  // one act at a time
+  std::mutex mutex_;     // one act at a time; guards what follows
+  bool skipped_ = true;  // the queue manager is new, or may be: what an agent had in hand it has passed over
+  std::optional<std::map<int, std::string>> in_hand_;  // those agents, where known
 };
 
 // The hand-over, run on new; `back`: from new to old. Returns {"messages", "ms"}.
