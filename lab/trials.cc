@@ -12,6 +12,7 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <atomic>
 #include <fstream>
 #include <map>
 #include <random>
@@ -79,18 +80,33 @@ class Runner : public TrialTools {
     for (int i = 0; i < 3; ++i) victims.insert(victims.end(), {s.edge, s.old_host, s.new_host, s.out});
     std::ranges::shuffle(victims, random_);
     Result<> blow;
+    std::atomic<bool> begun = false;  // hosts have been looked over
+    const auto hit = [&](const std::string& host) {
+      if (auto killed = trial.lab().kill(host, "midstream-agent", SIGKILL); !killed) blow = std::unexpected(killed.error());
+    };
     std::jthread killer([&](const std::stop_token& stop) {
-      pause_for(Millis(2'000), stop);
+      // Once while hosts are looked over; more in a row there, and it may rightly say that they cannot be asked.
+      if (!pause_for(moment(500, 1'500), stop)) return;
+      hit(victims.back());
+      while (!begun)
+        if (!pause_for(Millis(20), stop)) return;
       for (const auto& host : victims) {
         if (!pause_for(moment(500, 2'500), stop)) return;
-        if (auto killed = trial.lab().kill(host, "midstream-agent", SIGKILL); !killed) blow = std::unexpected(killed.error());
+        hit(host);
       }
     });
-    auto ran = succeed(trial, {"run", "--yes"});
+    auto command = TRY(trial.midstream({"run", "--yes"}));
+    const auto code = command.wait(
+        [&](std::string_view line) {
+          spec_.tell(line);
+          begun = begun || line.find(", plan ") != std::string_view::npos;
+          return true;
+        },
+        Deadline::in(kMoveLimit));
     killer.request_stop();
     killer.join();
     CHECK_OK(blow);
-    CHECK_OK(ran);
+    if (TRY(code) != 0) return refused(fmt::format("`midstream run` ended with exit code {}", *code));
     CHECK_OK(judged(trial, "new", 1));
     return trial.end();
   }

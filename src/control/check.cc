@@ -19,11 +19,13 @@ namespace midstream {
 namespace {
 
 constexpr std::int64_t kClockSkewLimitMs = 2'000;
+constexpr int kLooks = 3;
 
 struct HostView {
   std::optional<Oneshot> agent;
   std::vector<std::string> addresses;
   std::vector<Finding> findings;
+  bool cut = false;  // before there was an agent to ask
 };
 
 void add(HostView& view, const HostSpec& host, std::string what, bool ok, std::string detail, std::string todo = "") {
@@ -35,6 +37,7 @@ void check_host(HostView& view, const Manifest& manifest, const HostSpec& host, 
   if (!agent) return add(view, host, "reachable by ssh", false, agent.error().what, agent.error().todo);
   const auto before = wall_now_ms();
   auto facts = agent->facts(deadline.sooner(Millis(10'000)));
+  view.cut = agent->cut();
   if (!facts) return add(view, host, "the agent runs there", false, facts.error().what, "the host must be Linux on x86-64 with glibc 2.36 or later");
   add(view, host, "reachable by ssh", true, host.ssh);
   const auto after = wall_now_ms();
@@ -214,8 +217,11 @@ std::vector<Finding> check_window(const Manifest& manifest, const Plan& plan, st
            "shorten holds or TTLs, let fewer services shift in one move, or widen rules.window"}};
 }
 
-Result<CheckResult> check_move(const Manifest& manifest, const std::filesystem::path& agent_binary, const Describe& describe,
-                               const History& history, Deadline deadline) {
+namespace {
+
+// `cut`: a link broke on the way, so that findings may say something of the link alone.
+Result<CheckResult> look_once(const Manifest& manifest, const std::filesystem::path& agent_binary, const Describe& describe,
+                              const History& history, Deadline deadline, bool& cut) {
   CheckResult result;
   result.facts.history = history;
   result.findings = check_manifest(manifest);
@@ -223,6 +229,7 @@ Result<CheckResult> check_move(const Manifest& manifest, const std::filesystem::
   on_every_host(manifest, [&](std::size_t i) { check_host(views[i], manifest, manifest.hosts[i], agent_binary, deadline); });
   read_ttls(manifest, views, result.facts, deadline);
   result.resolved = resolve(manifest, views);
+  cut = std::ranges::any_of(views, &HostView::cut);
   const bool all_reached = std::ranges::all_of(views, [](const HostView& view) { return view.agent.has_value(); });
   if (!all_reached) {
     for (auto& view : views) std::ranges::move(view.findings, std::back_inserter(result.findings));
@@ -241,8 +248,22 @@ Result<CheckResult> check_move(const Manifest& manifest, const std::filesystem::
   };
   // One host after the other: a check may ask any other host, which must then be free to answer.
   for (std::size_t i = 0; i < views.size(); ++i) check_steps(views[i], manifest.hosts[i], steps, deadline, relay);
+  cut = std::ranges::any_of(views, [](const HostView& view) { return view.agent->cut(); });
   for (auto& view : views) std::ranges::move(view.findings, std::back_inserter(result.findings));
   return result;
+}
+
+}  // namespace
+
+// A link that broke while hosts were looked over is no finding about what is there: everything is looked at again. The last
+// look is taken as it is.
+Result<CheckResult> check_move(const Manifest& manifest, const std::filesystem::path& agent_binary, const Describe& describe,
+                               const History& history, Deadline deadline) {
+  for (int look = 1;; ++look) {
+    bool cut = false;
+    auto result = look_once(manifest, agent_binary, describe, history, deadline, cut);
+    if (!cut || look == kLooks || deadline.expired()) return result;
+  }
 }
 
 Json to_json(const CheckResult& result) {

@@ -110,13 +110,21 @@ Result<Oneshot> Oneshot::open(const SshTarget& target, const std::string& move, 
   return Oneshot(std::move(child), std::move(stream), move);
 }
 
+Result<> Oneshot::send(const Json& message, Deadline deadline) {
+  auto sent = write_message(*stream_, message, deadline, {});
+  cut_ |= !sent;
+  return sent;
+}
+
 Result<Json> Oneshot::exchange(const Json& request, Deadline deadline, const Relay& relay) {
-  CHECK_OK(write_message(*stream_, request, deadline, {}));
+  CHECK_OK(send(request, deadline));
   while (true) {
-    const auto reply = TRY(read_message(*stream_, deadline, {}));
+    const auto received = read_message(*stream_, deadline, {});
+    cut_ |= !received;
+    const auto reply = TRY(received);
     if (get_string_or(reply, "type", "") == "peer") {
       const auto answered = relay ? relay(get_string_or(reply, "host", ""), reply) : Result<Json>(refused("no other host can be asked now"));
-      CHECK_OK(write_message(*stream_, reply_of(answered), deadline, {}));
+      CHECK_OK(send(reply_of(answered), deadline));
       continue;
     }
     if (!get_bool_or(reply, "ok", false)) return std::unexpected(error_from_json(reply.value("error", Json::object())));

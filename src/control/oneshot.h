@@ -24,15 +24,19 @@ class Oneshot {
   Result<Json> ask(std::string_view mover, std::string_view verb, const Json& desired, Deadline deadline, const Relay& relay);
   // Mover::peer there; `question` is what a relay was given.
   Result<Json> peer(const Json& question, Deadline deadline);
+  // The link has broken, or the program at its other end has ended: what was answered since says nothing about the host.
+  bool cut() const { return cut_; }
 
  private:
   Oneshot(Child child, std::unique_ptr<Stream> stream, std::string move)
       : child_(std::move(child)), stream_(std::move(stream)), move_(std::move(move)) {}
   Result<Json> exchange(const Json& request, Deadline deadline, const Relay& relay);
+  Result<> send(const Json& message, Deadline deadline);
 
   Child child_;
   std::unique_ptr<Stream> stream_;
   std::string move_;
+  bool cut_ = false;
 };
 
 // The host's end: answers on stdin and stdout until they close. Read-only verbs alone.
