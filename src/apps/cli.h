@@ -30,6 +30,7 @@ struct CliOptions {
   std::string phase;    // of confirm
   std::string setting;  // of tune: KEY=VALUE
   std::string out;
+  std::string gate = "gate.yaml";
   std::vector<std::string> accept;  // finish: who may still talk to old
   bool json = false;
   bool yes = false;
@@ -55,5 +56,7 @@ int command_tune(const CliOptions& options);
 int command_report(const CliOptions& options);
 int command_probe(const CliOptions& options, const std::stop_token& stop);
 int command_schema();
+int command_gate(const CliOptions& options, const std::stop_token& stop);
+int command_gate_sessions(const CliOptions& options);
 
 }  // namespace midstream

@@ -80,7 +80,14 @@ int main_with(int argc, char** argv) {
   with_manifest(add("probe", "only the downtime counter", [&] { return command_probe(options, stop); }))->add_option("--log", options.out);
   add("schema", "the manifest's JSON Schema", [] { return command_schema(); });
   add("serve", "the status in a browser (not there yet)", [] { return not_there_yet("serve"); });
-  add("gate", "the PostgreSQL session gate (not there yet)", [] { return not_there_yet("gate"); });
+  auto* gate = add("gate", "the PostgreSQL session gate: passes sessions on to the one primary behind it", nullptr);
+  gate->add_option("config", options.gate, "the gate's settings (default: gate.yaml)");
+  auto* sessions = gate->add_subcommand("sessions", "of a gate that runs: each session, and whether it could move");
+  sessions->add_flag("--json", options.json);
+  sessions->add_option("config", options.gate, "the gate's settings (default: gate.yaml)");
+  gate->callback([&, sessions] {
+    chosen = [&, sessions] { return sessions->parsed() ? command_gate_sessions(options) : command_gate(options, stop); };
+  });
   CLI11_PARSE(app, argc, argv);
   return chosen ? chosen() : kFailed;
 }

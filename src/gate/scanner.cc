@@ -27,7 +27,7 @@ bool Scanner::take_header(std::string_view& bytes) {
   }
   type_ = type;
   size_ = left_ = length - 4;
-  keep_ = std::min(size_, kind.keep);
+  keep_ = std::min(size_, std::max(kind.keep, least_kept_));
   kept_.clear();
   bytes.remove_prefix(kHeaderSize);
   return true;

@@ -20,7 +20,8 @@ struct Message {
 
 class Scanner {
  public:
-  explicit Scanner(Sender sender) : sender_(sender) {}
+  // `least_kept`: of every body at least as much is kept as this, whatever its kind.
+  explicit Scanner(Sender sender, std::uint32_t least_kept = 0) : sender_(sender), least_kept_(least_kept) {}
 
   // Goes through `bytes` up to the end of one message, and takes them off its front. A header (five bytes) is taken only as
   // a whole: what is left of `bytes` when there is no message yet is fewer than that, and is fed again with more.
@@ -34,6 +35,7 @@ class Scanner {
  private:
   bool take_header(std::string_view& bytes);
   const Sender sender_;
+  const std::uint32_t least_kept_;
   char type_ = 0;  // of the message under way, 0 between messages
   std::uint32_t size_ = 0;
   std::uint32_t left_ = 0;  // of its body

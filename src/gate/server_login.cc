@@ -17,7 +17,8 @@ ServerLogin::ServerLogin(Setting setting) : setting_(std::move(setting)), asked_
 }
 
 ServerLogin::Wants ServerLogin::fail(std::string what) {
-  error_ = error_message({"08006", std::move(what), ""});
+  error_ = error_message({"08006", what, ""});
+  why_ = std::move(what);
   return wants_ = Wants::failed;
 }
 
@@ -54,7 +55,9 @@ ServerLogin::Wants ServerLogin::said(char type, std::string_view body) {
   switch (type) {
     case 'R': return authentication(body);
     case 'E':
-      error_ = message('E', body);
+      // With what came before: a client that has heard AuthenticationOk does not try again without TLS.
+      why_ = error_field(body, 'M');
+      error_ = before_key_ + message('E', body);
       return wants_ = Wants::failed;
     case 'N': case 'v': return wants_;
     default: break;

@@ -41,8 +41,9 @@ class ServerLogin {
   std::string greeting(const CancelKey& with_key) const;
   const CancelKey& key() const { return key_; }
   const std::vector<std::pair<std::string, std::string>>& parameters() const { return parameters_; }
-  // A whole ErrorResponse, the server's own words where it had some.
+  // An ErrorResponse, the server's own where there was one, with what it said before; and its message alone.
   const std::string& error() const { return error_; }
+  const std::string& why() const { return why_; }
 
  private:
   Wants said(char type, std::string_view body);
@@ -58,7 +59,7 @@ class ServerLogin {
   std::optional<ScramClient> scram_;
   CancelKey key_;
   std::vector<std::pair<std::string, std::string>> parameters_;
-  std::string error_;
+  std::string error_, why_;
 };
 
 }  // namespace midstream::gate

@@ -1,0 +1,261 @@
+#include "gate/session.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <utility>
+
+#include "base/text.h"
+#include "sys/clock.h"
+#include "sys/log.h"
+
+namespace midstream::gate {
+
+namespace {
+
+constexpr Millis kLoginTime{60'000};  // PostgreSQL's own authentication_timeout
+
+ClientLogin::Setting login_setting(const Shared& shared, const std::string& address) {
+  return {&shared.config.rules, address, shared.client_tls.has_value(), shared.mock_seed, random_nonce(), random_bytes(4)};
+}
+
+bool asks_for_replication(const std::string& value) {
+  return !value.empty() && value != "false" && value != "off" && value != "no" && value != "0";
+}
+
+}  // namespace
+
+Session::Session(std::uint64_t id, Fd client, std::string address, Shared& shared, Needs needs)
+    : id_(id), address_(std::move(address)), since_ms_(wall_now_ms()), deadline_(boot_now() + kLoginTime), shared_(shared),
+      needs_(std::move(needs)), client_(std::move(client)), login_(login_setting(shared, address_)) {}
+
+Session::~Session() {
+  if (key_) shared_.cancel_keys.withdraw(*key_);
+}
+
+bool Session::over() {
+  phase_ = Phase::over;
+  client_.close();
+  server_.reset();
+  return false;
+}
+
+// True once everything is written.
+bool Session::flush() {
+  while (!out_.empty()) {
+    std::size_t n = 0;
+    const auto io = client_.write(out_, n);
+    if (io == Io::blocked) return false;
+    if (io != Io::done) return over();
+    out_.erase(0, n);
+  }
+  return true;
+}
+
+void Session::closing() { phase_ = Phase::closing; }
+
+void Session::end(const Fatal& reason) {
+  if (phase_ == Phase::over || phase_ == Phase::closing) return;
+  // Within a message of the server's, an error would be taken for a part of it.
+  const bool may_tell = phase_ != Phase::client_tls && phase_ != Phase::cancel &&
+                        (phase_ != Phase::relay || (traffic_->between_server_messages() && to_client_.nothing_under_way()));
+  if (may_tell) out_ += error_message(reason);
+  closing();
+}
+
+Session::Turn Session::turn() {
+  for (bool more = true; more;) {
+    switch (phase_) {
+      case Phase::client: more = step_client(); break;
+      case Phase::client_tls: more = step_client_tls(); break;
+      case Phase::verifier: more = false; break;
+      case Phase::server: more = step_server(); break;
+      case Phase::relay: {
+        const auto turn = relay();
+        if (turn != Turn::over) return turn;
+        more = phase_ == Phase::closing;
+        break;
+      }
+      case Phase::cancel: more = step_cancel(); break;
+      case Phase::closing:
+        if (!flush()) return phase_ == Phase::over ? Turn::over : Turn::waiting;
+        client_.end_writing();
+        over();
+        return Turn::over;
+      case Phase::over: return Turn::over;
+    }
+  }
+  return phase_ == Phase::over ? Turn::over : Turn::waiting;
+}
+
+bool Session::step_client() {
+  out_ += login_.take_output();
+  if (!flush()) return false;
+  switch (login_.wants()) {
+    case ClientLogin::Wants::bytes: return read_client();
+    case ClientLogin::Wants::tls:
+      if (const auto started = client_.start_tls(*shared_.client_tls, true); !started) return over();
+      phase_ = Phase::client_tls;
+      return true;
+    case ClientLogin::Wants::verifier:
+      phase_ = Phase::verifier;
+      needs_.verifier(login_.user());
+      return true;  // it may have been answered at once
+    case ClientLogin::Wants::admitted: go_to_server(); return true;
+    case ClientLogin::Wants::cancel: {
+      const auto key = shared_.cancel_keys.at_server(login_.packet().key);
+      if (!key) return over();
+      in_ = cancel_request(*key);
+      server_ = std::make_unique<ServerLink>(shared_, std::nullopt, needs_.watch);
+      phase_ = Phase::cancel;
+      return true;
+    }
+    case ClientLogin::Wants::closing:
+      if (login_.failure()) log_info("gate", "client {} was turned away: {}", address_, login_.failure()->message);
+      closing();
+      return true;
+  }
+  return false;
+}
+
+// In the clear only what is understood is taken, so that a TLS handshake finds its first byte; under TLS everything is.
+bool Session::read_client() {
+  std::array<char, 70'000> bytes;
+  std::size_t n = 0;
+  const bool peeking = !client_.encrypted();
+  const auto io = peeking ? client_.peek(bytes, n) : client_.read(bytes, n);
+  if (io == Io::blocked) return false;
+  if (io != Io::done) return over();
+  if (!peeking) in_.append(bytes.data(), n);
+  std::string_view view = peeking ? std::string_view(bytes.data(), n) : std::string_view(in_);
+  const auto before = view.size();
+  const auto wants = login_.from_client(view);
+  const auto taken = before - view.size();
+  if (peeking && taken > 0) client_.read(std::span(bytes).first(taken), n);
+  if (!peeking) in_.erase(0, taken);
+  return taken > 0 || wants != ClientLogin::Wants::bytes || !peeking;
+}
+
+bool Session::step_client_tls() {
+  switch (client_.handshake()) {
+    case Io::blocked: return false;
+    case Io::done: break;
+    default:
+      log_info("gate", "client {}: TLS: {}", address_, client_.tls_error());
+      return over();
+  }
+  login_.tls_started(shared_.client_tls->certificate_hash(), client_.alpn_postgresql());
+  phase_ = Phase::client;
+  return true;
+}
+
+void Session::verifier_is(const std::optional<std::string>& rolpassword) {
+  if (phase_ != Phase::verifier) return;
+  login_.verifier_is(rolpassword);
+  phase_ = Phase::client;
+}
+
+void Session::verifier_failed(const std::string& why) {
+  if (phase_ != Phase::verifier) return;
+  login_.fail({"57P03", "the gate cannot look up the user's password verifier: " + why, ""});
+  phase_ = Phase::client;
+}
+
+void Session::go_to_server() {
+  ServerLogin::Setting setting{.parameters = login_.packet().parameters, .nonce = random_nonce()};
+  std::visit([&](const auto& proof) { setting.secret = proof; }, login_.proof());
+  server_ = std::make_unique<ServerLink>(shared_, std::move(setting), needs_.watch);
+  phase_ = Phase::server;
+}
+
+bool Session::step_server() {
+  if (!flush()) return false;
+  switch (server_->step()) {
+    case ServerLink::State::ready: begin_relay(); return true;
+    case ServerLink::State::failed:
+      log_info("gate", "client {}, user {}: {}", address_, printable(login_.user()), server_->why());
+      out_ += server_->error();
+      closing();
+      return true;
+    default: return false;
+  }
+}
+
+void Session::begin_relay() {
+  auto key = shared_.cancel_keys.issue(server_->login().key());
+  if (!key) return end({"53000", key.error().what, ""});
+  key_ = std::move(*key);
+  traffic_.emplace(asks_for_replication(login_.packet().parameter("replication")));
+  for (const auto& [name, value] : server_->login().parameters()) traffic_->set_parameter(name, value);
+  out_ += server_->login().greeting(*key_);
+  if (!to_server_.begin_with(in_) || !to_client_.begin_with(server_->take_rest()))
+    return end({"08P01", "too much was sent before the session began", ""});
+  in_.clear();
+  phase_ = Phase::relay;
+}
+
+Session::Turn Session::relay() {
+  if (!flush()) return phase_ == Phase::over ? Turn::over : Turn::waiting;
+  auto& server = server_->socket();
+  // Answers first: they may be what the client's next requests wait for.
+  const auto down = to_client_.turn(server, client_, [&](std::string_view bytes) { return traffic_->from_server(bytes); });
+  const auto up = to_server_.turn(client_, server, [&](std::string_view bytes) { return traffic_->from_client(bytes); });
+  if (up == Lane::Turn::ended && !std::exchange(server_told_, true)) server.end_writing();
+  const auto& broken = traffic_->client_broken() ? traffic_->client_broken() : traffic_->server_broken();
+  if (broken) {
+    log_info("gate", "client {}, user {}: {}", address_, printable(login_.user()), broken->message);
+    end(*broken);
+  } else if (down == Lane::Turn::ended || down == Lane::Turn::sender_failed) {
+    closing();
+  } else if (down == Lane::Turn::receiver_failed || up == Lane::Turn::sender_failed) {
+    over();
+  } else {
+    // A server that takes no more may still have said why: that is on its way down.
+    return up == Lane::Turn::again || down == Lane::Turn::again ? Turn::again : Turn::waiting;
+  }
+  return Turn::over;
+}
+
+// The client waits until the server has closed: from then on the request has had its effect.
+bool Session::step_cancel() {
+  if (server_->step() == ServerLink::State::failed) return over();
+  if (server_->state() != ServerLink::State::ready) return false;
+  std::size_t n = 0;
+  if (!in_.empty()) {
+    if (server_->socket().write(in_, n) != Io::done || n != in_.size()) return over();
+    in_.clear();
+  }
+  std::array<char, 64> ignored;
+  const auto io = server_->socket().read(ignored, n);
+  return io == Io::blocked ? false : io == Io::done ? true : over();
+}
+
+Json Session::describe() const {
+  Json out{{"id", id_}, {"client", address_}, {"since_ms", since_ms_}, {"tls", login_.tls()}};
+  if (!login_.user().empty()) {
+    out["user"] = printable(login_.user());
+    out["database"] = printable(login_.database());
+  }
+  if (!traffic_) {
+    out["state"] = "logging in";
+    return out;
+  }
+  const auto& counts = traffic_->counts();
+  const auto& parameters = traffic_->parameters();
+  const auto application = parameters.find("application_name");
+  out["application"] = application == parameters.end() ? "" : printable(application->second);
+  const auto pinned = traffic_->pinned();
+  const auto busy = traffic_->busy();
+  out["state"] = !pinned.empty() ? "pinned" : !busy.empty() ? "after transaction" : "movable";
+  out["why"] = !pinned.empty() ? pinned : busy;
+  out["transaction"] = std::string(1, traffic_->transaction());
+  out["statements"] = traffic_->statements().all().size();
+  out["requests"] = counts.requests;
+  out["errors"] = counts.errors;
+  out["notifications"] = counts.notifications;
+  out["from_client"] = counts.client_bytes;
+  out["from_server"] = counts.server_bytes;
+  return out;
+}
+
+}  // namespace midstream::gate

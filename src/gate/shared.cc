@@ -1,0 +1,62 @@
+#include "gate/shared.h"
+
+#include <fmt/format.h>
+#include <netdb.h>
+#include <sys/random.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+
+#include "gate/secrets.h"
+
+namespace midstream::gate {
+
+std::string random_bytes(std::size_t count) {
+  std::string bytes(count, '\0');
+  // Up to 256 bytes come whole and without error once the kernel has booted; without randomness nothing here is safe.
+  if (::getrandom(bytes.data(), count, 0) != static_cast<ssize_t>(count)) std::abort();
+  return bytes;
+}
+
+std::string random_nonce() { return to_base64(random_bytes(18)); }
+
+Result<CancelKey> CancelKeys::issue(CancelKey at_server) {
+  const std::lock_guard lock(mutex_);
+  for (int tries = 0; tries < 100; ++tries) {
+    // As long as the server's own secret: what the client's library takes depends on the protocol that it speaks.
+    CancelKey key{read_u32(random_bytes(4)) & 0x7fffffff, random_bytes(std::min<std::size_t>(at_server.secret.size(), 256))};
+    if (keys_.try_emplace(key, at_server).second) return key;
+  }
+  return retry("no free cancel key was found");
+}
+
+void CancelKeys::withdraw(const CancelKey& issued) {
+  const std::lock_guard lock(mutex_);
+  keys_.erase(issued);
+}
+
+std::optional<CancelKey> CancelKeys::at_server(const CancelKey& issued) {
+  const std::lock_guard lock(mutex_);
+  const auto it = keys_.find(issued);
+  return it == keys_.end() ? std::nullopt : std::optional(it->second);
+}
+
+Result<std::vector<Address>> resolve_server(const ServerConfig& server) {
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_NUMERICSERV;
+  addrinfo* found = nullptr;
+  if (const int failed = ::getaddrinfo(server.host.c_str(), std::to_string(server.port).c_str(), &hints, &found); failed != 0)
+    return retry(fmt::format("cannot resolve the database server {}: {}", server.host, ::gai_strerror(failed)));
+  const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> owned(found, &::freeaddrinfo);
+  std::vector<Address> addresses;
+  for (const addrinfo* one = found; one != nullptr; one = one->ai_next) {
+    Address address{.size = one->ai_addrlen};
+    std::memcpy(&address.storage, one->ai_addr, one->ai_addrlen);
+    addresses.push_back(address);
+  }
+  return addresses;
+}
+
+}  // namespace midstream::gate

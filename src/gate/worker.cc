@@ -1,0 +1,175 @@
+#include "gate/worker.h"
+
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+
+#include <array>
+#include <cerrno>
+#include <future>
+#include <netinet/tcp.h>
+
+#include "sys/clock.h"
+#include "sys/log.h"
+#include "sys/sockets.h"
+
+namespace midstream::gate {
+
+namespace {
+
+// Tokens of epoll: sessions have their number, from kFirstSession on.
+constexpr std::uint64_t kListener = 0;
+constexpr std::uint64_t kWake = 1;
+constexpr std::uint64_t kLookup = 2;
+constexpr int kSweepMs = 1'000;
+
+std::string peer_text(const sockaddr_storage& peer) {
+  if (peer.ss_family == AF_INET)
+    return address_text(reinterpret_cast<const unsigned char*>(&reinterpret_cast<const sockaddr_in&>(peer).sin_addr), false);
+  return address_text(reinterpret_cast<const unsigned char*>(&reinterpret_cast<const sockaddr_in6&>(peer).sin6_addr), true);
+}
+
+}  // namespace
+
+Worker::Worker(Shared& shared, int listener, std::atomic<std::uint64_t>& next_id)
+    : shared_(shared), listener_(listener), next_id_(next_id), lookup_(shared, [this](int fd) { return watch(fd, kLookup); }) {}
+
+Result<std::unique_ptr<Worker>> Worker::start(Shared& shared, int listener, std::atomic<std::uint64_t>& next_id) {
+  std::unique_ptr<Worker> worker(new Worker(shared, listener, next_id));
+  CHECK_OK(worker->prepare());
+  worker->thread_ = std::jthread([self = worker.get()](const std::stop_token& stop) { self->run(stop); });
+  return worker;
+}
+
+Result<> Worker::prepare() {
+  epoll_ = Fd(::epoll_create1(EPOLL_CLOEXEC));
+  wake_ = Fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  epoll_event listens{.events = EPOLLIN | EPOLLEXCLUSIVE, .data = {.u64 = kListener}};
+  epoll_event wakes{.events = EPOLLIN, .data = {.u64 = kWake}};
+  if (!epoll_ || !wake_ || ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, listener_, &listens) != 0 ||
+      ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), &wakes) != 0)
+    return errno_failure("cannot prepare the gate's event loop", errno);
+  return {};
+}
+
+Worker::~Worker() {
+  thread_.request_stop();
+  wake();
+}
+
+void Worker::wake() const {
+  const std::uint64_t one = 1;
+  [[maybe_unused]] const auto written = ::write(wake_.get(), &one, sizeof one);
+}
+
+// Edge-triggered, both ways: a session goes on as far as it can whenever anything changed, and asks for nothing.
+bool Worker::watch(int fd, std::uint64_t token) const {
+  epoll_event event{.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data = {.u64 = token}};
+  return ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) == 0;
+}
+
+void Worker::accept_all() {
+  // A few at a time: the other workers take their share.
+  for (int i = 0; i < 8; ++i) {
+    sockaddr_storage peer{};
+    socklen_t size = sizeof peer;
+    Fd client(::accept4(listener_, reinterpret_cast<sockaddr*>(&peer), &size, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (!client) {
+      if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) log_warn("gate", "cannot accept: error {}", errno);
+      return;
+    }
+    const int on = 1;
+    ::setsockopt(client.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    ::setsockopt(client.get(), SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    const auto id = next_id_.fetch_add(1);
+    const int fd = client.get();
+    Session::Needs needs{[this, id](int server) { return watch(server, id); },
+                         [this, id](const std::string& user) {
+                           lookup_.ask(user, [this, id](const Lookup::Answer& answer) {
+                             const auto it = sessions_.find(id);
+                             if (it == sessions_.end()) return;
+                             if (answer.failed.empty()) it->second->verifier_is(answer.found);
+                             else it->second->verifier_failed(answer.failed);
+                             again_.push_back(id);
+                           });
+                         }};
+    sessions_.emplace(id, std::make_unique<Session>(id, std::move(client), peer_text(peer), shared_, std::move(needs)));
+    if (!watch(fd, id)) sessions_.erase(id);
+  }
+}
+
+void Worker::turn(std::uint64_t id) {
+  const auto it = sessions_.find(id);
+  if (it == sessions_.end()) return;
+  switch (it->second->turn()) {
+    case Session::Turn::waiting: break;
+    case Session::Turn::again: again_.push_back(id); break;
+    case Session::Turn::over: sessions_.erase(it); break;
+  }
+}
+
+void Worker::ready(std::uint64_t token) {
+  switch (token) {
+    case kListener: accept_all(); break;
+    case kWake: answer_asked(); break;
+    case kLookup: lookup_.turn(); break;
+    default: turn(token);
+  }
+}
+
+// Who has not logged in in time.
+void Worker::sweep() {
+  const auto now = boot_now();
+  std::vector<std::uint64_t> late;
+  for (const auto& [id, session] : sessions_) {
+    const auto deadline = session->login_deadline();
+    if (deadline.count() != 0 && now > deadline) late.push_back(id);
+  }
+  for (const auto id : late) sessions_.erase(id);  // without a word, as PostgreSQL does
+}
+
+void Worker::answer_asked() {
+  std::uint64_t count = 0;
+  [[maybe_unused]] const auto got = ::read(wake_.get(), &count, sizeof count);
+  std::vector<std::function<void()>> asked;
+  {
+    const std::lock_guard lock(asked_mutex_);
+    asked.swap(asked_);
+  }
+  for (const auto& one : asked) one();
+}
+
+Json Worker::sessions() {
+  auto promise = std::make_shared<std::promise<Json>>();
+  auto future = promise->get_future();
+  {
+    const std::lock_guard lock(asked_mutex_);
+    asked_.emplace_back([this, promise] {
+      auto list = Json::array();
+      for (const auto& [id, session] : sessions_) list.push_back(session->describe());
+      promise->set_value(std::move(list));
+    });
+  }
+  wake();
+  return future.get();
+}
+
+void Worker::run(const std::stop_token& stop) {
+  std::array<epoll_event, 256> events;
+  auto next_sweep = boot_now() + Millis(kSweepMs);
+  while (!stop.stop_requested()) {
+    const int count = ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), again_.empty() ? kSweepMs : 0);
+    for (int i = 0; i < count; ++i) ready(events[static_cast<std::size_t>(i)].data.u64);
+    for (const auto id : std::exchange(again_, {})) turn(id);
+    if (boot_now() < next_sweep) continue;
+    sweep();
+    next_sweep = boot_now() + Millis(kSweepMs);
+  }
+  for (const auto& [id, session] : sessions_) {
+    session->end({"57P01", "terminating connection due to administrator command", ""});
+    session->turn();
+  }
+  sessions_.clear();
+  answer_asked();
+}
+
+}  // namespace midstream::gate

@@ -1,0 +1,52 @@
+// One thread of the gate: an epoll loop over the sessions that it has accepted, and its lookup connection.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <stop_token>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "gate/lookup.h"
+#include "gate/session.h"
+#include "gate/shared.h"
+
+namespace midstream::gate {
+
+class Worker {
+ public:
+  // Accepts from `listener`, which several workers may share. `next_id` numbers the sessions of all of them.
+  static Result<std::unique_ptr<Worker>> start(Shared& shared, int listener, std::atomic<std::uint64_t>& next_id);
+  ~Worker();  // tells every client that the gate ends
+
+  // What each session of this worker's is and does; waits for its thread.
+  Json sessions();
+
+ private:
+  Worker(Shared& shared, int listener, std::atomic<std::uint64_t>& next_id);
+  Result<> prepare();
+  void run(const std::stop_token& stop);
+  void wake() const;
+  bool watch(int fd, std::uint64_t token) const;
+  void accept_all();
+  void ready(std::uint64_t token);
+  void turn(std::uint64_t id);
+  void sweep();
+  void answer_asked();
+
+  Shared& shared_;
+  const int listener_;
+  std::atomic<std::uint64_t>& next_id_;
+  Fd epoll_, wake_;
+  std::unordered_map<std::uint64_t, std::unique_ptr<Session>> sessions_;
+  std::vector<std::uint64_t> again_;  // stopped to be fair; go on in the next round
+  Lookup lookup_;
+  std::mutex asked_mutex_;
+  std::vector<std::function<void()>> asked_;  // by other threads, to be run in the loop; guarded
+  std::jthread thread_;
+};
+
+}  // namespace midstream::gate
