@@ -31,6 +31,7 @@ struct CliOptions {
   std::string setting;  // of tune: KEY=VALUE
   std::string out;
   std::string gate = "gate.yaml";
+  std::string hold_for = "1s";
   std::vector<std::string> accept;  // finish: who may still talk to old
   bool json = false;
   bool yes = false;
@@ -58,5 +59,7 @@ int command_probe(const CliOptions& options, const std::stop_token& stop);
 int command_schema();
 int command_gate(const CliOptions& options, const std::stop_token& stop);
 int command_gate_sessions(const CliOptions& options);
+int command_gate_hold(const CliOptions& options);
+int command_gate_release(const CliOptions& options);
 
 }  // namespace midstream

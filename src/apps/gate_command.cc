@@ -4,6 +4,8 @@
 #include "apps/cli.h"
 #include "apps/gate_config.h"
 #include "gate/gate.h"
+#include "manifest/values.h"
+#include "sys/clock.h"
 #include "sys/file.h"
 
 namespace midstream {
@@ -44,7 +46,7 @@ int command_gate(const CliOptions& options, const std::stop_token& stop) {
 int command_gate_sessions(const CliOptions& options) {
   const auto config = load(options);
   if (!config) return complain(config.error(), kBadManifest);
-  const auto answer = gate::ask_sessions(config->control);
+  const auto answer = gate::ask_gate(config->control, {{"verb", "sessions"}});
   if (!answer) return complain(answer.error(), kFailed);
   if (options.json) {
     fmt::print("{}\n", answer->dump(2));
@@ -54,6 +56,36 @@ int command_gate_sessions(const CliOptions& options) {
   fmt::print(stderr, "midstream: judged by the protocol's messages; what only the server knows of a session (temporary tables, advisory "
                      "locks, WITH HOLD cursors) is not asked yet, and the switch itself is not there yet\n");
   return kDone;
+}
+
+// Asks for the hold, and then whether it is complete, until it is or has ended: the gate ends it by itself.
+int command_gate_hold(const CliOptions& options) {
+  const auto config = load(options);
+  if (!config) return complain(config.error(), kBadManifest);
+  const auto span = parse_duration(options.hold_for);
+  if (!span) return complain({ErrorKind::refused, fmt::format("--for {}: not a duration", options.hold_for), "such as 500ms or 2s"}, kFailed);
+  auto answer = gate::ask_gate(config->control, {{"verb", "hold"}, {"for_ms", span->count()}});
+  Json in_the_way = Json::array();
+  while (answer && answer->value("holding", false) && !(*answer)["in_the_way"].empty()) {
+    in_the_way = (*answer)["in_the_way"];
+    pause_for(Millis(5), {});
+    answer = gate::ask_gate(config->control, {{"verb", "held"}});
+  }
+  if (!answer) return complain(answer.error(), kFailed);
+  if (answer->value("holding", false)) {
+    fmt::print("held: {} sessions, for {} ms more\n", answer->value("sessions", 0), answer->value("left_ms", 0));
+    return kDone;
+  }
+  fmt::print(stderr, "midstream: not all sessions came to a safe point in {}; everything goes on as before. In the way:\n", options.hold_for);
+  print_table(in_the_way);
+  return kNotReady;
+}
+
+int command_gate_release(const CliOptions& options) {
+  const auto config = load(options);
+  if (!config) return complain(config.error(), kBadManifest);
+  const auto answer = gate::ask_gate(config->control, {{"verb", "release"}});
+  return answer ? kDone : complain(answer.error(), kFailed);
 }
 
 }  // namespace midstream

@@ -82,11 +82,22 @@ int main_with(int argc, char** argv) {
   add("serve", "the status in a browser (not there yet)", [] { return not_there_yet("serve"); });
   auto* gate = add("gate", "the PostgreSQL session gate: passes sessions on to the one primary behind it", nullptr);
   gate->add_option("config", options.gate, "the gate's settings (default: gate.yaml)");
-  auto* sessions = gate->add_subcommand("sessions", "of a gate that runs: each session, and whether it could move");
+  const auto ask = [&](const char* name, const char* text) {
+    auto* command = gate->add_subcommand(name, text);
+    command->add_option("config", options.gate, "the gate's settings (default: gate.yaml)");
+    return command;
+  };
+  auto* sessions = ask("sessions", "of a gate that runs: each session, and whether it could move");
   sessions->add_flag("--json", options.json);
-  sessions->add_option("config", options.gate, "the gate's settings (default: gate.yaml)");
-  gate->callback([&, sessions] {
-    chosen = [&, sessions] { return sessions->parsed() ? command_gate_sessions(options) : command_gate(options, stop); };
+  auto* hold = ask("hold", "hold every session at its next safe point: what clients ask beyond it waits, nothing fails");
+  hold->add_option("--for", options.hold_for, "how long at most, from now; then everything goes on (default: 1s)");
+  auto* release = ask("release", "end a hold");
+  gate->callback([&, sessions, hold, release] {
+    chosen = [&, sessions, hold, release] {
+      if (sessions->parsed()) return command_gate_sessions(options);
+      if (hold->parsed()) return command_gate_hold(options);
+      return release->parsed() ? command_gate_release(options) : command_gate(options, stop);
+    };
   });
   CLI11_PARSE(app, argc, argv);
   return chosen ? chosen() : kFailed;

@@ -7,6 +7,7 @@
 #include <atomic>
 
 #include "gate/worker.h"
+#include "sys/clock.h"
 #include "sys/log.h"
 #include "sys/net.h"
 #include "sys/stream.h"
@@ -16,6 +17,7 @@ namespace midstream::gate {
 namespace {
 
 constexpr Millis kControlTime{5'000};
+constexpr Millis kLongestHold{60'000};
 
 Json sessions_of(const std::vector<std::unique_ptr<Worker>>& workers) {
   std::vector<Json> all;
@@ -25,14 +27,40 @@ Json sessions_of(const std::vector<std::unique_ptr<Worker>>& workers) {
   return {{"sessions", all}};
 }
 
+// All workers together: {"holding", "left_ms", "sessions", "in_the_way"}.
+Json held_by(const std::vector<std::unique_ptr<Worker>>& workers) {
+  Json out{{"holding", true}, {"left_ms", 0}, {"in_the_way", Json::array()}};
+  std::size_t sessions = 0;
+  for (const auto& worker : workers) {
+    const auto held = worker->held();
+    sessions += held.sessions;
+    if (held.until.count() == 0) out["holding"] = false;
+    out["left_ms"] = std::max<std::int64_t>(0, std::chrono::duration_cast<Millis>(held.until - boot_now()).count());
+    for (const auto& one : held.in_the_way) out["in_the_way"].push_back(one);
+  }
+  out["sessions"] = sessions;
+  return out;
+}
+
+Result<Json> respond(const Json& request, const std::vector<std::unique_ptr<Worker>>& workers) {
+  const auto verb = TRY(get_string(request, "verb"));
+  if (verb == "sessions") return sessions_of(workers);
+  if (verb == "held") return held_by(workers);
+  if (verb != "hold" && verb != "release") return refused(fmt::format("the gate does not know '{}'", verb));
+  const auto span = verb == "release" ? 0 : TRY(get_int(request, "for_ms"));
+  if (span < 0 || span > kLongestHold.count())
+    return refused(fmt::format("a hold of {} ms is out of bounds", span), fmt::format("at most {} ms", kLongestHold.count()));
+  const auto until = boot_now() + Millis(span);
+  for (const auto& worker : workers) worker->hold(until);
+  return held_by(workers);
+}
+
 Result<> answer(Fd fd, const std::vector<std::unique_ptr<Worker>>& workers, const std::stop_token& stop) {
   const auto stream = make_fd_stream(std::move(fd));
   const auto deadline = Deadline::in(kControlTime);
   const auto request = TRY(read_message(*stream, deadline, stop));
-  const auto verb = TRY(get_string(request, "verb"));
-  if (verb == "sessions") return write_message(*stream, sessions_of(workers), deadline, stop);
-  return write_message(*stream, {{"error", to_json(Error{ErrorKind::refused, fmt::format("the gate does not know '{}'", verb), ""})}},
-                       deadline, stop);
+  auto reply = respond(request, workers);
+  return write_message(*stream, reply ? *reply : Json{{"error", to_json(reply.error())}}, deadline, stop);
 }
 
 Result<> serve_control(int listener, const std::vector<std::unique_ptr<Worker>>& workers, const std::stop_token& stop) {
@@ -69,10 +97,10 @@ Result<> run_gate(Config config, const std::function<void(std::uint16_t port)>& 
   return serve_control(control.get(), workers, stop);
 }
 
-Result<Json> ask_sessions(const std::filesystem::path& control) {
+Result<Json> ask_gate(const std::filesystem::path& control, const Json& request) {
   const auto deadline = Deadline::in(kControlTime);
   const auto stream = make_fd_stream(TRY(connect_unix(control, deadline)));
-  CHECK_OK(write_message(*stream, {{"verb", "sessions"}}, deadline, {}));
+  CHECK_OK(write_message(*stream, request, deadline, {}));
   auto reply = TRY(read_message(*stream, deadline, {}));
   if (reply.contains("error")) return std::unexpected(error_from_json(reply["error"]));
   return reply;

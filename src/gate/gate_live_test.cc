@@ -12,13 +12,16 @@
 
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <memory>
 #include <thread>
 
 #include "base/json.h"
 #include "base/text.h"
+#include "gate/gate.h"
 #include "gate/startup.h"
 #include "sys/child.h"
+#include "sys/clock.h"
 #include "sys/file.h"
 #include "sys/net.h"
 #include "sys/stream.h"
@@ -54,7 +57,9 @@ class World {
     command.insert(command.begin(), {"runuser", "-u", "postgres", "--"});
     return run(std::move(command));
   }
-  Exit admin(const std::string& sql) const { return as_postgres({"psql", "-X", "-At", "-h", root_.string(), "-c", sql}); }
+  Exit admin(const std::string& sql, const std::string& database = "postgres") const {
+    return as_postgres({"psql", "-X", "-At", "-h", root_.string(), "-d", database, "-c", sql});
+  }
   Json sessions(const char* config) const {
     const auto exit = run({MIDSTREAM_PROGRAM, "gate", "sessions", "--json", root_ / config});
     auto parsed = parse_json(exit.out);
@@ -424,6 +429,68 @@ TEST_F(Live, BenchmarksRunWithoutAnError) {
     EXPECT_NE(exit.out.find("number of failed transactions: 0 "), std::string::npos) << exit.out;
     EXPECT_EQ(exit.err.find("error"), std::string::npos) << exit.err;
   }
+}
+
+// Ten holds while transactions run: each finds nothing under way, and nobody sees more of it than a pause.
+TEST_F(Live, AHoldUnderLoadIsOnlyAPause) {
+  const auto control = world / "gate.sock";
+  ASSERT_EQ(run({"pgbench", "-i", "-s", "1", "-q", world.info(kGatePort)}).code, 0);
+  auto load = std::async(std::launch::async, [&] {
+    return run({"pgbench", "-n", "-M", "prepared", "-c", "8", "-j", "2", "-T", "6", world.info(kGatePort)});
+  });
+  const auto commits = [&] {
+    return world.admin("SELECT count(*) FILTER (WHERE state <> 'idle'), (SELECT count(*) FROM pgbench_history) FROM pg_stat_activity "
+                       "WHERE usename = 'app'", "app").out;
+  };
+  const auto begun = Deadline::in(Millis(10'000));
+  while (world.admin("SELECT count(*) FROM pg_stat_activity WHERE usename = 'app'").out != "8\n") ASSERT_FALSE(begun.expired());
+  for (int i = 0; i < 10; ++i) {
+    auto held = ask_gate(control, {{"verb", "hold"}, {"for_ms", 2'000}});
+    while (held && held->value("holding", false) && !(*held)["in_the_way"].empty()) held = ask_gate(control, {{"verb", "held"}});
+    ASSERT_TRUE(held && held->value("holding", false)) << (held ? held->dump() : held.error().text());
+    const auto first = commits();
+    EXPECT_TRUE(first.starts_with("0|")) << first;
+    EXPECT_EQ(commits(), first) << "while everything is held nothing is committed";
+    ASSERT_TRUE(ask_gate(control, {{"verb", "release"}}));
+    pause_for(Millis(100), {});
+  }
+  const auto exit = load.get();
+  EXPECT_EQ(exit.code, 0) << exit.err;
+  EXPECT_NE(exit.out.find("number of failed transactions: 0 "), std::string::npos) << exit.out << exit.err;
+}
+
+// Nobody releases it: the gate does, when its time is over, whoever was in the way.
+TEST_F(Live, AHoldEndsByItself) {
+  const auto control = world / "gate.sock";
+  Client open(world.info(kGatePort) + " application_name=open");
+  Client idle(world.info(kGatePort) + " application_name=idle");
+  open.run("BEGIN");
+  constexpr Millis kFor{300};
+  for (int i = 0; i < 5; ++i) {
+    const auto before = boot_now();
+    const auto held = ask_gate(control, {{"verb", "hold"}, {"for_ms", kFor.count()}});
+    const auto in_force = boot_now();
+    ASSERT_TRUE(held);
+    ASSERT_EQ((*held)["in_the_way"].size(), 1u) << held->dump();
+    EXPECT_EQ((*held)["in_the_way"][0]["application"], "open");
+    open.run("SELECT 'goes on'");
+    EXPECT_LT(boot_now() - in_force, kFor) << "a transaction that is open goes on";
+    idle.run("SELECT 'waits'");
+    const auto after = boot_now();
+    EXPECT_GE(after - before, kFor);
+    const auto late = std::chrono::duration_cast<std::chrono::microseconds>(after - in_force - kFor).count();
+    fmt::print("answered {} us after the hold was to end\n", late);
+    EXPECT_LT(late, 50'000);
+  }
+  const auto refused = run({MIDSTREAM_PROGRAM, "gate", "hold", "--for", "100ms", world / "gate.yaml"});
+  EXPECT_EQ(refused.code, 3);
+  EXPECT_NE(refused.out.find("a transaction is open"), std::string::npos) << refused.out << refused.err;
+  open.run("COMMIT");
+  const auto complete = run({MIDSTREAM_PROGRAM, "gate", "hold", "--for", "10s", world / "gate.yaml"});
+  EXPECT_EQ(complete.code, 0) << complete.err;
+  EXPECT_EQ(run({MIDSTREAM_PROGRAM, "gate", "release", world / "gate.yaml"}).code, 0);
+  idle.run("SELECT 'free'");
+  EXPECT_NE(idle.told.find("|free"), std::string::npos);
 }
 
 TEST_F(Live, DirectTls) {

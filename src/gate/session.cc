@@ -52,6 +52,11 @@ bool Session::flush() {
   return true;
 }
 
+void Session::hold(bool on) {
+  hold_ = on;
+  if (traffic_) traffic_->hold(on);
+}
+
 void Session::closing() { phase_ = Phase::closing; }
 
 void Session::end(const Fatal& reason) {
@@ -186,6 +191,7 @@ void Session::begin_relay() {
   if (!key) return end({"53000", key.error().what, ""});
   key_ = std::move(*key);
   traffic_.emplace(asks_for_replication(login_.packet().parameter("replication")));
+  traffic_->hold(hold_);
   for (const auto& [name, value] : server_->login().parameters()) traffic_->set_parameter(name, value);
   out_ += server_->login().greeting(*key_);
   if (!to_server_.begin_with(in_) || !to_client_.begin_with(server_->take_rest()))

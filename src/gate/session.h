@@ -32,6 +32,10 @@ class Session {
   Turn turn();
   void verifier_is(const std::optional<std::string>& rolpassword);
   void verifier_failed(const std::string& why);
+  // On: what the client sends beyond the next boundary of a transaction waits, as long as it is on. turn() after turning off.
+  void hold(bool on);
+  // While it is on: nothing of this session is under way any more; or it has not begun.
+  bool settled() const { return !traffic_ || (traffic_->held() && traffic_->safe()); }
   // Tells the client why, as far as that can still be told, and ends.
   void end(const Fatal& reason);
 
@@ -68,6 +72,7 @@ class Session {
   std::optional<CancelKey> key_;
   std::optional<Traffic> traffic_;
   Lane to_server_, to_client_;
+  bool hold_ = false;
   bool server_told_ = false;  // that the client has ended
 };
 

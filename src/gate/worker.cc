@@ -3,6 +3,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <future>
@@ -93,6 +94,7 @@ void Worker::accept_all() {
                            });
                          }};
     sessions_.emplace(id, std::make_unique<Session>(id, std::move(client), peer_text(peer), shared_, std::move(needs)));
+    if (hold_until_.count() != 0) sessions_.at(id)->hold(true);
     if (!watch(fd, id)) sessions_.erase(id);
   }
 }
@@ -138,26 +140,69 @@ void Worker::answer_asked() {
   for (const auto& one : asked) one();
 }
 
-Json Worker::sessions() {
-  auto promise = std::make_shared<std::promise<Json>>();
+// Runs `body` on the worker's thread, and gives what it gave.
+template <class F>
+auto Worker::in_loop(F body) {
+  using Value = decltype(body());
+  auto promise = std::make_shared<std::promise<Value>>();
   auto future = promise->get_future();
   {
     const std::lock_guard lock(asked_mutex_);
-    asked_.emplace_back([this, promise] {
-      auto list = Json::array();
-      for (const auto& [id, session] : sessions_) list.push_back(session->describe());
-      promise->set_value(std::move(list));
-    });
+    asked_.emplace_back([promise, body = std::move(body)] { promise->set_value(body()); });
   }
   wake();
   return future.get();
+}
+
+Json Worker::sessions() {
+  return in_loop([this] {
+    auto list = Json::array();
+    for (const auto& [id, session] : sessions_) list.push_back(session->describe());
+    return list;
+  });
+}
+
+void Worker::hold(std::chrono::nanoseconds until) {
+  in_loop([this, until] {
+    hold_until_ = until;
+    for (const auto& [id, session] : sessions_) session->hold(true);
+    release_if_due();
+    return true;
+  });
+}
+
+Worker::Held Worker::held() {
+  return in_loop([this] {
+    Held held{hold_until_, sessions_.size(), {}};
+    for (const auto& [id, session] : sessions_)
+      if (hold_until_.count() != 0 && !session->settled()) held.in_the_way.push_back(session->describe());
+    return held;
+  });
+}
+
+void Worker::release_if_due() {
+  if (hold_until_.count() == 0 || boot_now() < hold_until_) return;
+  hold_until_ = std::chrono::nanoseconds(0);
+  for (const auto& [id, session] : sessions_) {
+    session->hold(false);
+    again_.push_back(id);
+  }
+}
+
+int Worker::wait_ms() const {
+  if (!again_.empty()) return 0;
+  if (hold_until_.count() == 0) return kSweepMs;
+  const auto left = std::chrono::ceil<Millis>(hold_until_ - boot_now()).count();
+  return static_cast<int>(std::clamp<std::int64_t>(left, 0, kSweepMs));
 }
 
 void Worker::run(const std::stop_token& stop) {
   std::array<epoll_event, 256> events;
   auto next_sweep = boot_now() + Millis(kSweepMs);
   while (!stop.stop_requested()) {
-    const int count = ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), again_.empty() ? kSweepMs : 0);
+    const int count = ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), wait_ms());
+    // Before anything goes on: after a stall of this process the hold may be over.
+    release_if_due();
     for (int i = 0; i < count; ++i) ready(events[static_cast<std::size_t>(i)].data.u64);
     for (const auto id : std::exchange(again_, {})) turn(id);
     if (boot_now() < next_sweep) continue;
