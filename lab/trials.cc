@@ -174,6 +174,11 @@ class Runner : public TrialTools {
     return trial.end();
   }
 
+  Result<> vanish_with_mail() {
+    spec_.mail = true;
+    return vanish(Blow::kill);
+  }
+
   // No controller for five minutes, twice.
   Result<> away() {
     auto trial = TRY(begin());
@@ -360,6 +365,7 @@ const std::vector<std::pair<std::string, Body>>& trials() {
       {"power-cut-after-switch", [](Runner& r) { return r.power_cut_after_switch(); }},
       {"singleton-on-both", [](Runner& r) { return r.singleton_on_both(); }},
       {"vanish", [](Runner& r) { return r.vanish(Blow::kill); }},
+      {"vanish-mail", [](Runner& r) { return r.vanish_with_mail(); }},
       {"vanish-cut-old", [](Runner& r) { return r.vanish(Blow::cut_old); }},
       {"vanish-cut-new", [](Runner& r) { return r.vanish(Blow::cut_new); }},
       {"away", [](Runner& r) { return r.away(); }},

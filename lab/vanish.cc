@@ -64,6 +64,30 @@ std::vector<Moment> moments() {
   };
 }
 
+// The same of mail: a user who waits, a user and a queue that are between two homes, SMTP that is deferred.
+std::vector<Moment> moments_of_mail() {
+  static const auto until = [](std::string_view files, std::string_view what) {
+    return fmt::format("until grep -qs '{}' {}; do :; done", what, files);
+  };
+  constexpr std::string_view users = "/var/lib/midstream/*/mail/titles/*.json";
+  constexpr std::string_view queue = "/var/lib/midstream/*/mail/queue/queue.json";
+  const auto state = [](std::string_view name) { return fmt::format("\"state\":\"{}\"", name); };
+  static const std::string resting = until(queue, "\"taking\":true");
+  static const std::string user_yielding = until(users, state("yielding"));
+  static const std::string user_gone = until(users, state("yielded"));
+  static const std::string deferring = until(queue, "\"deferring_ms\":[1-9].*\"taking\":false");
+  static const std::string queue_yielding = until(queue, state("yielding"));
+  static const std::string queue_gone = until(queue, state("yielded"));
+  return {
+      {"Postfix resting on old", "agents adopt it", Role::old_side, resting},
+      {"mail users yielding on old", "agents adopt it", Role::old_side, user_yielding},
+      {"mail users yielded by old", "agents adopt it", Role::old_side, user_gone},
+      {"SMTP deferred on old", "agents adopt it", Role::old_side, deferring},
+      {"the queue yielding on old", "agents adopt it", Role::old_side, queue_yielding},
+      {"the queue yielded by old", "agents adopt it", Role::old_side, queue_gone},
+  };
+}
+
 fs::path ledger_of(const Trial& trial) {
   fs::path newest;
   std::error_code ignored;
@@ -148,14 +172,27 @@ class Striker {
     return {};
   }
 
-  // Kinds of operation that were begun since the blow and acknowledged.
+  // Kinds of operation that were begun since the blow and acknowledged, and the users of mail who have read any.
   std::set<std::string> served_since() const {
-    std::set<std::string> kinds;
+    std::set<std::string> served;
     for (const auto& record : noted(trial_, offset_)) {
       if (get_string_or(record, "t", "") != "acknowledged") continue;
-      if (get_int_or(record, "started_ns", 0) > struck_at_.count()) kinds.insert(get_string_or(record, "kind", ""));
+      if (get_int_or(record, "started_ns", 0) <= struck_at_.count()) continue;
+      const auto kind = get_string_or(record, "kind", "");
+      served.insert(kind);
+      if (kind == "mail-read" || kind == "flag" || kind == "move" || kind == "expunge")
+        served.insert(get_string_or(record, "user", ""));
     }
-    return kinds;
+    return served;
+  }
+
+  std::vector<std::string> wanted() {
+    std::vector<std::string> all{"db-order", "order", "upload", "file-read"};
+    const auto& s = scenario();
+    if (!s.mail) return all;
+    all.insert(all.end(), {"deliver", "submit", "pop-read"});
+    for (const auto& user : s.mail_users) all.push_back(fmt::format("{}@{}", user, s.mail_domain));
+    return all;
   }
 
   // Whether what must never run twice runs at all.
@@ -181,10 +218,10 @@ class Striker {
     const auto limit = moment.lease + kSlack + boot;
     std::string missing;
     while (boot_now() - struck_at_ < limit) {
-      const auto kinds = served_since();
+      const auto served = served_since();
       missing.clear();
-      for (const auto* kind : {"db-order", "order", "upload", "file-read"}) {
-        if (!kinds.contains(kind)) missing += fmt::format(" {}", kind);
+      for (const auto& one : wanted()) {
+        if (!served.contains(one)) missing += fmt::format(" {}", one);
       }
       if (!answers()) missing += " 192.0.2.10";
       if (!singleton_runs()) missing += " " + scenario().unit;
@@ -269,7 +306,8 @@ Result<> leave_alone(Trial& trial, Millis away, const std::function<void(std::st
 
 Result<> strike_at_each_moment(Trial& trial, Blow blow, const std::function<void(std::string_view)>& tell) {
   Striker striker(trial, blow, tell);
-  for (const auto& moment : moments()) CHECK_OK(striker.strike(moment));
+  const bool of_mail = trial.lab().scenario().mail;
+  for (const auto& moment : of_mail ? moments_of_mail() : moments()) CHECK_OK(striker.strike(moment));
   const int code = TRY(trial.run({"run", "--yes"}, kMoveLimit));
   return code == 0 ? Result<>() : refused(fmt::format("the last `midstream run` ended with exit code {}", code));
 }

@@ -18,7 +18,7 @@ enum class Blow {
   cut_new,  // the same of new
 };
 
-// One whole move on `trial`, struck at each moment. Refused, naming the moment, where users are not served again in time
+// One whole move on `trial`, struck at each moment; where mail has users, at those of mail instead. Refused, naming the moment, where users are not served again in time
 // or the moment never came. Leaves the move done, for the checker.
 Result<> strike_at_each_moment(Trial& trial, Blow blow, const std::function<void(std::string_view)>& tell);
 
