@@ -1,4 +1,4 @@
-// Who owns a thing that is handed from host to host (a set of addresses, a unit that runs on one side), as each of the
+// Who owns a thing that is handed from host to host (a set of addresses, a unit that runs on one side, a mail user), as each of the
 // two hosts has it on disk. Pure; the mover stores what comes out before it acts on it.
 //
 // A title has a state and a turn. The turn grows by one with each handover and never falls. A host may become
@@ -29,6 +29,7 @@ struct Title {
   std::uint64_t turn = 0;
   std::uint64_t epoch = 0;  // the highest epoch that acted on it
 
+  bool home() const { return holding == Holding::owner || holding == Holding::yielding; }
   bool operator==(const Title&) const = default;
 };
 
