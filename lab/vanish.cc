@@ -79,7 +79,7 @@ std::vector<Moment> moments_of_mail() {
   static const std::string queue_yielding = until(queue, state("yielding"));
   static const std::string queue_gone = until(queue, state("yielded"));
   return {
-      {"Postfix resting on old", "agents adopt it", Role::old_side, resting},
+      {"Postfix resting on old", "asked: run", Role::old_side, resting},
       {"mail users yielding on old", "agents adopt it", Role::old_side, user_yielding},
       {"mail users yielded by old", "agents adopt it", Role::old_side, user_gone},
       {"SMTP deferred on old", "agents adopt it", Role::old_side, deferring},
