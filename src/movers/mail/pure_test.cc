@@ -1,4 +1,6 @@
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <stdlib.h>
 
 #include <set>
 
@@ -6,8 +8,10 @@
 #include "movers/mail/dovecot.h"
 #include "movers/mail/plan.h"
 #include "movers/mail/queue_files.h"
+#include "movers/mail/side.h"
 #include "movers/mail/title.h"
 #include "movers/mail/watch.h"
+#include "sys/file.h"
 
 namespace midstream::mail {
 namespace {
@@ -61,6 +65,34 @@ TEST(Title, APastTurnIsFenced) {
   EXPECT_EQ(begin_yield(owner, 4).error().kind, ErrorKind::fenced);
   EXPECT_EQ(finish_yield(owner, 5).error().kind, ErrorKind::fenced);
   EXPECT_EQ(keep(Title{Holding::yielded, 5}, 5).error().kind, ErrorKind::fenced);
+}
+
+// An agent that was killed between the write of a record and its rename: what it left is whole, and was never so. Read, it made
+// a user at home on both sides.
+TEST(Side, ARecordThatWasNotRenamedIsNoTitle) {
+  std::string state = "/tmp/midstream-side-XXXXXX";
+  ASSERT_NE(::mkdtemp(state.data()), nullptr);
+  MailOptions options;
+  options.dovecot_conf = state + "/dovecot.conf";
+  const Json end{{"host", "old"}, {"address", "10.0.0.1"}};
+  const Json plan{{"kind", "proxy"}, {"old", end}, {"new", {{"host", "new"}, {"address", "10.0.0.2"}}}};
+  ASSERT_TRUE(write_file_durably(
+      state + "/side.json", Json{{"move", "m"}, {"host", "old"}, {"desired", plan}, {"cached_auth", false}}.dump()));
+  ASSERT_TRUE(make_directories(state + "/titles"));
+  // Enough of them that no order of a directory tells the two apart by chance.
+  for (int i = 0; i < 20; ++i) {
+    const auto file = fmt::format("{}/titles/u{}@d.json", state, i);
+    auto record = to_json(Title{Holding::yielded, 2});
+    record.update({{"user", fmt::format("u{}@d", i)}, {"home", "/m"}});
+    ASSERT_TRUE(write_file_durably(file, record.dump()));
+    record.update(to_json(Title{Holding::yielding, 1}));
+    ASSERT_TRUE(write_file_durably(file + ".77.tmp", record.dump()));
+  }
+  Side side(options, state);
+  (void)side.load({Deadline::in(Millis(5'000)), {}});  // the map at the end needs root
+  EXPECT_EQ(side.users().size(), 20u);
+  for (const auto& [name, user] : side.users()) EXPECT_EQ(user.title, (Title{Holding::yielded, 2})) << name;
+  std::filesystem::remove_all(state);
 }
 
 TEST(Block, ComesAndGoesByteForByte) {

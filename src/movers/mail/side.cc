@@ -57,12 +57,16 @@ Result<> Side::load(const Limits& limits) {
     plan_ = TRY(parse_plan(TRY(get_object(saved, "desired"))));
     cached_auth_ = get_bool_or(saved, "cached_auth", false);
     for (const auto& entry : fs::directory_iterator(state_ / "titles", ignored)) {
-      const auto record = parse_json(TRY(read_file(entry.path())));
-      if (!record) continue;  // the temporary file of a write that a crash cut off
-      const auto name = TRY(get_string(*record, "user"));
-      User user{.title = TRY(title_from_json(*record)), .home = TRY(get_string(*record, "home"))};
-      user.fresh = get_bool_or(*record, "fresh", false);
-      user.copied = get_bool_or(*record, "copied", false);
+      // The temporary file of a write that a crash cut off may be whole, and says what was never so or is no longer.
+      if (entry.path().extension() != ".json") {
+        fs::remove(entry.path(), ignored);
+        continue;
+      }
+      const auto record = TRY(parse_json(TRY(read_file(entry.path()))));
+      const auto name = TRY(get_string(record, "user"));
+      User user{.title = TRY(title_from_json(record)), .home = TRY(get_string(record, "home"))};
+      user.fresh = get_bool_or(record, "fresh", false);
+      user.copied = get_bool_or(record, "copied", false);
       if (user.title.holding == Holding::yielding) expired[name] = user.title.turn;
       users_[name] = std::move(user);
     }
