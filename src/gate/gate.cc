@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <atomic>
@@ -81,10 +82,19 @@ Result<> make_contexts(Shared& shared) {
   return {};
 }
 
+// Two sockets a session: as many as the system allows at all.
+void raise_file_limit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  ::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 }  // namespace
 
 Result<> run_gate(Config config, const std::function<void(std::uint16_t port)>& listening, const std::stop_token& stop) {
   Shared shared{.config = std::move(config), .mock_seed = random_bytes(32)};
+  raise_file_limit();
   CHECK_OK(make_contexts(shared));
   shared.server = TRY(resolve_server(shared.config.server));
   const auto listener = TRY(listen_tcp(shared.config.listen_address, shared.config.listen_port));

@@ -137,8 +137,9 @@ class World {
         "tls: {{ certificate_file: {0}/gate.crt, key_file: {0}/gate.key }}\n", root_.string(), kGatePort) << common;
     std::ofstream(root_ / "plain.yaml") << fmt::format("listen: 127.0.0.1:{1}\ncontrol: {0}/plain.sock\nserver: {{ host: 127.0.0.1 }}\n",
                                                        root_.string(), kPlainPort) << common;
-    for (auto [config, gate, port] : {std::tuple("gate.yaml", &gate_, kGatePort), std::tuple("plain.yaml", &plain_, kPlainPort)}) {
-      auto child = Child::start({"setpriv", "--pdeathsig", "KILL", "env", "ASAN_OPTIONS=quarantine_size_mb=1", MIDSTREAM_PROGRAM, "gate", root_ / config});
+    for (auto [config, gate, port, files] : {std::tuple("gate.yaml", &gate_, kGatePort, "--nofile=200:4096"),
+                                             std::tuple("plain.yaml", &plain_, kPlainPort, "--nofile=100:100")}) {
+      auto child = Child::start({"prlimit", files, "setpriv", "--pdeathsig", "KILL", "env", "ASAN_OPTIONS=quarantine_size_mb=1", MIDSTREAM_PROGRAM, "gate", root_ / config});
       if (!child) continue;
       gate->emplace(std::move(*child));
       const auto deadline = Deadline::in(Millis(20'000));
@@ -491,6 +492,23 @@ TEST_F(Live, AHoldEndsByItself) {
   EXPECT_EQ(run({MIDSTREAM_PROGRAM, "gate", "release", world / "gate.yaml"}).code, 0);
   idle.run("SELECT 'free'");
   EXPECT_NE(idle.told.find("|free"), std::string::npos);
+}
+
+TEST_F(Live, ManySessionsAndMoreThanThereIsRoomFor) {
+  std::vector<std::unique_ptr<Client>> clients;
+  for (int i = 0; i < 150; ++i) clients.push_back(std::make_unique<Client>(world.info(kGatePort)));  // 300 sockets, and 200 files to begin with
+  for (const auto& client : clients) EXPECT_TRUE(client->good()) << client->told;
+  clients.clear();
+  // 100 files are not enough for 60: who is over is told, or waits, and when others leave there is room again.
+  int failed = 0;
+  for (int i = 0; i < 60; ++i) {
+    clients.push_back(std::make_unique<Client>(world.info(kPlainPort) + " connect_timeout=2"));
+    if (!clients.back()->good() && ++failed == 2) break;
+  }
+  EXPECT_GT(failed, 0);
+  clients.clear();
+  const Client after(world.info(kPlainPort) + " connect_timeout=20");
+  EXPECT_TRUE(after.good()) << after.told;
 }
 
 TEST_F(Live, DirectTls) {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstring>
 #include <future>
 #include <netinet/tcp.h>
 
@@ -44,9 +45,8 @@ Result<std::unique_ptr<Worker>> Worker::start(Shared& shared, int listener, std:
 Result<> Worker::prepare() {
   epoll_ = Fd(::epoll_create1(EPOLL_CLOEXEC));
   wake_ = Fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  epoll_event listens{.events = EPOLLIN | EPOLLEXCLUSIVE, .data = {.u64 = kListener}};
   epoll_event wakes{.events = EPOLLIN, .data = {.u64 = kWake}};
-  if (!epoll_ || !wake_ || ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, listener_, &listens) != 0 ||
+  if (!epoll_ || !wake_ || !listen() ||
       ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), &wakes) != 0)
     return errno_failure("cannot prepare the gate's event loop", errno);
   return {};
@@ -68,6 +68,18 @@ bool Worker::watch(int fd, std::uint64_t token) const {
   return ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) == 0;
 }
 
+bool Worker::listen() {
+  epoll_event listens{.events = EPOLLIN | EPOLLEXCLUSIVE, .data = {.u64 = kListener}};
+  return listening_ = ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, listener_, &listens) == 0;
+}
+
+// Out of descriptors or memory: whoever waits to be accepted waits until the next sweep, instead of keeping the loop busy.
+void Worker::stop_listening(int why) {
+  log_warn("gate", "cannot accept: {}; tried again in a second", std::strerror(why));
+  ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, listener_, nullptr);
+  listening_ = false;
+}
+
 void Worker::accept_all() {
   // A few at a time: the other workers take their share.
   for (int i = 0; i < 8; ++i) {
@@ -75,7 +87,7 @@ void Worker::accept_all() {
     socklen_t size = sizeof peer;
     Fd client(::accept4(listener_, reinterpret_cast<sockaddr*>(&peer), &size, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (!client) {
-      if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) log_warn("gate", "cannot accept: error {}", errno);
+      if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) stop_listening(errno);
       return;
     }
     const int on = 1;
@@ -118,8 +130,9 @@ void Worker::ready(std::uint64_t token) {
   }
 }
 
-// Who has not logged in in time.
+// Ends who has not logged in in time.
 void Worker::sweep() {
+  if (!listening_) listen();
   const auto now = boot_now();
   std::vector<std::uint64_t> late;
   for (const auto& [id, session] : sessions_) {

@@ -44,6 +44,8 @@ class Worker {
   void release_if_due();
   int wait_ms() const;
   bool watch(int fd, std::uint64_t token) const;
+  bool listen();
+  void stop_listening(int why);
   void accept_all();
   void ready(std::uint64_t token);
   void turn(std::uint64_t id);
@@ -53,6 +55,7 @@ class Worker {
   Shared& shared_;
   const int listener_;
   std::atomic<std::uint64_t>& next_id_;
+  bool listening_ = false;
   Fd epoll_, wake_;
   std::unordered_map<std::uint64_t, std::unique_ptr<Session>> sessions_;
   std::chrono::nanoseconds hold_until_{0};
