@@ -163,9 +163,11 @@ Result<Applier::Verdict> Applier::judge(const Change& change, const Place& place
 }
 
 // A file from before this run of the host, on a disk that may have lost content in a power cut: the times and the size of
-// what arrived here came back, and zeros in it. It is not a user's version that a tie could decide for.
+// what arrived here came back, and zeros in it. It is not a user's version that a tie could decide for. A host that only
+// receives trusts its index, which speaks of nothing that was not on disk; of what the index does not know, nothing is said.
 bool Applier::maybe_torn(const Stat& local) const {
-  return tree_.distrusted && local.type == EntryType::file && local.ctime_ns < tree_.run.since_ns;
+  const bool doubted = tree_.distrusted || !tree_.outgoing;
+  return doubted && local.type == EntryType::file && local.ctime_ns < tree_.run.since_ns;
 }
 
 void Applier::record(const Change& change, const Stat& stat) {

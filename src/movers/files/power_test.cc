@@ -306,5 +306,24 @@ TEST_F(FilesPowerCut, WhatArrivedAndCameBackAsZerosIsNobodysVersion) {
   expect_equal();
 }
 
+// The same on a host that only receives: what came back as zeros, of an index that was not on the disk yet, is not a user's
+// version either when the other host sends it again.
+TEST_F(FilesPowerCut, WhatARecipientGotBackAsZerosIsNobodysVersion) {
+  const auto name = [](int i) { return fmt::format("from-old-{}", i); };
+  fs::create_directories(base_ / "new/tree");
+  for (int i = 0; i < 20; ++i) {
+    const auto here = old_root_ / name(i), there = base_ / "new/tree" / name(i);
+    write_file(here, "written on old " + std::to_string(i));
+    write_file(there, std::string(fs::file_size(here), '\0'));
+    fs::last_write_time(there, fs::last_write_time(here));
+  }
+  std::this_thread::sleep_for(20ms);  // as in cut_power(): what is above came before this run
+  options_.run_since_ns = wall_ns();
+  std::this_thread::sleep_for(20ms);
+  start_following();
+  for (int i = 0; i < 20; ++i) expect_everywhere(name(i), "written on old " + std::to_string(i));
+  expect_equal();
+}
+
 }  // namespace
 }  // namespace midstream
