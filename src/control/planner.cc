@@ -550,8 +550,10 @@ class Builder {
         for (const auto* kind : {"end", "forget"}) {
           for (const auto& host : {manifest_.new_host, manifest_.old_host}) {
             const auto& other = host == manifest_.new_host ? manifest_.old_host : manifest_.new_host;
-            add("finish", service.name, fmt::format("files-{}-{}-{}", i, kind, host), host, "files",
-                with(files_base(service, i), kind, {{"to", other}})).irreversible = true;
+            auto& last = add("finish", service.name, fmt::format("files-{}-{}-{}", i, kind, host), host, "files",
+                             with(files_base(service, i), kind, {{"to", other}}));
+            last.irreversible = true;
+            last.attempts = 6;  // somebody may have a file of the other side open for a moment longer
           }
         }
         if (manifest_.after_old == "kept") continue;
