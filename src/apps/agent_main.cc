@@ -18,6 +18,7 @@
 #include "control/link.h"
 #include "control/oneshot.h"
 #include "control/supervisor.h"
+#include "movers/postgres/snapshot_holder.h"
 #include "base/text.h"
 #include "probe/probe.h"
 #include "sys/file.h"
@@ -196,9 +197,11 @@ int main_with(int argc, char** argv) {
   auto* piping = app.add_subcommand("pipe", "join stdin and stdout to a unix socket; used by the mail mover");
   piping->add_option("socket", options.socket)->required();
   piping->allow_extras();  // Dovecot says what the other end is to run; it runs it anyway
+  const auto* holding = add("hold-snapshot", "hold a copy's snapshot; order on stdin; used by the postgres mover", {});
   CLI11_PARSE(app, argc, argv);
   if (*piping) return report(pipe_to(options.socket));
   if (*connecting) return report(connect(options));  // keeps the default signals: the ssh session ends it
+  if (*holding) return report(postgres::hold_snapshot());
   StopOnSignal signals;
   if (*serving) return report(serve(options, signals.token()));
   if (*installing) return report(install(options));

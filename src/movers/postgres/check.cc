@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/text.h"
+#include "movers/postgres/copier.h"
 #include "movers/postgres/catalog.h"
 #include "movers/postgres/schema_sql.h"
 #include "movers/postgres/setup.h"
@@ -139,7 +140,7 @@ Result<Json> cluster_facts(const Work& work) {
                            "system_identifier FROM pg_control_system()), current_setting('data_directory')"));
   Json facts{{"version", row.number(0, 0)},      {"wal_level", row.text(0, 1)}, {"free_slots", row.number(0, 2)},
              {"free_senders", row.number(0, 3)}, {"workers", row.number(0, 4)}, {"timestamps", row.text(0, 5)},
-             {"system", row.text(0, 6)},         {"needed_slots", 3 * count},   {"databases", Json::object()}};
+             {"system", row.text(0, 6)},         {"needed_slots", (work.on_old ? 3 : 3 + kCopyWorkers) * count},   {"databases", Json::object()}};
   facts.update(TRY(wal_facts(work)));
   facts["prepared"] = number_of(work, "max_prepared_transactions");
   struct statvfs room {};

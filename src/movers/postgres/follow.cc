@@ -14,53 +14,36 @@ namespace {
 constexpr std::int64_t kCaughtUpBytes = 1 << 20;
 constexpr std::int64_t kCaughtUpMs = 1000;
 
-// Empties what an earlier copy left: only while this side has never owned anything.
-Result<> empty_tables(const Work& work, const std::string& database) {
-  auto session = TRY(work.session(database));
-  auto tables =
-      TRY(session->run(fmt::format("SELECT name FROM ({}) AS t (name, kind, persistence, oid) WHERE persistence = 'p' "
-                                   "AND kind = 'r'",
-                                   kTablesSql),
-                       {}, work.context.deadline, work.context.stop))
-          .column(0);
-  tables.push_back("midstream.handover");
-  CHECK_OK(
-      session->run(fmt::format("BEGIN; SET LOCAL midstream.allow = 'on'; SET LOCAL session_replication_role = replica; "
-                               "TRUNCATE {}; COMMIT",
-                               join(tables, ", ")),
-                   {}, work.context.deadline, work.context.stop));
-  return {};
-}
-
-std::string again(const LostCopies& lost) {
-  if (lost.empty()) return "";
-  std::vector<std::string> names;
-  for (const auto& one : lost) names.push_back(one.name);
-  return fmt::format("; the copy of {} has lost its slot, and begins again", join(names, ", "));
+// A copy under way, in words.
+std::string words_of(const std::string& database, const CopyLook& look) {
+  auto text = fmt::format("copying {}", database);
+  if (look.figures) text += ": " + words_of(*look.figures, std::chrono::duration_cast<Millis>(boot_now()).count());
+  if (look.round > 1) text += fmt::format("; begun again (round {}): {}", look.round, look.why);
+  if (!look.trouble.empty()) text += "; " + look.trouble;
+  return text;
 }
 
 }  // namespace
 
-Result<Json> apply_follow(const Work& work) {
+Result<Json> apply_follow(const Work& work, Copier& copier) {
   for (const auto& database : work.plan.databases) {
     const auto title = TRY(read_title(work, database));
     if (title.state.empty())
       return refused(fmt::format("{} is not prepared on {}", database, work.context.host), "run target first");
     const auto arrival = TRY(look_at_subscription(work, database));
-    if (arrival.present) continue;
+    if (arrival.present || TRY(copier.under_way(work, database))) continue;
     if (title.state != "standby" || title.turn != 0)
       return refused(fmt::format("{} on {} is '{}' and has its own history: it is not copied over", database,
                                  work.context.host, title.state));
-    CHECK_OK(empty_tables(work, database));
-    CHECK_OK(work.ask("make_slot", {{"database", database}}));
-    work.at("follow.slot");
-    CHECK_OK(make_subscription(work, database, true));
+    CHECK_OK(copier.begin(work, database));
   }
+  copier.go_on(work);
   return Json{{"databases", work.plan.databases.size()}};
 }
 
-Result<Json> observe_follow(const Work& work, LostCopyNotes& notes) {
+Result<Json> observe_follow(const Work& work, const Copier& copier) {
   Json out = observation(true, "");
+  bool copying = false;
   std::int64_t tables = 0, ready = 0, bytes = 0, lag_bytes = 0, lag_ms = 0;
   const auto wait = [&](std::string why) {
     out["reached"] = false;
@@ -72,12 +55,18 @@ Result<Json> observe_follow(const Work& work, LostCopyNotes& notes) {
       wait(fmt::format("{} is not prepared on {}", database, work.context.host));
       continue;
     }
+    const auto copy = copier.look(work, database);
+    copying = copying || copy.under_way;
+    if (copy.under_way && copy.figures) {
+      tables += copy.figures->tables;
+      bytes += copy.figures->bytes_done;
+    }
     const auto arrival = TRY(look_at_subscription(work, database));
     tables += arrival.tables;
     ready += arrival.ready;
     bytes += arrival.copied_bytes;
     if (title.state == "owner") continue;  // switched: it is followed from here
-    if (!arrival.present) {
+    if (!arrival.present && !copy.under_way) {
       wait(fmt::format("{} has no subscription on {}", database, work.context.host));
       continue;
     }
@@ -85,12 +74,14 @@ Result<Json> observe_follow(const Work& work, LostCopyNotes& notes) {
     if (!lag.wal.given_up.empty()) return refused(fmt::format("{} is not followed any more: {}", database, lag.wal.given_up));
     out["wal"][database] = to_json(lag.wal);
     if (const auto alarm = alarm_of(lag.wal, work.theirs().host); !alarm.empty()) out["alarm"] = alarm;
+    if (copy.under_way) {
+      wait(words_of(database, copy));
+      continue;
+    }
     lag_bytes += lag.bytes;
     lag_ms = std::max(lag_ms, lag.ms);
-    const auto lost = TRY(find_lost_copies(work, database));
-    notes.put(work.plan.move, database, lost);
     if (arrival.ready < arrival.tables || arrival.tables == 0)
-      wait(fmt::format("copying {}: {} of {} tables{}", database, arrival.ready, arrival.tables, again(lost)));
+      wait(fmt::format("{} of {} tables of {} are followed", arrival.ready, arrival.tables, database));
     else if (!arrival.running || !lag.active)
       wait(fmt::format("the stream of {} is not connected", database));
     else if (work.plan.until == "caught-up" && (lag.bytes > kCaughtUpBytes || lag.ms > kCaughtUpMs))
@@ -103,16 +94,17 @@ Result<Json> observe_follow(const Work& work, LostCopyNotes& notes) {
               {"lag_ms", lag_ms}});
   if (out.contains("alarm") && !get_bool_or(out, "reached", false))
     out["why"] = get_string_or(out, "why", "") + "; " + get_string_or(out, "alarm", "");
-  out["phase"] = ready < tables ? "copying" : get_bool_or(out, "reached", false) ? "following" : "stalled";
+  out["phase"] = copying ? "copying" : get_bool_or(out, "reached", false) ? "following" : "stalled";
   return out;
 }
 
-Result<Json> undo_follow(const Work& work) {
+Result<Json> undo_follow(const Work& work, Copier& copier) {
   for (const auto& database : work.plan.databases) {
     const auto title = TRY(read_title(work, database));
     if (title.state.empty()) continue;
     if (title.state == "owner" || title.state == "closing" || title.arrived > title.turn)
       return refused(fmt::format("{} is owned by {}", database, work.context.host), "undo the switch first");
+    CHECK_OK(copier.give_up(work, database));
     CHECK_OK(drop_subscription(work, database));
   }
   CHECK_OK(work.ask("forget_streams", Json::object()));

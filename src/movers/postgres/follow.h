@@ -2,13 +2,12 @@
 #pragma once
 
 #include "movers/postgres/cluster.h"
-#include "movers/postgres/recopy.h"
+#include "movers/postgres/copier.h"
 
 namespace midstream::postgres {
 
-Result<Json> apply_follow(const Work& work);
-// Copies that cannot go on are put into `notes`.
-Result<Json> observe_follow(const Work& work, LostCopyNotes& notes);
-Result<Json> undo_follow(const Work& work);
+Result<Json> apply_follow(const Work& work, Copier& copier);
+Result<Json> observe_follow(const Work& work, const Copier& copier);
+Result<Json> undo_follow(const Work& work, Copier& copier);
 
 }  // namespace midstream::postgres

@@ -210,7 +210,7 @@ Result<Json> prepare_give(const Work& work, const std::string& database, const J
   CHECK_OK(make_triggers(work, database));
   auto session = TRY(work.session(database));
   CHECK_OK(extras_are_small(*session, work, database));
-  CHECK_OK(make_subscription(work, database, false));
+  CHECK_OK(make_subscription(work, database));
   CHECK_OK(disable_subscription(work, *session, database));
   CHECK_OK(nobody_in_the_way(work, *session, database));
   const auto lag = TRY(look_at_slot(work, work.outgoing(database)));
@@ -300,7 +300,7 @@ Result<Json> after_give(const Work& work, const std::string& database, const Jso
   if (title.state != "yielded")
     return refused(fmt::format("{} is '{}' on {}, it has not yielded", database, title.state, work.context.host));
   const auto began = TRY(get_string(args, "began"));
-  CHECK_OK(make_subscription(work, database, false));
+  CHECK_OK(make_subscription(work, database));
   CHECK_OK(enable_subscription(work, database, began));
   work.at("after.reverse");
   CHECK_OK(drop_slot(work, work.outgoing(database)));

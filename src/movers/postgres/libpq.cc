@@ -26,7 +26,7 @@ struct Api {
       X(PQflush) X(PQconsumeInput) X(PQisBusy) X(PQgetResult) X(PQresultStatus) X(PQresultErrorField) X(PQclear)     \
           X(PQntuples) X(PQgetisnull) X(PQgetvalue) X(PQgetlength) X(PQcmdTuples) X(PQtransactionStatus)             \
               X(PQbackendPID) X(PQserverVersion) X(PQgetCancel) X(PQcancel) X(PQfreeCancel) X(PQencryptPasswordConn) \
-                  X(PQfreemem) X(PQsetNoticeProcessor) X(PQresultErrorMessage)
+                  X(PQfreemem) X(PQsetNoticeProcessor) X(PQresultErrorMessage) X(PQgetCopyData) X(PQputCopyData) X(PQputCopyEnd)
   MIDSTREAM_PQ_ALL(MIDSTREAM_PQ)
 #undef MIDSTREAM_PQ
   bool loaded = false;
@@ -103,7 +103,11 @@ Rows::~Rows() {
   if (result_ != nullptr) api().PQclear(result_);
 }
 int Rows::size() const { return api().PQntuples(result_); }
-int Rows::affected() const { return std::atoi(api().PQcmdTuples(result_)); }
+std::int64_t Rows::affected() const { return std::atoll(api().PQcmdTuples(result_)); }
+bool Rows::copying() const {
+  const auto status = api().PQresultStatus(result_);
+  return status == PGRES_COPY_IN || status == PGRES_COPY_OUT;
+}
 bool Rows::is_null(int row, int column) const { return api().PQgetisnull(result_, row, column) != 0; }
 std::string Rows::text(int row, int column) const {
   return {api().PQgetvalue(result_, row, column), static_cast<std::size_t>(api().PQgetlength(result_, row, column))};
@@ -124,13 +128,13 @@ std::vector<std::string> Rows::column(int column) const {
 std::expected<Session, SqlError> Session::login(const Target& target, Deadline deadline, const std::stop_token& stop) {
   if (!api().loaded) return std::unexpected(lost("libpq.so.5 cannot be loaded on this host (package libpq5)"));
   const std::string port = std::to_string(target.port);
-  const std::string options = std::string(target.quiet ? kQuiet : "") + kSame;
-  const std::array<const char*, 13> keys{"host",     "port",       "dbname",           "user",
+  const std::string options = std::string(target.quiet ? kQuiet : "") + kSame + target.options;
+  const std::array<const char*, 14> keys{"host",     "port",       "dbname",           "user",
                                          "password", "passfile",   "application_name", "options",
                                          "sslmode",  "gssencmode", "client_encoding",  "keepalives_idle",
-                                         nullptr};
+                                         "replication", nullptr};
   const bool local = target.host.starts_with('/');
-  const std::array<const char*, 13> values{target.host.c_str(),
+  const std::array<const char*, 14> values{target.host.c_str(),
                                            port.c_str(),
                                            target.database.c_str(),
                                            target.user.c_str(),
@@ -142,6 +146,7 @@ std::expected<Session, SqlError> Session::login(const Target& target, Deadline d
                                            "disable",
                                            "UTF8",
                                            "10",
+                                           target.replication ? "database" : "false",
                                            nullptr};
   std::optional<AsUser> as;
   if (!target.os_user.empty()) {
@@ -235,6 +240,79 @@ std::expected<Rows, SqlError> Session::collect(Deadline deadline, const std::sto
   return std::move(*last);
 }
 
+SqlError Session::error_now() const { return lost(trimmed(api().PQerrorMessage(conn_))); }
+
+std::expected<void, SqlError> Session::wait_io(short events, Deadline deadline, const std::stop_token& stop) {
+  if (!wait_socket(conn_, events, deadline, stop))
+    return std::unexpected(SqlError{"", "the copy did not go on in time", true, true});
+  if (api().PQconsumeInput(conn_) == 0) return std::unexpected(error_now());
+  return {};
+}
+
+std::expected<void, SqlError> Session::begin_copy(const std::string& sql, Deadline deadline,
+                                                  const std::stop_token& stop) {
+  if (api().PQstatus(conn_) != CONNECTION_OK) return std::unexpected(lost("the connection is closed"));
+  if (api().PQsendQuery(conn_, sql.c_str()) == 0) return std::unexpected(error_now());
+  while (api().PQisBusy(conn_) != 0) {
+    const int flushed = api().PQflush(conn_);
+    if (flushed < 0) return std::unexpected(error_now());
+    if (auto came = wait_io(static_cast<short>(POLLIN | (flushed == 1 ? POLLOUT : 0)), deadline, stop); !came)
+      return came;
+  }
+  Rows rows(api().PQgetResult(conn_));
+  if (rows.none()) return std::unexpected(lost("the server answered nothing"));
+  if (rows.copying()) return {};
+  auto error = from_result(conn_, rows.raw());
+  (void)collect(deadline, stop);
+  return std::unexpected(std::move(error));
+}
+
+std::expected<bool, SqlError> Session::read_copy(std::string& buffer, std::size_t most, Deadline deadline,
+                                                 const std::stop_token& stop) {
+  for (const auto before = buffer.size();;) {
+    char* data = nullptr;
+    const int size = api().PQgetCopyData(conn_, &data, 1);
+    if (size > 0) {
+      buffer.append(data, static_cast<std::size_t>(size));
+      api().PQfreemem(data);
+      if (buffer.size() - before >= most) return true;
+      continue;
+    }
+    if (size == 0 && buffer.size() > before) return true;
+    if (size == 0) {
+      if (auto came = wait_io(POLLIN, deadline, stop); !came) return std::unexpected(came.error());
+      continue;
+    }
+    if (size == -2) return std::unexpected(error_now());
+    auto end = collect(deadline, stop);
+    if (!end) return std::unexpected(end.error());
+    return false;
+  }
+}
+
+std::expected<void, SqlError> Session::put_copy(std::string_view data, Deadline deadline, const std::stop_token& stop) {
+  for (int sent = 0; (sent = api().PQputCopyData(conn_, data.data(), static_cast<int>(data.size()))) != 1;) {
+    if (sent < 0) return std::unexpected(error_now());
+    if (auto room = wait_io(POLLIN | POLLOUT, deadline, stop); !room) return room;
+  }
+  // Nothing is queued beyond what the socket takes: memory stays small, and the writer feels the reader's pace.
+  for (int left = 0; (left = api().PQflush(conn_)) != 0;) {
+    if (left < 0) return std::unexpected(error_now());
+    if (auto room = wait_io(POLLIN | POLLOUT, deadline, stop); !room) return room;
+  }
+  return {};
+}
+
+std::expected<std::int64_t, SqlError> Session::end_copy(Deadline deadline, const std::stop_token& stop) {
+  for (int sent = 0; (sent = api().PQputCopyEnd(conn_, nullptr)) != 1;) {
+    if (sent < 0) return std::unexpected(error_now());
+    if (auto room = wait_io(POLLIN | POLLOUT, deadline, stop); !room) return std::unexpected(room.error());
+  }
+  auto end = collect(deadline, stop);
+  if (!end) return std::unexpected(end.error());
+  return end->affected();
+}
+
 Result<Rows> Session::run(const std::string& sql, const Params& params, Deadline deadline,
                           const std::stop_token& stop) {
   auto rows = query(sql, params, deadline, stop);
@@ -245,6 +323,7 @@ Result<Rows> Session::run(const std::string& sql, const Params& params, Deadline
 bool Session::idle() const {
   return api().PQstatus(conn_) == CONNECTION_OK && api().PQtransactionStatus(conn_) == PQTRANS_IDLE;
 }
+int Session::socket() const { return api().PQsocket(conn_); }
 int Session::pid() const { return api().PQbackendPID(conn_); }
 int Session::server_version() const { return api().PQserverVersion(conn_); }
 

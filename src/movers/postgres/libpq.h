@@ -29,8 +29,11 @@ class Rows {
   }
   ~Rows();
 
+  bool none() const { return result_ == nullptr; }
+  bool copying() const;  // the answer to a COPY that has begun
+  pg_result* raw() const { return result_; }
   int size() const;
-  int affected() const;  // rows that an INSERT, UPDATE or DELETE changed
+  std::int64_t affected() const;  // rows that an INSERT, UPDATE, DELETE or COPY changed
   bool is_null(int row, int column) const;
   std::string text(int row, int column) const;  // "" for NULL
   std::int64_t number(int row, int column) const;
@@ -65,6 +68,8 @@ class Session {
     std::string application = "midstream";
     std::string os_user;  // act as this OS user while connecting; "" for none
     bool quiet = true;
+    bool replication = false;  // a session that takes replication commands (and simple queries) only
+    std::string options;       // more of "-c name=value"
   };
   static std::expected<Session, SqlError> login(const Target& target, Deadline deadline, const std::stop_token& stop);
   static Result<Session> connect(const Target& target, Deadline deadline, const std::stop_token& stop);
@@ -83,7 +88,18 @@ class Session {
   // unknown where the connection went while the statement ran.
   Result<Rows> run(const std::string& sql, const Params& params, Deadline deadline, const std::stop_token& stop);
 
+  // COPY ... TO STDOUT or FROM STDIN, begun. Then read_copy until it is false, or put_copy and end_copy; a session that is
+  // left in between is of no more use. Whatever fails gives the server's own error.
+  std::expected<void, SqlError> begin_copy(const std::string& sql, Deadline deadline, const std::stop_token& stop);
+  // Appends what has come to `buffer`, as much as is there up to about `most` bytes. False: that was all, and it ended well.
+  std::expected<bool, SqlError> read_copy(std::string& buffer, std::size_t most, Deadline deadline,
+                                          const std::stop_token& stop);
+  std::expected<void, SqlError> put_copy(std::string_view data, Deadline deadline, const std::stop_token& stop);
+  // How many rows came.
+  std::expected<std::int64_t, SqlError> end_copy(Deadline deadline, const std::stop_token& stop);
+
   bool idle() const;  // connected and in no transaction
+  int socket() const;
   int pid() const;
   int server_version() const;  // 150020
   // The SCRAM-SHA-256 verifier of `password`, made here: the password itself never reaches the server.
@@ -91,6 +107,8 @@ class Session {
 
  private:
   explicit Session(pg_conn* conn) : conn_(conn) {}
+  SqlError error_now() const;
+  std::expected<void, SqlError> wait_io(short events, Deadline deadline, const std::stop_token& stop);
   std::expected<Rows, SqlError> collect(Deadline deadline, const std::stop_token& stop);
   pg_conn* conn_ = nullptr;
 };

@@ -167,6 +167,7 @@ World::World() {
   new_side_.host = "beta";
   old_side_.options.socket_dir = root_ / "old";
   new_side_.options.socket_dir = root_ / "new";
+  for (auto* side : {&old_side_, &new_side_}) side->options.holder = {MIDSTREAM_PROGRAMS "/midstream-agent", "hold-snapshot"};
   joined_.sides = {{"alpha", &old_side_}, {"beta", &new_side_}};
   forget();
 }
@@ -208,6 +209,10 @@ void World::restart_agents(bool with_keepers, Millis lease) {
 
 void World::set_wal_floor(std::int64_t bytes) {
   for (auto* side : {&old_side_, &new_side_}) side->options.wal_floor = bytes;
+}
+
+void World::set_copy_chunk(std::int64_t bytes) {
+  for (auto* side : {&old_side_, &new_side_}) side->options.copy_chunk = bytes;
 }
 
 void World::make_shop() {
@@ -271,7 +276,7 @@ Context World::context(Side& side) {
                  side.host,
                  side.state,
                  joined_,
-                 Deadline::in(Millis(30'000)),
+                 Deadline::in(patience),
                  side.stop.get_token()};
 }
 

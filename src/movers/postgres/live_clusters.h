@@ -80,6 +80,8 @@ class World {
   void set_wal_floor(std::int64_t bytes);                                 // for the agents that are started next
   void forget();                                                          // state directories emptied
 
+  void set_copy_chunk(std::int64_t bytes);                                // the same
+
   Json desired(const std::string& kind) const;
   Result<Json> apply(const std::string& kind);
   Result<Json> undo(const std::string& kind);
@@ -93,6 +95,7 @@ class World {
   void once_at(const std::string& point, std::function<void()> act) { acts_[point] = std::move(act); }
   void forget_acts() { acts_.clear(); }
   std::uint64_t epoch = 1;
+  Millis patience{30'000};  // of each call
 
  private:
   World();

@@ -23,8 +23,6 @@ namespace postgres {
 namespace {
 
 constexpr Millis kGuardPeriod{1'000};
-constexpr Millis kCopyAgainPeriod{500};
-constexpr Millis kCopyAgainPatience{3'600'000};  // to empty one table
 
 // No agents: the keeper asks nobody.
 class NoPeers : public Peers {
@@ -39,9 +37,19 @@ class NoPeers : public Peers {
   }
 };
 
+// This agent's own file; one that was replaced while it ran is named with a suffix.
+std::string own_program() {
+  std::error_code ignored;
+  auto path = std::filesystem::read_symlink("/proc/self/exe", ignored).native();
+  if (path.ends_with(" (deleted)")) path.resize(path.size() - 10);
+  return path;
+}
+
 class PostgresMover : public Mover {
  public:
-  explicit PostgresMover(PostgresOptions options) : options_(std::move(options)) {}
+  explicit PostgresMover(PostgresOptions options) : options_(std::move(options)) {
+    if (options_.holder.empty()) options_.holder = {own_program(), "hold-snapshot"};
+  }
 
   ~PostgresMover() override { ending_.request_stop(); }
 
@@ -57,9 +65,6 @@ class PostgresMover : public Mover {
         pause_for(Millis(250), own);
       }
     });
-    copier_ = std::jthread([this, host = base.host, state = base.state, stop = base.stop](const std::stop_token& own) {
-      while (pause_for(kCopyAgainPeriod, own) && !stop.stop_requested()) copy_again(host, state, own);
-    });
     return {};
   }
 
@@ -67,7 +72,7 @@ class PostgresMover : public Mover {
     const auto work = TRY(make_work(context, options_, pool_, titles_, desired));
     const auto& kind = work.plan.kind;
     if (kind == "source" || kind == "target") return observe_setup(work);
-    if (kind == "follow") return observe_follow(work, lost_copies_);
+    if (kind == "follow") return observe_follow(work, copier_);
     if (kind == "switch") return observe_switch(work);
     if (kind == "finish") {
       const auto record = TRY(Record::load(context, work.plan.move));
@@ -81,7 +86,7 @@ class PostgresMover : public Mover {
     CHECK_OK(right_side(work));
     const auto& kind = work.plan.kind;
     if (kind == "source" || kind == "target") return apply_setup(work);
-    if (kind == "follow") return apply_follow(work);
+    if (kind == "follow") return apply_follow(work, copier_);
     if (kind == "verify") return run_verify(work);
     if (kind == "switch") return run_switch(work, true);
     return apply_finish(work);
@@ -94,7 +99,7 @@ class PostgresMover : public Mover {
     if (kind == "source" || kind == "target") CHECK_OK(remove_file_durably(setup_note(work)));
     if (kind == "source") return undo_source(work);
     if (kind == "target") return undo_target(work);
-    if (kind == "follow") return undo_follow(work);
+    if (kind == "follow") return undo_follow(work, copier_);
     if (kind == "switch") return run_switch(work, false);
     if (kind == "finish") return refused("finish cannot be undone: the way back was taken down");
     return Json::object();
@@ -191,28 +196,13 @@ class PostgresMover : public Mover {
     return all;
   }
 
-  // A thread of its own: to empty a table may take long, and leases do not wait for it.
-  void copy_again(const std::string& host, const std::filesystem::path& state, const std::stop_token& stop) {
-    for (const auto& move : lost_copies_.moves()) {
-      NoPeers nobody;
-      const Context context{Task{move, "keep", 0}, host, state, nobody, Deadline::in(kCopyAgainPatience), stop};
-      const auto done = copy_again_one(context);
-      if (!done) log_warn("postgres", "move {}: a copy cannot begin again: {}", move, done.error().text());
-    }
-  }
-
-  Result<> copy_again_one(const Context& context) {
-    const auto record = TRY(Record::load(context, context.task.move));
-    if (!record.contains("desired")) return {};
-    return copy_lost_ones_anew(TRY(make_work(context, options_, pool_, titles_, record.at("desired"))), lost_copies_);
-  }
-
   Result<bool> keep_one(const Context& context, bool fresh) {
     const auto record = TRY(Record::load(context, context.task.move));
     if (!record.contains("desired")) return false;
     auto work = TRY(make_work(context, options_, pool_, titles_, record.at("desired")));
     work.keeping = true;
     guard(work);
+    copier_.go_on(work);
     return keep(work, fresh);
   }
 
@@ -232,10 +222,9 @@ class PostgresMover : public Mover {
   std::chrono::nanoseconds guarded_{0};  // when the log's room was last looked at
   std::string blind_;                    // why it could not be
   std::string trouble_;  // the keeper's last, so that it is told once
-  LostCopyNotes lost_copies_;
+  Copier copier_{options_};
   std::stop_source ending_;
-  std::jthread keeper_;  // last, as is copier_: joined before what they use goes
-  std::jthread copier_;
+  std::jthread keeper_;  // last: joined before what it uses goes
 };
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "movers/mover.h"
 
@@ -21,6 +22,9 @@ struct PostgresOptions {
   // Bytes; with less free on the disk of the log, a slot that burdens it is given up. 0: a tenth of that disk, at least
   // 64 MiB, at most 10 GiB.
   std::int64_t wal_floor = 0;
+  // What holds a copy's snapshot, with its argument; empty: this program's own `hold-snapshot`.
+  std::vector<std::string> holder;
+  std::int64_t copy_chunk = 32 << 20;  // bytes on disk that are copied in one transaction
   // Called at every named point between two effects; tests throw here to stand for a crash.
   std::function<void(std::string_view point)> checkpoint;
 };

@@ -111,14 +111,17 @@ Result<> make_slot(const Work& work, const std::string& database, const std::str
                                    context.deadline, context.stop);
   (void)session->query("SET statement_timeout = 0", {}, context.deadline, context.stop);
   if (made) return {};
-  const auto who =
-      TRY(session->run("SELECT pid, usename FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> "
-                       "pg_backend_pid() ORDER BY xact_start LIMIT 1",
-                       {}, context.deadline, context.stop));
   auto error = to_error(made.error(), fmt::format("cannot make slot {}", name));
-  if (who.size() > 0)
-    error.what += fmt::format("; a transaction of role {} (pid {}) is open", who.text(0, 1), who.text(0, 0));
+  const auto who = TRY(oldest_writer(work));
+  if (!who.empty()) error.what += "; " + who;
   return std::unexpected(std::move(error));
+}
+
+Result<std::string> oldest_writer(const Work& work) {
+  const auto who = TRY(work.run_cluster("SELECT usename, pid FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid "
+                                        "<> pg_backend_pid() ORDER BY xact_start LIMIT 1"));
+  if (who.size() == 0) return std::string();
+  return fmt::format("a transaction of role {} (pid {}) is open", who.text(0, 0), who.text(0, 1));
 }
 
 Result<std::string> write_pass_file(const Work& work, const std::string& password) {
@@ -140,7 +143,7 @@ Result<> remove_pass_file(const Work& work) {
   return {};
 }
 
-Result<> make_subscription(const Work& work, const std::string& database, bool copy) {
+Result<> make_subscription(const Work& work, const std::string& database) {
   auto session = TRY(work.session(database));
   const auto& context = work.context;
   const auto name = work.incoming(database);
@@ -152,10 +155,16 @@ Result<> make_subscription(const Work& work, const std::string& database, bool c
   // connect stays true: without it the list of tables stays empty and every row is silently dropped.
   CHECK_OK(session->run(
       fmt::format("BEGIN; SET LOCAL midstream.allow = 'on'; CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {} WITH "
-                  "(create_slot = false, slot_name = {}, copy_data = {}, enabled = {}); COMMIT",
-                  ident(name), quote(TRY(conninfo(work, database))), ident(work.plan.publication()), quote(name), copy,
-                  copy),
+                  "(create_slot = false, slot_name = {}, copy_data = false, enabled = false); COMMIT",
+                  ident(name), quote(TRY(conninfo(work, database))), ident(work.plan.publication()), quote(name)),
       {}, context.deadline, context.stop));
+  return {};
+}
+
+Result<> start_subscription(const Work& work, const std::string& database) {
+  CHECK_OK(work.run(database, fmt::format("BEGIN; SET LOCAL synchronous_commit = 'on'; SET LOCAL midstream.allow = 'on'; "
+                                          "ALTER SUBSCRIPTION {} ENABLE; COMMIT",
+                                          ident(work.incoming(database)))));
   return {};
 }
 

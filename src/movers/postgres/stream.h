@@ -20,6 +20,8 @@ Result<std::vector<std::string>> tables_without_identity(const Work& work, Sessi
 // The slot `name` in the local cluster. `fresh`: dropped and made anew (while nobody writes, or before the
 // copy).
 Result<> make_slot(const Work& work, const std::string& database, const std::string& name, bool fresh);
+// Who keeps a slot from being made: the oldest transaction here that has written, in words; "" where there is none.
+Result<std::string> oldest_writer(const Work& work);
 Result<> drop_slot(const Work& work, const std::string& name);
 Result<> drop_slot_alone(const Work& work, const std::string& name);  // what is noted about it stays
 
@@ -27,8 +29,10 @@ Result<> drop_slot_alone(const Work& work, const std::string& name);  // what is
 Result<std::string> write_pass_file(const Work& work, const std::string& password);
 Result<> remove_pass_file(const Work& work);
 
-// The subscription to the other side's stream, where it is missing: with the copy (and enabled), or without.
-Result<> make_subscription(const Work& work, const std::string& database, bool copy);
+// The subscription to the other side's stream, where it is missing: off, and without a copy.
+Result<> make_subscription(const Work& work, const std::string& database);
+// Enabled, from where the slot stands.
+Result<> start_subscription(const Work& work, const std::string& database);
 // Enabled with synchronous_commit=on, or off; when off, returns only once its worker is gone. One that was off begins
 // at `from` (a position in the other side's log) where it is not further already; "" for where it stands.
 Result<> enable_subscription(const Work& work, const std::string& database, const std::string& from = "");

@@ -9,7 +9,6 @@
 #include "movers/postgres/check.h"
 #include "movers/postgres/fence.h"
 #include "movers/postgres/handover.h"
-#include "movers/postgres/recopy.h"
 #include "movers/postgres/setup.h"
 #include "movers/postgres/stream.h"
 #include "movers/postgres/title.h"
@@ -41,17 +40,15 @@ const std::map<std::string_view, Handler>& handlers() {
          const auto arrival = TRY(look_at_subscription(w, d));
          return Json{{"present", arrival.present}, {"enabled", arrival.enabled}, {"running", arrival.running}};
        }},
-      {"make_slot",
-       [](const Work& w, const std::string& d, const Json&) -> Result<Json> {
-         CHECK_OK(make_slot(w, d, w.outgoing(d), true));
-         return Json::object();
+      {"oldest_writer",
+       [](const Work& w, const std::string&, const Json&) -> Result<Json> {
+         return Json{{"words", TRY(oldest_writer(w))}};
        }},
       {"drop_slot",
        [](const Work& w, const std::string& d, const Json&) -> Result<Json> {
          CHECK_OK(drop_slot(w, w.outgoing(d)));
          return Json::object();
        }},
-      {"which_slots", [](const Work& w, const std::string&, const Json& a) { return which_slots(w, a); }},
       {"lag",
        [](const Work& w, const std::string& d, const Json&) -> Result<Json> {
          return to_json(TRY(look_at_slot(w, w.outgoing(d))));

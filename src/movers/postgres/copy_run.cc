@@ -1,0 +1,285 @@
+#include "movers/postgres/copy_run.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <mutex>
+#include <set>
+#include <thread>
+
+#include "base/text.h"
+#include "movers/postgres/schema_sql.h"
+
+namespace midstream::postgres {
+
+namespace {
+
+constexpr std::size_t kBatch = 256 << 10;
+constexpr Millis kStuck{600'000};  // one worker that has not got on for so long
+constexpr Millis kMeasure{1'500};
+
+// The publication's tables, with what a copy may fill. What regclass and its like hold is another number on each server:
+// such columns go as text.
+constexpr const char* kSourceSql =
+    "SELECT format('%I.%I', p.schemaname, p.tablename), coalesce(a.names, ''), coalesce(a.builtin, true), "
+    "pg_relation_size(c.oid) / current_setting('block_size')::int, c.oid FROM pg_publication_tables p JOIN pg_class c ON "
+    "c.oid = format('%I.%I', p.schemaname, p.tablename)::regclass, LATERAL (SELECT string_agg(quote_ident(attname), ', ' "
+    "ORDER BY attnum) AS names, bool_and(t.oid < 16384 AND coalesce(e.typname, t.typname) NOT LIKE 'reg%') AS builtin "
+    "FROM pg_attribute JOIN pg_type t ON t.oid = atttypid LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typcategory = "
+    "'A' WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = '') a WHERE p.pubname = $1 ORDER "
+    "BY 1";
+
+// Whether the table is still in the file that it was in when the snapshot was taken: the row of pg_class is seen as of the
+// snapshot, the function answers for now. Asked after the rows were read, while the table is still locked. After VACUUM
+// FULL rows are on other pages, and after an ALTER TABLE that rewrites an older snapshot sees none at all.
+constexpr const char* kSameFileSql =
+    "SELECT coalesce((SELECT relfilenode = pg_relation_filenode(oid) FROM pg_class WHERE oid = $1::oid), false)";
+
+// Written in the transaction that writes the rows: the two are kept, or lost in a crash, together.
+constexpr const char* kNotesSql =
+    "SET midstream.allow = 'on'; CREATE TABLE IF NOT EXISTS midstream.copied (snapshot text, relation text, first "
+    "bigint, PRIMARY KEY (snapshot, relation, first))";
+
+std::string copy_origin(const Work& work, const std::string& database, const std::string& worker) {
+  return fmt::format("midstream_copy_{}_{}_{}", work.plan.move, work.plan.number(database), worker);
+}
+
+// One copy's queue and what its workers share.
+class Run {
+ public:
+  Run(const Work& work, const std::string& database, const Session::Target& source, const Snapshot& snapshot,
+      CopyFigures& figures)
+      : work_(work), database_(database), source_(source), snapshot_(snapshot), figures_(figures) {}
+
+  Result<> plan() {
+    auto old_side = TRY(reader());
+    CHECK_OK(old_side.run(see_snapshot(), {}, Deadline::in(Millis(10'000)), work_.context.stop));
+    const auto rows = TRY(old_side.run(kSourceSql, {work_.plan.publication()}, Deadline::in(kStuck), work_.context.stop));
+    std::vector<SourceTable> tables;
+    for (int i = 0; i < rows.size(); ++i)
+      tables.push_back({rows.text(i, 0), rows.text(i, 1), rows.truth(i, 2), rows.number(i, 3), rows.text(i, 4)});
+    const auto done = TRY(noted());
+    for (const auto& table : tables) tables_[table.name] = table;
+    figures_.tables = static_cast<int>(tables.size());
+    for (auto& chunk : cut_into_chunks(tables, work_.options.copy_chunk)) {
+      ++figures_.chunks;
+      figures_.bytes_total += chunk.bytes;
+      if (done.contains({chunk.table, chunk.first})) {
+        ++figures_.chunks_done;
+        figures_.bytes_done += chunk.bytes;
+      } else {
+        queue_.push_back(std::move(chunk));
+      }
+    }
+    std::ranges::reverse(queue_);  // taken from the end
+    return {};
+  }
+
+  Result<> copy_all(int most) {
+    Climb climb(1, most);
+    std::vector<std::jthread> workers;
+    auto before = figures_.bytes_sent.load();
+    auto since = boot_now();
+    while (!over()) {
+      wanted_ = climb.workers();
+      while (static_cast<int>(workers.size()) < wanted_)
+        workers.emplace_back([this, number = static_cast<int>(workers.size())] { work_on(number); });
+      figures_.workers = std::min<int>(wanted_, static_cast<int>(workers.size()));
+      pause_for(Millis(20), work_.context.stop);
+      if (boot_now() - since < kMeasure) continue;
+      const auto now = figures_.bytes_sent.load();
+      climb.measured(static_cast<double>(now - before) / std::chrono::duration<double>(boot_now() - since).count());
+      before = now;
+      since = boot_now();
+    }
+    workers.clear();  // joined
+    figures_.workers = 0;
+    const std::lock_guard lock(mutex_);
+    if (failed_) return std::unexpected(*failed_);
+    if (work_.context.stop.stop_requested()) return failure(ErrorKind::cancelled, "the copy was stopped");
+    return {};
+  }
+
+ private:
+  Result<Session> reader() {
+    auto source = source_;
+    source.options = "-c synchronize_seqscans=off ";
+    return Session::connect(source, Deadline::in(Millis(10'000)), work_.context.stop);
+  }
+  // A transaction on old that sees what the snapshot saw. One for each part: whoever must lock a table that is being
+  // copied waits for a part, not for the copy.
+  std::string see_snapshot() const {
+    return fmt::format("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
+                       quote(snapshot_.name));
+  }
+  Result<Session> writer() {
+    return Session::connect(work_.target(database_, work_.plan.agent_role()), Deadline::in(Millis(10'000)),
+                            work_.context.stop);
+  }
+  // What it commits is marked as come from elsewhere. An origin is for one session at a time: each worker has its own.
+  Result<Session> marked_writer(int number) {
+    auto session = TRY(writer());
+    const auto name = quote(copy_origin(work_, database_, std::to_string(number)));
+    CHECK_OK(session.run(fmt::format("SELECT pg_replication_origin_create({0}) WHERE NOT EXISTS (SELECT FROM "
+                                     "pg_replication_origin WHERE roname = {0}); SELECT "
+                                     "pg_replication_origin_session_setup({0})",
+                                     name),
+                         {}, Deadline::in(Millis(10'000)), work_.context.stop));
+    return session;
+  }
+
+  Result<std::set<std::pair<std::string, std::int64_t>>> noted() {
+    auto new_side = TRY(writer());
+    CHECK_OK(new_side.run(kNotesSql, {}, Deadline::in(Millis(10'000)), work_.context.stop));
+    const auto rows = TRY(new_side.run("SELECT relation, first FROM midstream.copied WHERE snapshot = $1",
+                                       {snapshot_.name}, Deadline::in(Millis(10'000)), work_.context.stop));
+    std::set<std::pair<std::string, std::int64_t>> done;
+    for (int i = 0; i < rows.size(); ++i) done.emplace(rows.text(i, 0), rows.number(i, 1));
+    return done;
+  }
+
+  bool over() {
+    const std::lock_guard lock(mutex_);
+    return failed_ || work_.context.stop.stop_requested() || (queue_.empty() && busy_ == 0);
+  }
+
+  std::optional<Chunk> next() {
+    const std::lock_guard lock(mutex_);
+    if (failed_ || work_.context.stop.stop_requested() || queue_.empty()) return std::nullopt;
+    auto chunk = std::move(queue_.back());
+    queue_.pop_back();
+    ++busy_;
+    return chunk;
+  }
+
+  void finished(const Chunk& chunk, const Result<>& how) {
+    const std::lock_guard lock(mutex_);
+    --busy_;
+    if (!how && !failed_) failed_ = how.error();
+    if (!how) return;
+    ++figures_.chunks_done;
+    figures_.bytes_done += chunk.bytes;
+  }
+
+  void work_on(int number) {
+    std::optional<Session> from, to;
+    while (!over()) {
+      if (number >= wanted_) {
+        pause_for(Millis(50), work_.context.stop);
+        continue;
+      }
+      auto chunk = next();
+      if (!chunk) {
+        pause_for(Millis(5), work_.context.stop);
+        continue;
+      }
+      finished(*chunk, one(*chunk, number, from, to));
+    }
+  }
+
+  Result<> one(const Chunk& chunk, int number, std::optional<Session>& from, std::optional<Session>& to) {
+    if (!from) from.emplace(TRY(reader()));
+    if (!to) to.emplace(TRY(marked_writer(number)));
+    const auto doing = fmt::format("copying {} from page {}", chunk.table, chunk.first);
+    const auto moved = transfer(chunk, *from, *to);
+    if (!moved) return std::unexpected(to_error(moved.error(), doing));
+    if (!*moved)
+      return failure(ErrorKind::corrupt, fmt::format("{} was rewritten on old after the snapshot was taken", chunk.table));
+    return {};
+  }
+
+  // False: the table is not in the file any more that the snapshot knows; nothing was written.
+  std::expected<bool, SqlError> transfer(const Chunk& chunk, Session& from, Session& to) {
+    const auto& stop = work_.context.stop;
+    const auto& table = tables_.at(chunk.table);
+    const auto limit = [] { return Deadline::in(kStuck); };
+    const auto begun = to.query("BEGIN; SET LOCAL midstream.allow = 'on'; SET LOCAL session_replication_role = replica; "
+                                "SET LOCAL synchronous_commit = off",
+                                {}, limit(), stop);
+    if (!begun) return std::unexpected(begun.error());
+    if (auto seen = from.query(see_snapshot(), {}, limit(), stop); !seen) return std::unexpected(seen.error());
+    if (auto out = from.begin_copy(copy_out_sql(table, chunk), limit(), stop); !out) return std::unexpected(out.error());
+    if (auto in = to.begin_copy(copy_in_sql(table), limit(), stop); !in) return std::unexpected(in.error());
+    std::string buffer;
+    for (bool more = true; more;) {
+      const auto came = from.read_copy(buffer, kBatch, limit(), stop);
+      if (!came) return std::unexpected(came.error());
+      more = *came;
+      if (auto put = to.put_copy(buffer, limit(), stop); !put) return std::unexpected(put.error());
+      figures_.bytes_sent += static_cast<std::int64_t>(buffer.size());
+      buffer.clear();
+    }
+    const auto rows = to.end_copy(limit(), stop);
+    if (!rows) return std::unexpected(rows.error());
+    const auto same = from.query(kSameFileSql, {table.oid}, limit(), stop);
+    if (!same) return std::unexpected(same.error());
+    if (!same->truth(0, 0)) return false;  // the sessions are given up with the run, and with them what they wrote
+    if (auto seen = from.query("COMMIT", {}, limit(), stop); !seen) return std::unexpected(seen.error());
+    figures_.rows += *rows;
+    const auto noted = to.query("INSERT INTO midstream.copied VALUES ($1, $2, $3)",
+                                {snapshot_.name, chunk.table, std::to_string(chunk.first)}, limit(), stop);
+    if (!noted) return std::unexpected(noted.error());
+    const auto kept = to.query("COMMIT", {}, limit(), stop);
+    if (!kept) return std::unexpected(kept.error());
+    return true;
+  }
+
+  const Work& work_;
+  const std::string& database_;
+  const Session::Target& source_;
+  const Snapshot& snapshot_;
+  CopyFigures& figures_;
+  std::map<std::string, SourceTable> tables_;
+  std::atomic<int> wanted_ = 0;
+  std::mutex mutex_;  // guards what follows
+  std::vector<Chunk> queue_;
+  int busy_ = 0;
+  std::optional<Error> failed_;
+};
+
+}  // namespace
+
+Session::Target source_of(const Work& work, const std::string& database, const std::string& password) {
+  Session::Target target;
+  target.host = work.theirs().address;
+  target.port = work.theirs().port;
+  target.database = database;
+  target.user = work.plan.replication_role();
+  target.password = password;
+  target.application = work.incoming(database);
+  target.quiet = false;  // what it takes to be quiet is a superuser's
+  return target;
+}
+
+Result<> empty_tables(const Work& work, const std::string& database) {
+  auto session = TRY(work.session(database));
+  auto tables =
+      TRY(session->run(fmt::format("SELECT name FROM ({}) AS t (name, kind, persistence, oid) WHERE persistence = 'p' "
+                                   "AND kind = 'r'",
+                                   kTablesSql),
+                       {}, work.context.deadline, work.context.stop))
+          .column(0);
+  tables.push_back("midstream.handover");
+  CHECK_OK(session->run(fmt::format("BEGIN; SET LOCAL midstream.allow = 'on'; SET LOCAL session_replication_role = "
+                                    "replica; DROP TABLE IF EXISTS midstream.copied; TRUNCATE {}; COMMIT",
+                                    join(tables, ", ")),
+                        {}, work.context.deadline, work.context.stop));
+  return {};
+}
+
+Result<> run_copy(const Work& work, const std::string& database, const Session::Target& source, const Snapshot& snapshot,
+                  int most_workers, CopyFigures& figures) {
+  figures.began_ms = std::chrono::duration_cast<Millis>(boot_now()).count();
+  Run run(work, database, source, snapshot, figures);
+  CHECK_OK(run.plan());
+  return run.copy_all(most_workers);
+}
+
+Result<> forget_copy_notes(const Work& work, const std::string& database) {
+  CHECK_OK(work.run(database, "SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin WHERE starts_with(roname, $1)",
+                    {copy_origin(work, database, "")}));
+  CHECK_OK(work.run(database, "BEGIN; SET LOCAL midstream.allow = 'on'; DROP TABLE IF EXISTS midstream.copied; COMMIT"));
+  return {};
+}
+
+}  // namespace midstream::postgres
