@@ -168,6 +168,7 @@ void Copier::run(const Json& desired, const Key& key, const std::string& host, c
     thread.trouble = trouble;
     thread.figures = std::make_shared<CopyFigures>();
   }
+  pool_.drop_all();  // the roles of these sessions may go before they are too old
   const std::lock_guard lock(mutex_);
   thread.ended = true;
 }
