@@ -136,7 +136,8 @@ Result<Json> dump_catalog(const Work& work, bool with_schema) {
                   listed(work.plan.databases), moved_roles(work))));
   const auto databases = TRY(json_of(
       work, fmt::format("SELECT d.datname, pg_encoding_to_char(d.encoding) AS encoding, d.datcollate, d.datctype, "
-                        "d.datlocprovider, d.daticulocale, r.rolname AS owner, d.datconnlimit, (SELECT jsonb_agg("
+                        "coalesce(to_jsonb(d)->>'datlocprovider', 'c') AS datlocprovider, coalesce(to_jsonb(d)->>'daticulocale', "
+                        "to_jsonb(d)->>'datlocale', '') AS daticulocale, r.rolname AS owner, d.datconnlimit, (SELECT jsonb_agg("
                         "jsonb_build_array(coalesce(g.rolname, ''), a.privilege_type, a.is_grantable)) FROM "
                         "aclexplode(d.datacl) a LEFT JOIN pg_roles g ON g.oid = a.grantee WHERE "
                         "coalesce(g.rolname, '') NOT "

@@ -14,8 +14,11 @@ const char* format_of(const SourceTable& table) { return table.binary ? "binary"
 
 std::vector<Chunk> cut_into_chunks(const std::vector<SourceTable>& tables, std::int64_t bytes) {
   auto by_size = tables;
-  std::ranges::stable_sort(by_size, std::greater(), &SourceTable::pages);
   const auto step = std::max<std::int64_t>(bytes / kPageBytes, 1);
+  std::ranges::stable_sort(by_size, [&](const SourceTable& a, const SourceTable& b) {
+    const bool small = a.pages <= step, other_small = b.pages <= step;
+    return small != other_small ? small : a.pages > b.pages;
+  });
   std::vector<Chunk> chunks;
   for (const auto& table : by_size) {
     for (std::int64_t first = 0; first == 0 || first < table.pages; first += step) {

@@ -27,8 +27,9 @@ struct Chunk {
   std::int64_t bytes = 0;  // on disk, an estimate: rows that are too long for a page are elsewhere
 };
 
-// Every page of every table in exactly one chunk of about `bytes`; largest tables first, so that no long one is left for
-// the end. Every table has one chunk at least.
+// Every page of every table in exactly one chunk of about `bytes`; every table has one at least. Tables of one chunk first:
+// such are emptied and filled again by their applications, and one that is after the snapshot and before its turn spoils the
+// copy. Then the largest, so that no long one is left for the end.
 std::vector<Chunk> cut_into_chunks(const std::vector<SourceTable>& tables, std::int64_t bytes);
 
 // COPY statements of one chunk: out of old, into new.

@@ -10,7 +10,8 @@ namespace {
 TEST(Chunks, EveryPageIsInOneAndTheLastIsOpen) {
   const std::vector<SourceTable> tables{{"a", "x", true, 10}, {"empty", "x", true, 0}, {"b", "x", true, 25}, {"one", "x", true, 1}};
   const auto chunks = cut_into_chunks(tables, 10 * kPageBytes);
-  EXPECT_EQ(chunks.front().table, "b") << "the largest comes first";
+  EXPECT_EQ(chunks.front().table, "a") << "the largest of those that are one chunk";
+  EXPECT_EQ(chunks[3].table, "b") << "then the long ones";
   std::map<std::string, std::int64_t> next;
   std::map<std::string, bool> open;
   std::int64_t bytes = 0;

@@ -124,6 +124,11 @@ void Copier::go_on(const Work& work) {
 }
 
 Result<> Copier::give_up(const Work& work, const std::string& database) {
+  CHECK_OK(stop(work, database));
+  return forget_copy_notes(work, database);
+}
+
+Result<> Copier::stop(const Work& work, const std::string& database) {
   std::unique_ptr<Thread> thread;
   {
     const std::lock_guard lock(mutex_);
@@ -134,8 +139,7 @@ Result<> Copier::give_up(const Work& work, const std::string& database) {
     }
   }
   thread.reset();
-  CHECK_OK(let_snapshot_go(snapshot_of(work, database), work.context.deadline, work.context.stop));
-  return forget_copy_notes(work, database);
+  return let_snapshot_go(snapshot_of(work, database), work.context.deadline, work.context.stop);
 }
 
 CopyLook Copier::look(const Work& work, const std::string& database) const {
@@ -178,7 +182,11 @@ Result<Snapshot> Copier::begin_again(const Work& work, const std::string& databa
   const auto round = get_int_or(note, "round", 1) + 1;
   log_warn("postgres", "move {}: the copy of {} begins again: {}", work.plan.move, database, why);
   CHECK_OK(empty_tables(work, database));
-  CHECK_OK(save_note(work, database, round, why));
+  {
+    const std::lock_guard lock(mutex_);
+    if (!TRY(under_way(work, database))) return failure(ErrorKind::cancelled, "the copy was given up meanwhile");
+    CHECK_OK(save_note(work, database, round, why));
+  }
   return hold_new_snapshot(work, database, Deadline::in(kHolderPatience));
 }
 
@@ -192,7 +200,8 @@ Result<> Copier::copy_to_the_end(const Work& work, const std::string& database, 
     if (!snapshot)
       snapshot = TRY(begin_again(work, database, "its snapshot ended with the process that held it, or with old's server"));
     const auto source = TRY(source_with_password(work, database));
-    const auto copied = run_copy(work, database, source, *snapshot, kCopyWorkers, figures);
+    const auto copied = run_copy(work, database, source, *snapshot, kCopyWorkers, figures,
+                                 [&] { (void)held_snapshot(snapshot_of(work, database)); });
     if (!copied && copied.error().kind == ErrorKind::corrupt) {
       CHECK_OK(begin_again(work, database, copied.error().what));
       return retry(copied.error().what);

@@ -39,7 +39,9 @@ class Copier {
   // Goes on with what is noted for this move, once: starts a thread for each copy that has none. Called again and again
   // by the agent's own thread.
   void go_on(const Work& work);
-  // Ends its thread, lets the snapshot go, forgets the note. Idempotent.
+  // Ends its thread, lets the snapshot go, forgets that it was under way; asks nothing of new's server. Idempotent.
+  Result<> stop(const Work& work, const std::string& database);
+  // The same, and takes out of new's database what the copy had put there beside the rows.
   Result<> give_up(const Work& work, const std::string& database);
   CopyLook look(const Work& work, const std::string& database) const;
 

@@ -18,16 +18,18 @@ constexpr std::size_t kBatch = 256 << 10;
 constexpr Millis kStuck{600'000};  // one worker that has not got on for so long
 constexpr Millis kMeasure{1'500};
 
-// The publication's tables, with what a copy may fill. What regclass and its like hold is another number on each server:
-// such columns go as text.
+// The publication's tables, with what a copy may fill, but for our own: a row of an earlier hand-over would pass for one
+// that has arrived. What regclass and its like hold, and arrays of what is made anew in every cluster, is another number on
+// each server, and some types have no binary form: such tables go as text.
 constexpr const char* kSourceSql =
     "SELECT format('%I.%I', p.schemaname, p.tablename), coalesce(a.names, ''), coalesce(a.builtin, true), "
     "pg_relation_size(c.oid) / current_setting('block_size')::int, c.oid FROM pg_publication_tables p JOIN pg_class c ON "
     "c.oid = format('%I.%I', p.schemaname, p.tablename)::regclass, LATERAL (SELECT string_agg(quote_ident(attname), ', ' "
-    "ORDER BY attnum) AS names, bool_and(t.oid < 16384 AND coalesce(e.typname, t.typname) NOT LIKE 'reg%') AS builtin "
+    "ORDER BY attnum) AS names, bool_and(t.oid < 12000 AND t.typsend <> 0 AND coalesce(e.typsend, 1) <> 0 AND coalesce(e.typtype, "
+    "t.typtype) IN ('b', 'r', 'm') AND coalesce(e.typname, t.typname) NOT LIKE 'reg%') AS builtin "
     "FROM pg_attribute JOIN pg_type t ON t.oid = atttypid LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typcategory = "
-    "'A' WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = '') a WHERE p.pubname = $1 ORDER "
-    "BY 1";
+    "'A' WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = '') a WHERE p.pubname = $1 AND "
+    "p.schemaname <> 'midstream' ORDER BY 1";
 
 // Whether the table is still in the file that it was in when the snapshot was taken: the row of pg_class is seen as of the
 // snapshot, the function answers for now. Asked after the rows were read, while the table is still locked. After VACUUM
@@ -37,23 +39,38 @@ constexpr const char* kSameFileSql =
 
 // Written in the transaction that writes the rows: the two are kept, or lost in a crash, together.
 constexpr const char* kNotesSql =
-    "SET midstream.allow = 'on'; CREATE TABLE IF NOT EXISTS midstream.copied (snapshot text, relation text, first "
-    "bigint, PRIMARY KEY (snapshot, relation, first))";
+    "SET midstream.allow = 'on'; SET session_replication_role = replica; CREATE TABLE IF NOT EXISTS midstream.copied (cut "
+    "text, relation text, first bigint, PRIMARY KEY (cut, relation, first))";
 
 std::string copy_origin(const Work& work, const std::string& database, const std::string& worker) {
   return fmt::format("midstream_copy_{}_{}_{}", work.plan.move, work.plan.number(database), worker);
 }
+
+// Text goes as it is stored: new's database has old's encoding, and not all that is stored can be said in another.
+constexpr const char* kAsStored = "SELECT set_config('client_encoding', current_setting('server_encoding'), false)";
+
+// First in every transaction that writes: this side owns nothing, and cannot come to own it before the transaction is over.
+constexpr const char* kStandbySql =
+    "DO $body$ BEGIN PERFORM FROM midstream.owner WHERE state = 'standby' AND turn = 0 FOR SHARE; IF NOT FOUND THEN RAISE "
+    "EXCEPTION 'midstream: this side has owned the database, it is not copied over'; END IF; END $body$";
 
 // One copy's queue and what its workers share.
 class Run {
  public:
   Run(const Work& work, const std::string& database, const Session::Target& source, const Snapshot& snapshot,
       CopyFigures& figures)
-      : work_(work), database_(database), source_(source), snapshot_(snapshot), figures_(figures) {}
+      : work_(work), database_(database), source_(source), snapshot_(snapshot), figures_(figures),
+        cut_(fmt::format("{} {}", snapshot.name, work.options.copy_chunk)) {}
 
   Result<> plan() {
     auto old_side = TRY(reader());
     CHECK_OK(old_side.run(see_snapshot(), {}, Deadline::in(Millis(10'000)), work_.context.stop));
+    const auto threshold = TRY(old_side.run("SELECT coalesce(current_setting('old_snapshot_threshold', true), '-1')", {},
+                                            Deadline::in(Millis(10'000)), work_.context.stop));
+    if (threshold.text(0, 0) != "-1")
+      return refused(fmt::format("old_snapshot_threshold is {} on {}: it would remove rows that are still to be copied",
+                                 threshold.text(0, 0), work_.theirs().host),
+                     "set it to -1 and restart that server, or wait with the move");
     const auto rows = TRY(old_side.run(kSourceSql, {work_.plan.publication()}, Deadline::in(kStuck), work_.context.stop));
     std::vector<SourceTable> tables;
     for (int i = 0; i < rows.size(); ++i)
@@ -75,7 +92,7 @@ class Run {
     return {};
   }
 
-  Result<> copy_all(int most) {
+  Result<> copy_all(int most, const std::function<void()>& alive) {
     Climb climb(1, most);
     std::vector<std::jthread> workers;
     auto before = figures_.bytes_sent.load();
@@ -87,6 +104,7 @@ class Run {
       figures_.workers = std::min<int>(wanted_, static_cast<int>(workers.size()));
       pause_for(Millis(20), work_.context.stop);
       if (boot_now() - since < kMeasure) continue;
+      alive();
       const auto now = figures_.bytes_sent.load();
       climb.measured(static_cast<double>(now - before) / std::chrono::duration<double>(boot_now() - since).count());
       before = now;
@@ -104,7 +122,10 @@ class Run {
   Result<Session> reader() {
     auto source = source_;
     source.options = "-c synchronize_seqscans=off ";
-    return Session::connect(source, Deadline::in(Millis(10'000)), work_.context.stop);
+    source.options += kNoticedGone;
+    auto session = TRY(Session::connect(source, Deadline::in(Millis(10'000)), work_.context.stop));
+    CHECK_OK(session.run(kAsStored, {}, Deadline::in(Millis(10'000)), work_.context.stop));
+    return session;
   }
   // A transaction on old that sees what the snapshot saw. One for each part: whoever must lock a table that is being
   // copied waits for a part, not for the copy.
@@ -119,6 +140,7 @@ class Run {
   // What it commits is marked as come from elsewhere. An origin is for one session at a time: each worker has its own.
   Result<Session> marked_writer(int number) {
     auto session = TRY(writer());
+    CHECK_OK(session.run(kAsStored, {}, Deadline::in(Millis(10'000)), work_.context.stop));
     const auto name = quote(copy_origin(work_, database_, std::to_string(number)));
     CHECK_OK(session.run(fmt::format("SELECT pg_replication_origin_create({0}) WHERE NOT EXISTS (SELECT FROM "
                                      "pg_replication_origin WHERE roname = {0}); SELECT "
@@ -131,10 +153,14 @@ class Run {
   Result<std::set<std::pair<std::string, std::int64_t>>> noted() {
     auto new_side = TRY(writer());
     CHECK_OK(new_side.run(kNotesSql, {}, Deadline::in(Millis(10'000)), work_.context.stop));
-    const auto rows = TRY(new_side.run("SELECT relation, first FROM midstream.copied WHERE snapshot = $1",
-                                       {snapshot_.name}, Deadline::in(Millis(10'000)), work_.context.stop));
+    const auto rows = TRY(new_side.run("SELECT relation, first, cut FROM midstream.copied", {},
+                                       Deadline::in(Millis(10'000)), work_.context.stop));
     std::set<std::pair<std::string, std::int64_t>> done;
-    for (int i = 0; i < rows.size(); ++i) done.emplace(rows.text(i, 0), rows.number(i, 1));
+    for (int i = 0; i < rows.size(); ++i) {
+      if (rows.text(i, 2) != cut_)
+        return failure(ErrorKind::corrupt, "rows of another snapshot, or cut otherwise, are in the tables");
+      done.emplace(rows.text(i, 0), rows.number(i, 1));
+    }
     return done;
   }
 
@@ -193,8 +219,9 @@ class Run {
     const auto& stop = work_.context.stop;
     const auto& table = tables_.at(chunk.table);
     const auto limit = [] { return Deadline::in(kStuck); };
-    const auto begun = to.query("BEGIN; SET LOCAL midstream.allow = 'on'; SET LOCAL session_replication_role = replica; "
-                                "SET LOCAL synchronous_commit = off",
+    const auto begun = to.query(fmt::format("BEGIN; SET LOCAL midstream.allow = 'on'; SET LOCAL session_replication_role = "
+                                            "replica; SET LOCAL synchronous_commit = off; {}",
+                                            kStandbySql),
                                 {}, limit(), stop);
     if (!begun) return std::unexpected(begun.error());
     if (auto seen = from.query(see_snapshot(), {}, limit(), stop); !seen) return std::unexpected(seen.error());
@@ -217,7 +244,7 @@ class Run {
     if (auto seen = from.query("COMMIT", {}, limit(), stop); !seen) return std::unexpected(seen.error());
     figures_.rows += *rows;
     const auto noted = to.query("INSERT INTO midstream.copied VALUES ($1, $2, $3)",
-                                {snapshot_.name, chunk.table, std::to_string(chunk.first)}, limit(), stop);
+                                {cut_, chunk.table, std::to_string(chunk.first)}, limit(), stop);
     if (!noted) return std::unexpected(noted.error());
     const auto kept = to.query("COMMIT", {}, limit(), stop);
     if (!kept) return std::unexpected(kept.error());
@@ -229,6 +256,7 @@ class Run {
   const Session::Target& source_;
   const Snapshot& snapshot_;
   CopyFigures& figures_;
+  const std::string cut_;  // what the notes speak of: parts of this size, under this snapshot
   std::map<std::string, SourceTable> tables_;
   std::atomic<int> wanted_ = 0;
   std::mutex mutex_;  // guards what follows
@@ -254,31 +282,30 @@ Session::Target source_of(const Work& work, const std::string& database, const s
 Result<> empty_tables(const Work& work, const std::string& database) {
   auto session = TRY(work.session(database));
   auto tables =
-      TRY(session->run(fmt::format("SELECT name FROM ({}) AS t (name, kind, persistence, oid) WHERE persistence = 'p' "
-                                   "AND kind = 'r'",
-                                   kTablesSql),
-                       {}, work.context.deadline, work.context.stop))
+      TRY(session->run(fmt::format("SELECT name FROM ({}) AS t (name, kind, persistence, oid)", kTablesSql), {},
+                       work.context.deadline, work.context.stop))
           .column(0);
   tables.push_back("midstream.handover");
   CHECK_OK(session->run(fmt::format("BEGIN; SET LOCAL midstream.allow = 'on'; SET LOCAL session_replication_role = "
-                                    "replica; DROP TABLE IF EXISTS midstream.copied; TRUNCATE {}; COMMIT",
-                                    join(tables, ", ")),
+                                    "replica; {}; DROP TABLE IF EXISTS midstream.copied; TRUNCATE {}; COMMIT",
+                                    kStandbySql, join(tables, ", ")),
                         {}, work.context.deadline, work.context.stop));
   return {};
 }
 
 Result<> run_copy(const Work& work, const std::string& database, const Session::Target& source, const Snapshot& snapshot,
-                  int most_workers, CopyFigures& figures) {
+                  int most_workers, CopyFigures& figures, const std::function<void()>& alive) {
   figures.began_ms = std::chrono::duration_cast<Millis>(boot_now()).count();
   Run run(work, database, source, snapshot, figures);
   CHECK_OK(run.plan());
-  return run.copy_all(most_workers);
+  return run.copy_all(most_workers, alive);
 }
 
 Result<> forget_copy_notes(const Work& work, const std::string& database) {
-  CHECK_OK(work.run(database, "SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin WHERE starts_with(roname, $1)",
-                    {copy_origin(work, database, "")}));
-  CHECK_OK(work.run(database, "BEGIN; SET LOCAL midstream.allow = 'on'; DROP TABLE IF EXISTS midstream.copied; COMMIT"));
+  CHECK_OK(work.run(database, "SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin WHERE roname ~ $1",
+                    {fmt::format("^{}[0-9]+$", copy_origin(work, database, ""))}));
+  CHECK_OK(work.run(database, "BEGIN; SET LOCAL midstream.allow = 'on'; SET LOCAL session_replication_role = replica; DROP TABLE "
+                              "IF EXISTS midstream.copied; COMMIT"));
   return {};
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <string>
 
 #include "movers/postgres/chunks.h"
@@ -31,10 +32,11 @@ Session::Target source_of(const Work& work, const std::string& database, const s
 Result<> empty_tables(const Work& work, const std::string& database);
 
 // Copies what is not noted yet and returns when all is there. An error says what failed; whether the snapshot still lives
-// is to be looked at then. ErrorKind::corrupt: a table was rewritten on old meanwhile, and the snapshot is of no more use.
+// is to be looked at then. ErrorKind::corrupt: a table was rewritten on old meanwhile, or rows of another copy are there, and
+// only a new beginning helps. Calls `alive` every second or two.
 // Stops at work.context.stop with ErrorKind::cancelled.
 Result<> run_copy(const Work& work, const std::string& database, const Session::Target& source, const Snapshot& snapshot,
-                  int most_workers, CopyFigures& figures);
+                  int most_workers, CopyFigures& figures, const std::function<void()>& alive);
 // The notes, and the marks of the workers, are of no more use.
 Result<> forget_copy_notes(const Work& work, const std::string& database);
 

@@ -100,6 +100,7 @@ Result<Json> observe_follow(const Work& work, const Copier& copier) {
 
 Result<Json> undo_follow(const Work& work, Copier& copier) {
   for (const auto& database : work.plan.databases) {
+    CHECK_OK(copier.stop(work, database));
     const auto title = TRY(read_title(work, database));
     if (title.state.empty()) continue;
     if (title.state == "owner" || title.state == "closing" || title.arrived > title.turn)

@@ -212,6 +212,11 @@ Result<Json> prepare_give(const Work& work, const std::string& database, const J
   CHECK_OK(extras_are_small(*session, work, database));
   CHECK_OK(make_subscription(work, database));
   CHECK_OK(disable_subscription(work, *session, database));
+  const auto unknown = TRY(tables_not_followed(work, *session));
+  if (!unknown.empty())
+    return refused(fmt::format("tables of {} were made on {} since the move began, and are not carried over: {}", database,
+                               work.context.host, join(unknown, ", ")),
+                   "drop them on both sides, or roll back and run again");
   CHECK_OK(nobody_in_the_way(work, *session, database));
   const auto lag = TRY(look_at_slot(work, work.outgoing(database)));
   if (!lag.wal.given_up.empty()) return refused(fmt::format("{} stays on {}: {}", database, work.context.host, lag.wal.given_up));

@@ -61,7 +61,9 @@ constexpr const char* kQuiet =
 constexpr const char* kSame =
     "-c TimeZone=UTC -c DateStyle=ISO -c IntervalStyle=postgres -c extra_float_digits=3 -c bytea_output=hex "
     "-c search_path= -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 "
-    "-c idle_session_timeout=0 -c client_min_messages=error -c row_security=off ";
+    "-c idle_session_timeout=0 -c client_min_messages=error -c row_security=off "
+    "-c default_transaction_read_only=off -c default_transaction_isolation=read\\ committed "
+    "-c default_transaction_deferrable=off ";
 
 std::string trimmed(const char* message) {
   std::string text = message == nullptr ? "" : message;
@@ -168,6 +170,10 @@ std::expected<Session, SqlError> Session::login(const Target& target, Deadline d
       return std::unexpected(SqlError{"", "the server did not answer the login in time", true, true});
   }
   api().PQsetnonblocking(session.conn_, 1);
+  if (session.server_version() >= 170000) {  // unknown to older ones, and then fatal in the options
+    auto off = session.query("SET transaction_timeout = 0", {}, deadline, stop);
+    if (!off) return std::unexpected(off.error());
+  }
   return session;
 }
 

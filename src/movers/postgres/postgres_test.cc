@@ -346,6 +346,32 @@ TEST_F(LiveCopy, BeginsAgainWhereATableWasRewritten) {
   EXPECT_EQ(world.new_server().sql("shop", "SELECT kind::text || types::text FROM kinds", true), "big{orders}");
 }
 
+// Old's table of hand-overs may have rows of a move that went before: on new one would pass for a hand-over that arrived.
+TEST_F(Live, AnEarlierHandOverIsNotCopied) {
+  for (const char* kind : {"source", "target"}) OK(world.apply(kind));
+  ASSERT_EQ(world.old_server().sql("shop", "SET midstream.allow = 'on'; INSERT INTO midstream.handover VALUES (5, 1, '[]', '{}')", true), "");
+  world.restart_agents(true);
+  OK(world.apply("follow"));
+  ASSERT_TRUE(world.wait_reached("follow", Millis(20'000))) << world.why;
+  EXPECT_EQ(world.new_server().sql("shop", "SELECT state || (SELECT count(*) FROM midstream.handover) FROM midstream.owner", true), "standby0");
+}
+
+TEST_F(Live, TablesMadeSinceTheMoveBeganPostponeTheSwitch) {
+  Client client(world);
+  ASSERT_NO_FATAL_FAILURE(follow());
+  const std::string made = "CREATE TABLE made_since (id int PRIMARY KEY)";
+  ASSERT_EQ(world.old_server().sql("shop", made), "");
+  ASSERT_EQ(world.new_server().sql("shop", "SET midstream.allow = 'on'; " + made, true), "");
+  OK(world.apply("target"));  // else new's fence is found to lack a trigger first
+  const auto switched = world.apply("switch");
+  ASSERT_FALSE(switched);
+  EXPECT_NE(switched.error().what.find("not carried over: public.made_since"), std::string::npos) << switched.error().what;
+  ASSERT_TRUE(client.wait_orders(5, Millis(5'000)));
+  ASSERT_EQ(world.old_server().sql("shop", "DROP TABLE made_since"), "");
+  ASSERT_EQ(world.new_server().sql("shop", "SET midstream.allow = 'on'; DROP TABLE made_since", true), "");
+  OK(world.apply("switch"));
+}
+
 // A slot waits for whoever has written and is still open; nothing is left of one that did not come to be.
 TEST_F(Live, AnOpenTransactionKeepsTheCopyFromBeginningAndIsNamed) {
   for (const char* kind : {"source", "target"}) OK(world.apply(kind));

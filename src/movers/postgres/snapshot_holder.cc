@@ -61,7 +61,7 @@ Result<Fd> take_lock(const fs::path& file) {
 // drops what it had of the slot.
 Result<std::pair<Session, Snapshot>> make_snapshot(const SnapshotOrder& order) {
   auto source = order.source;
-  source.options = "-c wal_sender_timeout=0 ";
+  source.options = std::string("-c wal_sender_timeout=0 ") + kNoticedGone;
   const auto deadline = Deadline::in(order.patience);
   auto session = TRY(Session::connect(source, deadline, {}));
   const auto dropped = session.query(fmt::format("DROP_REPLICATION_SLOT {} WAIT", ident(order.slot)), {}, deadline, {});

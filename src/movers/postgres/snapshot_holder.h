@@ -16,6 +16,11 @@
 
 namespace midstream::postgres {
 
+// Options of a session to another host: that host ends it within half a minute of ours being gone. By itself it would wait
+// for two hours, with the snapshot held.
+inline constexpr const char* kNoticedGone =
+    "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 ";
+
 struct Snapshot {
   std::string name;   // as SET TRANSACTION SNAPSHOT takes it
   std::string point;  // the slot's consistent point: everything after it comes by the slot

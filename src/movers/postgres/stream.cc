@@ -12,6 +12,9 @@ namespace midstream::postgres {
 
 namespace {
 
+// Past our own deny trigger, and without the event triggers of the application: they are users' code, and would write.
+#define MIDSTREAM_OUR_DDL "BEGIN; SET LOCAL midstream.allow = 'on'; SET LOCAL session_replication_role = replica; "
+
 std::string libpq_value(std::string_view text) {
   std::string out = "'";
   for (const char c : text) {
@@ -47,6 +50,16 @@ Result<std::vector<std::string>> tables_without_identity(const Work& work, Sessi
                   "i.indisreplident))))",
                   kTablesSql),
       {}, work.context.deadline, work.context.stop));
+  return rows.column(0);
+}
+
+Result<std::vector<std::string>> tables_not_followed(const Work& work, Session& session) {
+  const auto rows = TRY(session.run(
+      fmt::format("SELECT name FROM ({}) AS t (name, kind, persistence, oid) WHERE kind = 'r' AND persistence = 'p' AND "
+                  "NOT EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE r.prrelid "
+                  "= t.oid AND p.pubname = $1)",
+                  kTablesSql),
+      {work.plan.publication()}, work.context.deadline, work.context.stop));
   return rows.column(0);
 }
 
@@ -154,7 +167,7 @@ Result<> make_subscription(const Work& work, const std::string& database) {
   if (present.size() > 0) return {};
   // connect stays true: without it the list of tables stays empty and every row is silently dropped.
   CHECK_OK(session->run(
-      fmt::format("BEGIN; SET LOCAL midstream.allow = 'on'; CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {} WITH "
+      fmt::format(MIDSTREAM_OUR_DDL "CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {} WITH "
                   "(create_slot = false, slot_name = {}, copy_data = false, enabled = false); COMMIT",
                   ident(name), quote(TRY(conninfo(work, database))), ident(work.plan.publication()), quote(name)),
       {}, context.deadline, context.stop));
@@ -162,7 +175,7 @@ Result<> make_subscription(const Work& work, const std::string& database) {
 }
 
 Result<> start_subscription(const Work& work, const std::string& database) {
-  CHECK_OK(work.run(database, fmt::format("BEGIN; SET LOCAL synchronous_commit = 'on'; SET LOCAL midstream.allow = 'on'; "
+  CHECK_OK(work.run(database, fmt::format(MIDSTREAM_OUR_DDL "SET LOCAL synchronous_commit = 'on'; "
                                           "ALTER SUBSCRIPTION {} ENABLE; COMMIT",
                                           ident(work.incoming(database)))));
   return {};
@@ -183,7 +196,7 @@ Result<> enable_subscription(const Work& work, const std::string& database, cons
                 "< {1}::pg_lsn THEN PERFORM pg_replication_origin_advance(origin, {1}::pg_lsn); END IF; END $body$; ",
                 quote(name), quote(from));
   CHECK_OK(work.run(
-      database, fmt::format("BEGIN; SET LOCAL synchronous_commit = 'on'; SET LOCAL midstream.allow = 'on'; {1}ALTER "
+      database, fmt::format(MIDSTREAM_OUR_DDL "SET LOCAL synchronous_commit = 'on'; {1}ALTER "
                             "SUBSCRIPTION {0} SET (synchronous_commit = on); ALTER SUBSCRIPTION {0} ENABLE; COMMIT",
                             ident(name), begin)));
   return {};
@@ -199,7 +212,7 @@ Result<> disable_subscription(const Work& work, Session& session, const std::str
   if (present.size() == 0) return {};
   if (present.truth(0, 0))
     CHECK_OK(session.run(
-        fmt::format("BEGIN; SET LOCAL midstream.allow = 'on'; ALTER SUBSCRIPTION {} DISABLE; COMMIT", ident(name)), {},
+        fmt::format(MIDSTREAM_OUR_DDL "ALTER SUBSCRIPTION {} DISABLE; COMMIT", ident(name)), {},
         context.deadline, context.stop));
   for (;;) {
     // An idle worker looks at its subscription once a second; ending it is quicker and as safe.
@@ -221,7 +234,7 @@ Result<> drop_subscription(const Work& work, const std::string& database) {
                        {name}, context.deadline, context.stop));
   if (present.size() == 0) return {};
   CHECK_OK(disable_subscription(work, *session, database));
-  CHECK_OK(session->run(fmt::format("BEGIN; SET LOCAL midstream.allow = 'on'; ALTER SUBSCRIPTION {0} SET (slot_name = "
+  CHECK_OK(session->run(fmt::format(MIDSTREAM_OUR_DDL "ALTER SUBSCRIPTION {0} SET (slot_name = "
                                     "NONE); DROP SUBSCRIPTION {0}; COMMIT",
                                     ident(name)),
                         {}, context.deadline, context.stop));

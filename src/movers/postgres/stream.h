@@ -15,6 +15,8 @@ inline constexpr const char* kGiveIdentity =
 // Publication of every ordinary logged table and of midstream.handover. Refused, naming them, where tables
 // have no replica identity: publishing would make clients' UPDATE and DELETE fail.
 Result<> make_publication(const Work& work, const std::string& database);
+// Tables of this side that its publication does not have: made (again) since. What is written to them is not carried over.
+Result<std::vector<std::string>> tables_not_followed(const Work& work, Session& session);
 Result<std::vector<std::string>> tables_without_identity(const Work& work, Session& session);
 
 // The slot `name` in the local cluster. `fresh`: dropped and made anew (while nobody writes, or before the
