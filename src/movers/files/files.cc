@@ -22,6 +22,8 @@ using namespace files;
 
 namespace {
 
+constexpr int kRounds = 40;  // looks at what differs
+constexpr Millis kBetween{250};
 constexpr Millis kWayBackLag{10'000};  // further behind, old does not count as in sync
 
 // A stream that is being served, so that a newer one or an undo can end it.
@@ -220,8 +222,8 @@ Result<Json> FilesMover::barrier(const Context& context, const Json& desired) {
 Result<std::vector<std::string>> FilesMover::still_different(const Context& context, const FollowSpec& spec,
                                                              const Root& root, std::vector<std::string> candidates) {
   std::map<std::string, std::pair<std::string, std::string>> last;
-  for (int round = 0; round < 20 && !candidates.empty(); ++round) {
-    if (round > 0 && !pause_for(Millis(250), context.stop))
+  for (int round = 0; round < kRounds && !candidates.empty(); ++round) {
+    if (round > 0 && !pause_for(kBetween, context.stop))
       return failure(ErrorKind::cancelled, "stopped while comparing trees");
     bool moved = false;
     std::vector<std::string> next;
@@ -246,7 +248,7 @@ Result<std::vector<std::string>> FilesMover::still_different(const Context& cont
       }
     }
     candidates = std::move(next);
-    if (!moved && round >= 6) break;  // nothing moves any more
+    if (!moved && round * kBetween >= options_.still) break;  // nothing moves any more
   }
   return candidates;
 }

@@ -12,6 +12,7 @@ constexpr std::size_t kFlushCount = 2048;
 constexpr std::uint64_t kWindowBytes = 256u << 20;
 constexpr std::uint64_t kWindowPaths = 100'000;
 constexpr std::size_t kMaxTroubles = 1000;
+constexpr int kMostDoublings = 2;  // what could not be put there is sent again within 2 s: who waits for it waits no longer
 }  // namespace
 
 void Outbox::open(std::shared_ptr<Stream> stream, std::stop_token stop) {
@@ -113,7 +114,7 @@ void Outbox::fail(const Failure& failure) {
   const std::lock_guard lock(mutex_);
   const int times = failures_[path]++;
   if (figures_.troubles.size() < kMaxTroubles) figures_.troubles[path] = printable(failure.text);
-  tree_.dirty.mark(path, Millis(500) * (1 << std::min(times, 6)));
+  tree_.dirty.mark(path, Millis(500) * (1 << std::min(times, kMostDoublings)));
 }
 
 void Outbox::acknowledge(const Ack& ack) {

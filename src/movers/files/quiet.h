@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include <cerrno>
 
@@ -23,10 +24,22 @@ class Quiet {
   Quiet(const Quiet&) = delete;
   Quiet& operator=(const Quiet&) = delete;
 
+  // The same, after a moment where somebody had it open: a child of ours that has not come to its exec yet holds what was
+  // open here when it began.
+  static bool written_for_long(int fd) {
+    for (int look = 0; look < kLooks; ++look) {
+      if (look > 0) ::usleep(kLookUs);
+      if (!Quiet(fd).written()) return false;
+    }
+    return true;
+  }
+
   // Somebody has it open for writing. False also where the file system has no leases: then nobody can tell.
   bool written() const { return written_; }
 
  private:
+  static constexpr int kLooks = 5;
+  static constexpr int kLookUs = 4'000;
   const int fd_;
   bool held_ = false;
   bool written_ = false;

@@ -45,7 +45,7 @@ bool is_as_judged(int hidden, const std::string& name, const Stat& judged, std::
   }
   if (judged.type != EntryType::file) return true;
   const Fd fd(::openat(hidden, name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
-  if (!fd || Quiet(fd.get()).written()) {
+  if (!fd || Quiet::written_for_long(fd.get())) {
     why = kWritten;
     return false;
   }
@@ -69,7 +69,7 @@ Result<> Applier::keep_local(const Change& change, const Place& place, const Sta
     return {};
   }
   if (!fd) return as_refusal(fd.error());
-  if (Quiet(fd->get()).written()) return refused(fmt::format("{} is open for writing there", printable(change.path)));
+  if (Quiet::written_for_long(fd->get())) return refused(fmt::format("{} {} there", printable(change.path), kWritten));
   return keep_loser(tree_, change.path, fd->get(), {});
 }
 
@@ -81,6 +81,12 @@ Result<> Applier::take_out(const Change& change, const Place& place, const Stat&
   const int hidden = TRY(tree_.root->hidden());
   const char* leaf = place.leaf.c_str();
   const bool exchange = flags & RENAME_EXCHANGE;
+  // Looked at in its place first: to move it out and back would look like a change to whoever follows this side.
+  if (local.type == EntryType::file) {
+    const Fd fd(::openat(place.fd(), leaf, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+    if (fd && Quiet::written_for_long(fd.get()))
+      return refused(fmt::format("{} {} there", printable(change.path), kWritten));
+  }
   const int done = exchange ? ::renameat2(hidden, name.c_str(), place.fd(), leaf, RENAME_EXCHANGE)
                             : ::renameat2(place.fd(), leaf, hidden, name.c_str(), RENAME_NOREPLACE);
   if (done != 0) return io_failure(fmt::format("cannot take {} out of its place", printable(change.path)), errno);

@@ -198,6 +198,7 @@ class Files : public ::testing::Test {
     base_ = name;
     if (on_memory()) mount_memory(base_);
     fs::create_directories(base_ / "old/tree");
+    options_.still = 1500ms;
     options_.checkpoint = 50ms;
     options_.backoff_max = 100ms;
   }
