@@ -10,20 +10,13 @@
 #include <cstring>
 
 #include "gate/rules.h"
+#include "sys/tls.h"
 
 namespace midstream::gate {
 
 namespace {
 
 constexpr unsigned char kAlpn[] = "\x0apostgresql";
-
-std::string openssl_error() {
-  char text[256] = "no reason given";
-  const auto code = ERR_get_error();
-  if (code != 0) ERR_error_string_n(code, text, sizeof text);
-  ERR_clear_error();
-  return text;
-}
 
 // The protocol's own name if the client offers it; a client that offers others only is turned down, as by PostgreSQL.
 int choose_alpn(SSL*, const unsigned char** out, unsigned char* size, const unsigned char* in, unsigned in_size, void*) {

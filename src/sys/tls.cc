@@ -19,6 +19,14 @@
 
 namespace midstream {
 
+std::string openssl_error() {
+  char text[256] = "no reason given";
+  const auto code = ERR_get_error();
+  if (code != 0) ERR_error_string_n(code, text, sizeof text);
+  ERR_clear_error();
+  return text;
+}
+
 namespace {
 
 template <class T, void (*F)(T*)>
@@ -30,14 +38,6 @@ using CertPtr = std::unique_ptr<X509, Deleter<X509, X509_free>>;
 using CtxPtr = std::unique_ptr<SSL_CTX, Deleter<SSL_CTX, SSL_CTX_free>>;
 using SslPtr = std::unique_ptr<SSL, Deleter<SSL, SSL_free>>;
 using BioPtr = std::unique_ptr<BIO, Deleter<BIO, BIO_free_all>>;
-
-std::string openssl_error() {
-  char text[256] = "no reason given";
-  const auto code = ERR_get_error();
-  if (code != 0) ERR_error_string_n(code, text, sizeof text);
-  ERR_clear_error();
-  return text;
-}
 
 std::string fingerprint_of(const X509* certificate) {
   unsigned char digest[EVP_MAX_MD_SIZE];

@@ -16,6 +16,9 @@
 
 namespace midstream {
 
+// What OpenSSL says of this thread's last failure; forgotten with that.
+std::string openssl_error();
+
 struct TlsIdentity {
   std::string key_pem;
   std::string certificate_pem;

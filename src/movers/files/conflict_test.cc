@@ -160,6 +160,10 @@ TEST_F(FilesConflict, AnOpenWriterIsWaitedFor) {
       const auto applied = applier.apply(change, nullptr, need_content);
       ASSERT_FALSE(applied);
       EXPECT_NE(applied.error().what.find("open for writing"), std::string::npos) << applied.error().text();
+      struct ::stat now {};
+      ASSERT_EQ(::stat(doc().c_str(), &now), 0);
+      EXPECT_TRUE(now.st_ctim.tv_sec == raw.st_ctim.tv_sec && now.st_ctim.tv_nsec == raw.st_ctim.tv_nsec)
+          << "it was moved out of its place and back: who follows this side takes that for a change";
       ASSERT_EQ(::pwrite(writer.get(), "late!", 5, 0), 5);
     }
     EXPECT_EQ(read_all(doc()), "late!");

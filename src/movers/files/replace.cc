@@ -45,7 +45,7 @@ bool is_as_judged(int hidden, const std::string& name, const Stat& judged, std::
   }
   if (judged.type != EntryType::file) return true;
   const Fd fd(::openat(hidden, name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
-  if (!fd || Quiet::written_for_long(fd.get())) {
+  if (!fd || Quiet(fd.get()).written()) {  // once: it is out of its place meanwhile
     why = kWritten;
     return false;
   }

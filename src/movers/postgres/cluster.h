@@ -52,6 +52,19 @@ class Pool {
   std::multimap<std::string, Idle> idle_;  // by "database user"
 };
 
+// For what the agent does by itself: it asks nobody.
+class NoPeers final : public Peers {
+ public:
+  Result<Json> call(const std::string& host, std::string_view, std::string_view, const Json&, const Task&, Deadline,
+                    const std::stop_token&) override {
+    return retry("nobody was given to ask " + host);
+  }
+  Result<std::unique_ptr<Stream>> open(const std::string& host, std::string_view, const Json&, const Task&, Deadline,
+                                       const std::stop_token&) override {
+    return retry("nobody was given to ask " + host);
+  }
+};
+
 // One call's view: who asks, what is desired, the cluster here and the other end. Valid during the call.
 struct Work {
   const Context& context;

@@ -40,19 +40,6 @@ Result<Session::Target> source_with_password(const Work& work, const std::string
   return source_of(work, database, password);
 }
 
-// The background asks nobody: what it needs of the other side comes over PostgreSQL.
-class Nobody final : public Peers {
- public:
-  Result<Json> call(const std::string& host, std::string_view, std::string_view, const Json&, const Task&, Deadline,
-                    const std::stop_token&) override {
-    return retry("nobody was given to ask " + host);
-  }
-  Result<std::unique_ptr<Stream>> open(const std::string& host, std::string_view, const Json&, const Task&, Deadline,
-                                       const std::stop_token&) override {
-    return retry("nobody was given to ask " + host);
-  }
-};
-
 Result<Snapshot> hold_new_snapshot(const Work& work, const std::string& database, Deadline deadline) {
   SnapshotOrder order;
   order.source = TRY(source_with_password(work, database));
@@ -159,7 +146,7 @@ CopyLook Copier::look(const Work& work, const std::string& database) const {
 
 void Copier::run(const Json& desired, const Key& key, const std::string& host, const fs::path& state, Thread& thread,
                  const std::stop_token& stop) {
-  Nobody nobody;
+  NoPeers nobody;  // what is needed of the other side comes over PostgreSQL
   const Context context{Task{key.first, "copy", 0}, host, state, nobody, Deadline::in(kForever), stop};
   for (bool again = true; again; again = pause_for(kAgain, stop)) {
     const auto work = make_work(context, options_, pool_, titles_, desired);

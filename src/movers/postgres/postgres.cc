@@ -24,19 +24,6 @@ namespace {
 
 constexpr Millis kGuardPeriod{1'000};
 
-// No agents: the keeper asks nobody.
-class NoPeers : public Peers {
- public:
-  Result<Json> call(const std::string& host, std::string_view, std::string_view, const Json&, const Task&, Deadline,
-                    const std::stop_token&) override {
-    return retry("nobody was given to ask " + host);
-  }
-  Result<std::unique_ptr<Stream>> open(const std::string& host, std::string_view, const Json&, const Task&, Deadline,
-                                       const std::stop_token&) override {
-    return retry("nobody was given to ask " + host);
-  }
-};
-
 // This agent's own file; one that was replaced while it ran is named with a suffix.
 std::string own_program() {
   std::error_code ignored;

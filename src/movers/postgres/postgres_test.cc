@@ -47,6 +47,18 @@ class Live : public testing::Test {
     for (const char* kind : {"source", "target", "follow"}) OK(world.apply(kind));
     ASSERT_TRUE(world.wait_reached("follow", Millis(20'000))) << world.why;
   }
+  // An ordinary role at old.
+  Session::Target a_client(const std::string& application) {
+    Session::Target target;
+    target.host = "127.0.0.1";
+    target.port = world.old_server().port();
+    target.database = "shop";
+    target.user = "client";
+    target.password = "client-password";
+    target.application = application;
+    target.quiet = false;
+    return target;
+  }
   // Nothing of ours is in either cluster.
   void expect_clean() {
     for (auto* server : {&world.old_server(), &world.new_server()}) {
@@ -375,13 +387,7 @@ TEST_F(Live, TablesMadeSinceTheMoveBeganPostponeTheSwitch) {
 // A slot waits for whoever has written and is still open; nothing is left of one that did not come to be.
 TEST_F(Live, AnOpenTransactionKeepsTheCopyFromBeginningAndIsNamed) {
   for (const char* kind : {"source", "target"}) OK(world.apply(kind));
-  Session::Target target;
-  target.host = "127.0.0.1";
-  target.port = world.old_server().port();
-  target.database = "shop";
-  target.user = "client";
-  target.password = "client-password";
-  target.quiet = false;
+  const auto target = a_client("shop");
   auto writer = Session::login(target, Deadline::in(Millis(5'000)), {});
   ASSERT_TRUE(writer);
   ASSERT_TRUE(writer->query("BEGIN; INSERT INTO public.stock VALUES (77, 0)", {}, Deadline::in(Millis(5'000)), {}));
@@ -656,14 +662,7 @@ TEST_F(Live, PostponedAndRefusedWithTheReason) {
   ASSERT_NO_FATAL_FAILURE(follow());
   OK(world.check("target"));
   // An old write transaction is in the way, and named.
-  Session::Target target;
-  target.host = "127.0.0.1";
-  target.port = world.old_server().port();
-  target.database = "shop";
-  target.user = "client";
-  target.password = "client-password";
-  target.application = "nightly-job";
-  target.quiet = false;
+  const auto target = a_client("nightly-job");
   auto writer = Session::connect(target, Deadline::in(Millis(5000)), {});
   ASSERT_TRUE(writer) << writer.error().text();
   ASSERT_TRUE(writer->run("BEGIN; UPDATE public.customers SET note = 'x' WHERE id = 1; SELECT pg_sleep(0.6)", {},
