@@ -66,6 +66,8 @@ std::string words_of(const CopyFigures& figures, std::int64_t now_ms) {
   auto text = fmt::format("{} % of {:.1f} MiB in {} tables", total > 0 ? done * 100 / total : 100,
                           static_cast<double>(total) / (1 << 20), figures.tables.load());
   if (rate > 0) text += fmt::format(", {:.1f} MiB/s by {}", rate / (1 << 20), figures.workers.load());
+  if (const auto indexes = figures.indexes.all.load(); indexes > 0)
+    text += fmt::format(", {} of {} indexes built", figures.indexes.built.load(), indexes);
   if (rate > 0 && done < total) text += fmt::format(", about {:.0f} s left", static_cast<double>(total - done) / rate);
   return text;
 }
@@ -177,23 +179,29 @@ Result<Snapshot> Copier::begin_again(const Work& work, const std::string& databa
   return hold_new_snapshot(work, database, Deadline::in(kHolderPatience));
 }
 
+Result<> Copier::copy_rows(const Work& work, const std::string& database, CopyFigures& figures) {
+  auto snapshot = TRY(held_snapshot(snapshot_of(work, database)));
+  if (!snapshot)
+    snapshot = TRY(begin_again(work, database, "its snapshot ended with the process that held it, or with old's server"));
+  const auto source = TRY(source_with_password(work, database));
+  const auto copied = run_copy(work, database, source, *snapshot, kCopyWorkers, figures,
+                               [&] { (void)held_snapshot(snapshot_of(work, database)); });
+  if (copied || copied.error().kind != ErrorKind::corrupt) return copied;
+  CHECK_OK(begin_again(work, database, copied.error().what));
+  return retry(copied.error().what);
+}
+
 Result<> Copier::copy_to_the_end(const Work& work, const std::string& database, CopyFigures& figures) {
   const auto title = TRY(read_title(work, database));
   if (title.state != "standby" || title.turn != 0)
     return refused(fmt::format("{} on {} is '{}' and has its own history: it is not copied over", database,
                                work.context.host, title.state));
   if (!TRY(look_at_subscription(work, database)).present) {
-    auto snapshot = TRY(held_snapshot(snapshot_of(work, database)));
-    if (!snapshot)
-      snapshot = TRY(begin_again(work, database, "its snapshot ended with the process that held it, or with old's server"));
-    const auto source = TRY(source_with_password(work, database));
-    const auto copied = run_copy(work, database, source, *snapshot, kCopyWorkers, figures,
-                                 [&] { (void)held_snapshot(snapshot_of(work, database)); });
-    if (!copied && copied.error().kind == ErrorKind::corrupt) {
-      CHECK_OK(begin_again(work, database, copied.error().what));
-      return retry(copied.error().what);
-    }
-    CHECK_OK(copied);
+    if (!TRY(rows_are_there(work, database))) CHECK_OK(copy_rows(work, database, figures));
+    work.at("copy.rows");
+    // From here on old may remove dead rows again.
+    CHECK_OK(let_snapshot_go(snapshot_of(work, database), Deadline::in(kHolderPatience), work.context.stop));
+    CHECK_OK(build_indexes(work, database, kCopyWorkers, figures.indexes));
     CHECK_OK(follow_on(work, database));
   } else {
     CHECK_OK(start_subscription(work, database));

@@ -55,6 +55,7 @@ class Copier {
   using Key = std::pair<std::string, std::string>;  // move, database
   void run(const Json& desired, const Key& key, const std::string& host, const std::filesystem::path& state,
            Thread& thread, const std::stop_token& stop);
+  Result<> copy_rows(const Work& work, const std::string& database, CopyFigures& figures);
   Result<> copy_to_the_end(const Work& work, const std::string& database, CopyFigures& figures);
   Result<Snapshot> begin_again(const Work& work, const std::string& database, const std::string& why);
 

@@ -17,6 +17,7 @@ namespace {
 constexpr std::size_t kBatch = 256 << 10;
 constexpr Millis kStuck{600'000};  // one worker that has not got on for so long
 constexpr Millis kMeasure{1'500};
+constexpr std::int64_t kAllThere = -1;  // the note of no table's first page: all rows are there
 
 // The publication's tables, with what a copy may fill, but for our own: a row of an earlier hand-over would pass for one
 // that has arrived. What regclass and its like hold, and arrays of what is made anew in every cluster, is another number on
@@ -78,22 +79,25 @@ class Run {
     const auto done = TRY(noted());
     for (const auto& table : tables) tables_[table.name] = table;
     figures_.tables = static_cast<int>(tables.size());
-    for (auto& chunk : cut_into_chunks(tables, work_.options.copy_chunk)) {
-      ++figures_.chunks;
-      figures_.bytes_total += chunk.bytes;
-      if (done.contains({chunk.table, chunk.first})) {
-        ++figures_.chunks_done;
-        figures_.bytes_done += chunk.bytes;
-      } else {
-        queue_.push_back(std::move(chunk));
-      }
-    }
-    std::ranges::reverse(queue_);  // taken from the end
+    const auto large = queue_up(cut_into_chunks(tables, work_.options.copy_chunk), done);
+    auto new_side = TRY(writer());
+    return set_indexes_aside(new_side, large, kStandbySql, work_.context.stop);
+  }
+
+  // Durable when it returns: the snapshot may go then.
+  Result<> note_all_there() {
+    auto new_side = TRY(writer());
+    CHECK_OK(new_side.run(fmt::format("BEGIN; SET LOCAL midstream.allow = 'on'; SET LOCAL session_replication_role = replica; SET "
+                                      "LOCAL synchronous_commit = on; INSERT INTO midstream.copied VALUES ({}, '', {}) ON CONFLICT "
+                                      "DO NOTHING; COMMIT",
+                                      quote(cut_), kAllThere),
+                          {}, Deadline::in(kStuck), work_.context.stop));
     return {};
   }
 
   Result<> copy_all(int most, const std::function<void()>& alive) {
-    Climb climb(1, most);
+    // One worker keeps a core of new busy.
+    Climb climb(std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, most), most);
     std::vector<std::jthread> workers;
     auto before = figures_.bytes_sent.load();
     auto since = boot_now();
@@ -150,12 +154,36 @@ class Run {
     return session;
   }
 
-  Result<std::set<std::pair<std::string, std::int64_t>>> noted() {
+  using Noted = std::set<std::pair<std::string, std::int64_t>>;
+
+  // The tables of several parts of which one is still to come: the others have their indexes, or wait for them.
+  std::vector<std::string> queue_up(std::vector<Chunk> chunks, const Noted& done) {
+    std::map<std::string, int> parts;
+    std::set<std::string> unfinished;
+    for (auto& chunk : chunks) {
+      ++parts[chunk.table];
+      ++figures_.chunks;
+      figures_.bytes_total += chunk.bytes;
+      if (done.contains({chunk.table, chunk.first})) {
+        ++figures_.chunks_done;
+        figures_.bytes_done += chunk.bytes;
+      } else {
+        unfinished.insert(chunk.table);
+        queue_.push_back(std::move(chunk));
+      }
+    }
+    std::ranges::reverse(queue_);  // taken from the end
+    std::vector<std::string> large;
+    std::ranges::copy_if(unfinished, std::back_inserter(large), [&](const auto& table) { return parts[table] > 1; });
+    return large;
+  }
+
+  Result<Noted> noted() {
     auto new_side = TRY(writer());
     CHECK_OK(new_side.run(kNotesSql, {}, Deadline::in(Millis(10'000)), work_.context.stop));
     const auto rows = TRY(new_side.run("SELECT relation, first, cut FROM midstream.copied", {},
                                        Deadline::in(Millis(10'000)), work_.context.stop));
-    std::set<std::pair<std::string, std::int64_t>> done;
+    Noted done;
     for (int i = 0; i < rows.size(); ++i) {
       if (rows.text(i, 2) != cut_)
         return failure(ErrorKind::corrupt, "rows of another snapshot, or cut otherwise, are in the tables");
@@ -298,7 +326,13 @@ Result<> run_copy(const Work& work, const std::string& database, const Session::
   figures.began_ms = std::chrono::duration_cast<Millis>(boot_now()).count();
   Run run(work, database, source, snapshot, figures);
   CHECK_OK(run.plan());
-  return run.copy_all(most_workers, alive);
+  CHECK_OK(run.copy_all(most_workers, alive));
+  return run.note_all_there();
+}
+
+Result<bool> rows_are_there(const Work& work, const std::string& database) {
+  if (TRY(work.run(database, "SELECT to_regclass('midstream.copied') IS NULL")).truth(0, 0)) return false;
+  return TRY(work.run(database, "SELECT 1 FROM midstream.copied WHERE first = $1", {std::to_string(kAllThere)})).size() > 0;
 }
 
 Result<> forget_copy_notes(const Work& work, const std::string& database) {

@@ -8,6 +8,7 @@
 
 #include "movers/postgres/chunks.h"
 #include "movers/postgres/cluster.h"
+#include "movers/postgres/late_indexes.h"
 #include "movers/postgres/snapshot_holder.h"
 
 namespace midstream::postgres {
@@ -23,6 +24,7 @@ struct CopyFigures {
   std::atomic<int> tables = 0;
   std::atomic<int> workers = 0;
   std::atomic<std::int64_t> began_ms = 0;  // boot clock
+  IndexFigures indexes;
 };
 
 // Where rows come from: the other side's cluster as the replication role, which may read everything.
@@ -31,12 +33,15 @@ Session::Target source_of(const Work& work, const std::string& database, const s
 // Empties what an earlier copy left: only while this side has never owned anything.
 Result<> empty_tables(const Work& work, const std::string& database);
 
-// Copies what is not noted yet and returns when all is there. An error says what failed; whether the snapshot still lives
+// Copies what is not noted yet and returns when all rows are there, noted durably; large tables have got no indexes then that
+// keep a copy slow (late_indexes.h). An error says what failed; whether the snapshot still lives
 // is to be looked at then. ErrorKind::corrupt: a table was rewritten on old meanwhile, or rows of another copy are there, and
 // only a new beginning helps. Calls `alive` every second or two.
 // Stops at work.context.stop with ErrorKind::cancelled.
 Result<> run_copy(const Work& work, const std::string& database, const Session::Target& source, const Snapshot& snapshot,
                   int most_workers, CopyFigures& figures, const std::function<void()>& alive);
+// Whether all rows are noted as there: the snapshot is of no more use then.
+Result<bool> rows_are_there(const Work& work, const std::string& database);
 // The notes, and the marks of the workers, are of no more use.
 Result<> forget_copy_notes(const Work& work, const std::string& database);
 

@@ -199,7 +199,10 @@ void World::restart_agents(bool with_keepers, Millis lease) {
     side->mover.reset();
     side->options.lease = lease;
     side->options.checkpoint = [this](std::string_view point) {
-      if (auto act = acts_.extract(std::string(point)); !act.empty()) act.mapped()();
+      std::unique_lock lock(acts_mutex_);
+      auto act = acts_.extract(std::string(point));
+      lock.unlock();
+      if (!act.empty()) act.mapped()();
       if (point != crash_point_) return;
       crash_point_.clear();
       throw Crash{std::string(point)};
@@ -208,6 +211,16 @@ void World::restart_agents(bool with_keepers, Millis lease) {
     side->stop = std::stop_source();
     if (with_keepers) (void)side->mover->start(context(*side));
   }
+}
+
+void World::once_at(const std::string& point, std::function<void()> act) {
+  const std::lock_guard lock(acts_mutex_);
+  acts_[point] = std::move(act);
+}
+
+void World::forget_acts() {
+  const std::lock_guard lock(acts_mutex_);
+  acts_.clear();
 }
 
 void World::set_wal_floor(std::int64_t bytes) {

@@ -92,8 +92,8 @@ class World {
   std::string why;
   void crash_at(const std::string& point) { crash_point_ = point; }  // "" for never
   // Once, when that point is reached; ahead of the crash there, if there is one.
-  void once_at(const std::string& point, std::function<void()> act) { acts_[point] = std::move(act); }
-  void forget_acts() { acts_.clear(); }
+  void once_at(const std::string& point, std::function<void()> act);
+  void forget_acts();
   std::uint64_t epoch = 1;
   Millis patience{30'000};  // of each call
 
@@ -109,7 +109,8 @@ class World {
   Side new_side_;
   Joined joined_;
   std::string crash_point_;
-  std::map<std::string, std::function<void()>> acts_;
+  std::mutex acts_mutex_;
+  std::map<std::string, std::function<void()>> acts_;  // guarded: workers of one copy come to the same point
 };
 
 // A client that places orders all along at whichever side lets it in, and keeps a ledger.
