@@ -9,10 +9,11 @@ require_debian_root() {
   [ "$(id -u)" = 0 ] || fail "this needs root: it makes network namespaces, mounts and file systems (try: sudo $0)"
 }
 
-# Installs what packages.txt names and is missing. Daemons that come with packages are not started.
+# install_packages [LIST...]: what packages.txt, or these lists, name and is missing. Daemons that come with packages are not
+# started.
 install_packages() {
   local wanted missing="" package
-  wanted=$(sed -e 's/#.*//' -e '/^[[:space:]]*$/d' packages.txt)
+  wanted=$(sed -e 's/#.*//' -e '/^[[:space:]]*$/d' "${@:-packages.txt}")
   for package in $wanted; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"
   done
