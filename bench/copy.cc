@@ -101,7 +101,7 @@ class Copy {
   Result<> wait_followed() {
     auto& side = side_of("follow");
     std::string told;
-    for (const auto deadline = Deadline::in(Millis(1'800'000)); !deadline.expired(); pause_for(Millis(20), {})) {
+    for (const auto deadline = Deadline::in(Millis(1'800'000)); !deadline.expired(); pause_for(Millis(100), {})) {
       const auto seen = TRY(side.mover->observe(context(side), desired("follow")));
       if (get_bool_or(seen, "reached", false)) return {};
       told = get_string_or(seen, "why", "");

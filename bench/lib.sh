@@ -1,7 +1,7 @@
 # Sourced by bench/rows/*.sh, which run in namespaces of their own as process 1's child: what they share.
 set -euo pipefail
 bin=/usr/lib/postgresql/15/bin
-runs=9 seconds=5 scale= only=
+runs=${runs:-9} seconds=5 scale= only=
 while [ $# -gt 0 ]; do
   case $1 in
     --runs) runs=$2 ;; --seconds) seconds=$2 ;; --scale) scale=$2 ;; --only) only=$2 ;;

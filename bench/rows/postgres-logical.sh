@@ -59,18 +59,28 @@ run_builtin() {
 }
 
 mkdir -p state
+# Processor time, in s, that both servers and we ourselves have used up, with all whose end has been waited for.
+processor() { cat /proc/{$$,$(head -n 1 old/data/postmaster.pid),$(head -n 1 new/data/postmaster.pid)}/stat | awk -v h="$(getconf CLK_TCK)" '{n += $14 + $15 + $16 + $17} END {print n / h}'; }
+
 peers="ours pgcopydb builtin"
 for run in $(seq "$runs"); do
   [ $((run % 2)) = 0 ] && order="builtin pgcopydb ours" || order=$peers
   for way in $order; do
     [ -z "$only" ] || [[ $way = $only ]] || continue
     calm
+    before=$(processor)
     took=$(run_$way)
-    say "run $run, $way: $took s"
+    used=$(awk -v a="$before" -v b="$(processor)" 'BEGIN {printf "%.2f", b - a}')
+    say "run $run, $way: $took s, $used s of processors"
     echo "$took" >>"times.$way"
+    echo "$used" >>"used.$way"
   done
 done
 [ -z "$only" ] || exit 0
-figure "copy of scale $scale until it is followed" s "$(median <times.ours)" "$(median <times.pgcopydb)" "pgcopydb clone" less "ratio 1"
-figure "copy of scale $scale until it is followed" s "$(median <times.ours)" "$(median <times.builtin)" "built-in subscription" less ""
+for peer in "pgcopydb:pgcopydb clone:ratio 1" "builtin:built-in subscription:"; do
+  IFS=: read -r way name goal <<<"$peer"
+  what="copy of scale $scale until it is followed"
+  figure "$what" s "$(median <times.ours)" "$(median <times.$way)" "$name" less "$goal"
+  figure "$what: processor time" s "$(median <used.ours)" "$(median <used.$way)" "$name" less ""
+done
 say "load after: $(cut -d' ' -f1-3 /proc/loadavg)"

@@ -1,5 +1,5 @@
-// Every target without a fuzzer: its seeds, the inputs in corpus/TARGET that once broke something, and mutations of both,
-// the same ones for the same seed.
+// Every target without a fuzzer: its seeds, the inputs in corpus/TARGET (that once broke something, or that a fuzzer kept for
+// what they reach), and mutations of both, the same ones for the same seed.
 //
 //   fuzz_replay [--gtest_filter='*/journal'] [--runs N] [--seed N]     N mutations a target (400), from this seed (1)
 //   fuzz_replay --write-corpus DIR                                      the seeds as files in DIR/TARGET, for libFuzzer

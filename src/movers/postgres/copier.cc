@@ -65,7 +65,7 @@ std::string words_of(const CopyFigures& figures, std::int64_t now_ms) {
   const auto rate = static_cast<double>(figures.bytes_sent.load()) * 1000 / static_cast<double>(span);
   auto text = fmt::format("{} % of {:.1f} MiB in {} tables", total > 0 ? done * 100 / total : 100,
                           static_cast<double>(total) / (1 << 20), figures.tables.load());
-  if (rate > 0) text += fmt::format(", {:.1f} MiB/s by {}", rate / (1 << 20), figures.workers.load());
+  if (rate > 0 && done < total) text += fmt::format(", {:.1f} MiB/s by {}", rate / (1 << 20), figures.workers.load());
   if (const auto indexes = figures.indexes.all.load(); indexes > 0)
     text += fmt::format(", {} of {} indexes built", figures.indexes.built.load(), indexes);
   if (rate > 0 && done < total) text += fmt::format(", about {:.0f} s left", static_cast<double>(total - done) / rate);

@@ -14,7 +14,8 @@ namespace midstream::postgres {
 
 namespace {
 
-constexpr std::size_t kBatch = 256 << 10;
+// Handed on at once: old sends rows in pieces of 8 KiB, and to wake new for each of them costs both.
+constexpr std::size_t kBatch = 128 << 10;
 constexpr Millis kStuck{600'000};  // one worker that has not got on for so long
 constexpr Millis kMeasure{1'500};
 constexpr std::int64_t kAllThere = -1;  // the note of no table's first page: all rows are there
@@ -96,8 +97,8 @@ class Run {
   }
 
   Result<> copy_all(int most, const std::function<void()>& alive) {
-    // One worker keeps a core of new busy.
-    Climb climb(std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, most), most);
+    // One worker keeps a core of new busy, and a part of another with its own thread.
+    Climb climb(std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 2, 1, most), most);
     std::vector<std::jthread> workers;
     auto before = figures_.bytes_sent.load();
     auto since = boot_now();

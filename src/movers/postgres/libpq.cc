@@ -284,7 +284,6 @@ std::expected<bool, SqlError> Session::read_copy(std::string& buffer, std::size_
       if (buffer.size() - before >= most) return true;
       continue;
     }
-    if (size == 0 && buffer.size() > before) return true;
     if (size == 0) {
       if (auto came = wait_io(POLLIN, deadline, stop); !came) return std::unexpected(came.error());
       continue;

@@ -91,7 +91,7 @@ class Session {
   // COPY ... TO STDOUT or FROM STDIN, begun. Then read_copy until it is false, or put_copy and end_copy; a session that is
   // left in between is of no more use. Whatever fails gives the server's own error.
   std::expected<void, SqlError> begin_copy(const std::string& sql, Deadline deadline, const std::stop_token& stop);
-  // Appends what has come to `buffer`, as much as is there up to about `most` bytes. False: that was all, and it ended well.
+  // Appends to `buffer` until about `most` bytes have come, or all. False: that was all, and it ended well.
   std::expected<bool, SqlError> read_copy(std::string& buffer, std::size_t most, Deadline deadline,
                                           const std::stop_token& stop);
   std::expected<void, SqlError> put_copy(std::string_view data, Deadline deadline, const std::stop_token& stop);

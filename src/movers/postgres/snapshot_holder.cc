@@ -17,7 +17,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr Millis kLook{250};
+constexpr Millis kLook{50};
 constexpr Millis kLockPatience{2'000};
 constexpr std::size_t kMostOrder = 1u << 20;
 
