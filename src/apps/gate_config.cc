@@ -67,15 +67,22 @@ constexpr std::array<Field, 5> kRuleFields{{
     {"method", &kMethod, optional, "how they prove who they are (md5: SCRAM too)"},
 }};
 constexpr Shape kServer{.kind = Kind::object, .expected = "a map", .fields = kServerFields};
+constexpr std::array<Field, 2> kServersFields{{
+    {"old", &kServer, required, "where the databases are"},
+    {"new", &kServer, required, "where they go"},
+}};
+constexpr Shape kServers{.kind = Kind::object, .expected = "a map of old and new", .fields = kServersFields};
 constexpr Shape kClientTls{.kind = Kind::object, .expected = "a map", .fields = kTlsFields};
 constexpr Shape kLookup{.kind = Kind::object, .expected = "a map", .fields = kLookupFields};
 constexpr Shape kRule{.kind = Kind::object, .expected = "a map", .fields = kRuleFields};
 constexpr Shape kRules{.kind = Kind::list, .expected = "a list of maps", .item = &kRule};
 
-constexpr std::array<Field, 7> kGateFields{{
+constexpr std::array<Field, 9> kGateFields{{
     {"listen", &kListen, required, "where clients come"},
     {"control", &kPath, required, "the socket for `midstream gate sessions`"},
-    {"server", &kServer, required, "the one primary behind the gate"},
+    {"server", &kServer, optional, "the one primary behind the gate"},
+    {"servers", &kServers, optional, "instead of it: two, of which the title says who is the primary of each database"},
+    {"databases", &kNames, optional, "with `servers`: those databases; others are refused"},
     {"tls", &kClientTls, optional, "what it takes to speak TLS with clients"},
     {"lookup", &kLookup, required, "how the gate finds password verifiers"},
     {"clients", &kRules, optional, "who may come; the first rule that fits decides (all, with a password)"},
@@ -110,17 +117,31 @@ Result<gate::Secret> read_password(const std::string& path) {
   return gate::Secret(password);
 }
 
+Result<gate::ServerConfig> build_server(const MapReader& server, const std::string& label) {
+  gate::ServerConfig config{label, server.text("host"), static_cast<std::uint16_t>(server.integer("port", 5'432)), tls_use(server.text("tls")),
+                            server.text("ca_file"), server.text("name")};
+  if ((config.tls == gate::TlsUse::verify_ca || config.tls == gate::TlsUse::verify_full) && config.ca_file.empty())
+    return refused(fmt::format("{}.tls is {}, and there is no {}.ca_file", label, server.text("tls"), label), "name the file with the CA's certificate");
+  return config;
+}
+
 Result<gate::Config> build(const MapReader& root) {
   gate::Config config;
   const auto listen = parse_host_port(root.text("listen"));
   config.listen_address = listen->host;
   config.listen_port = listen->port;
   config.control = root.text("control");
-  const MapReader server(*root.find("server"), "server");
-  config.server = {server.text("host"), static_cast<std::uint16_t>(server.integer("port", 5'432)), tls_use(server.text("tls")),
-                   server.text("ca_file"), server.text("name")};
-  if ((config.server.tls == gate::TlsUse::verify_ca || config.server.tls == gate::TlsUse::verify_full) && config.server.ca_file.empty())
-    return refused(fmt::format("server.tls is {}, and there is no server.ca_file", server.text("tls")), "name the file with the CA's certificate");
+  if (root.has("server") == root.has("servers"))
+    return refused("gate.yaml names neither or both of `server` and `servers`", "`server` for one database server, `servers` for two and a switch");
+  if (root.has("servers") != root.has("databases"))
+    return refused("`servers` and `databases` belong together", "name the databases that the gate may switch");
+  config.databases = root.texts("databases");
+  if (root.has("server")) {
+    config.servers.push_back(TRY(build_server(MapReader(*root.find("server"), "server"), "server")));
+  } else {
+    const MapReader servers(*root.find("servers"), "servers");
+    for (const auto* label : {"old", "new"}) config.servers.push_back(TRY(build_server(MapReader(*servers.find(label), label), label)));
+  }
   if (root.has("tls")) {
     const MapReader tls(*root.find("tls"), "tls");
     config.certificate_file = tls.text("certificate_file");

@@ -64,7 +64,7 @@ void Answers::requested(const Message& message) {
     case 'F':
       if (skipping_) break;
       unsynced_ = false;
-      push({.type = message.type});
+      push({.type = message.type, .large = message.type == 'Q' && !message.whole()});
       break;
     case 'P':
     case 'B':

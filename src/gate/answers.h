@@ -24,6 +24,7 @@ class Answers {
     bool portal = false;  // of C, D
     std::string name;     // the key of the statement (P; C) or portal (B; C)
     std::string body;     // of P: whole, or empty where it was too long
+    bool large = false;   // of Q: it was too long to be kept
   };
 
   // A message of the client's has been forwarded.
@@ -39,6 +40,8 @@ class Answers {
   // Answers came that no request explains: the count means nothing from here on.
   bool lost() const { return lost_; }
   bool copying_in() const { return copying_in_; }
+  // What is answered now is a simple query too long to be kept.
+  bool large() const { return !owed_.empty() && owed_.front().owed.large; }
   std::size_t size() const { return owed_.size(); }
   std::size_t doubts() const { return doubts_; }
   std::size_t bytes() const { return bytes_; }  // held by what is owed

@@ -20,6 +20,7 @@ enum class TlsUse {
 };
 
 struct ServerConfig {
+  std::string label;  // what it is called in answers and messages: "old", "new"; "server" where there is one
   std::string host;  // a name or a numeric address
   std::uint16_t port = 5432;
   TlsUse tls = TlsUse::off;
@@ -32,7 +33,9 @@ struct Config {
   std::uint16_t listen_port = 0;
   std::filesystem::path certificate_file, key_file;  // for clients; none: no TLS
   std::vector<Rule> rules;
-  ServerConfig server;
+  // One; or two, and the title in each of `databases` says which of them is its primary.
+  std::vector<ServerConfig> servers;
+  std::vector<std::string> databases;
   // The role that may read pg_authid, and its password (ASCII).
   std::string lookup_user, lookup_database = "postgres";
   Secret lookup_password;

@@ -14,7 +14,7 @@ namespace midstream::gate {
 // Runs until stopped. `listening` is called once clients may come, with the port.
 Result<> run_gate(Config config, const std::function<void(std::uint16_t port)>& listening, const std::stop_token& stop);
 
-// Asks a running gate (docs/formats/gate.md): {"verb": "sessions"}, "hold", "held", "release".
+// Asks a running gate (docs/formats/gate.md).
 Result<Json> ask_gate(const std::filesystem::path& control, const Json& request);
 
 }  // namespace midstream::gate

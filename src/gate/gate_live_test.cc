@@ -3,11 +3,8 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <libpq-fe.h>
-#include <net/if.h>
 #include <poll.h>
 #include <pwd.h>
-#include <sched.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include <filesystem>
@@ -19,6 +16,7 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "gate/gate.h"
+#include "gate/live_server.h"
 #include "gate/startup.h"
 #include "sys/child.h"
 #include "sys/clock.h"
@@ -36,10 +34,7 @@ constexpr int kServerPort = 5432;
 constexpr int kGatePort = 6432;
 constexpr int kPlainPort = 6433;  // a gate that speaks no TLS with anybody
 
-Exit run(std::vector<std::string> argv, const std::string& input = "") {
-  auto exit = run_child(argv, input, Deadline::in(Millis(120'000)));
-  return exit ? *exit : Exit{.code = 255, .err = exit.error().text()};
-}
+Exit run(std::vector<std::string> argv, const std::string& input = "") { return run_program(std::move(argv), input); }
 
 // One server and two gates for all tests of this program.
 class World {
@@ -75,27 +70,16 @@ class World {
 
  private:
   World() {
-    if (::geteuid() != 0 || ::getpwnam("postgres") == nullptr || !fs::exists(kBin + "initdb")) {
-      trouble_ = "needs root and PostgreSQL 15";
-      return;
-    }
+    trouble_ = cannot_run_live();
+    if (!trouble_.empty()) return;
     std::string name = (fs::temp_directory_path() / "midstream-gate-XXXXXX").string();
     root_ = ::mkdtemp(name.data());
     const auto* user = ::getpwnam("postgres");
-    if (::chown(root_.c_str(), user->pw_uid, user->pw_gid) != 0 || !island()) trouble_ = "no namespace";
+    if (::chown(root_.c_str(), user->pw_uid, user->pw_gid) != 0 || !own_network()) trouble_ = "no namespace";
     fs::permissions(root_, fs::perms::others_exec | fs::perms::others_read, fs::perm_options::add);
     certificates();
     start_server();
     start_gates();
-  }
-  static bool island() {
-    if (::unshare(CLONE_NEWNET) != 0) return false;
-    const Fd fd(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-    ifreq request{};
-    request.ifr_name[0] = 'l';
-    request.ifr_name[1] = 'o';
-    request.ifr_flags = IFF_UP | IFF_RUNNING;
-    return ::ioctl(fd.get(), SIOCSIFFLAGS, &request) == 0;
   }
   void must(const Exit& exit) {
     if (exit.code != 0 && trouble_.empty()) trouble_ = exit.err + exit.out;

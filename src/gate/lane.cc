@@ -13,6 +13,14 @@ bool Lane::begin_with(std::string_view bytes) {
   return true;
 }
 
+bool Lane::add(std::string_view bytes) {
+  if (bytes.size() > kSize - end_) return false;
+  if (!bytes_) bytes_ = std::make_unique_for_overwrite<char[]>(kSize);
+  std::memcpy(bytes_.get() + end_, bytes.data(), bytes.size());
+  end_ += bytes.size();
+  return true;
+}
+
 Io Lane::write_ready(TlsSocket& to) {
   std::size_t n = 0;
   const auto io = to.write(std::string_view(bytes_.get() + begin_, ready_ - begin_), n);

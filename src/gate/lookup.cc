@@ -40,12 +40,11 @@ void Lookup::ask(const std::string& user, Done done) {
 }
 
 void Lookup::connect() {
-  const auto& config = shared_.config;
   // Names are compared as the bytes that the client sent, as the server itself does with those of a start-up packet.
-  ServerLogin::Setting setting{.parameters = {{"user", config.lookup_user}, {"database", config.lookup_database},
+  ServerLogin::Setting setting{.parameters = {{"user", config_.lookup_user}, {"database", config_.lookup_database},
                                               {"application_name", "midstream gate"}, {"client_encoding", "SQL_ASCII"}},
-                               .secret = config.lookup_password, .nonce = random_nonce()};
-  link_ = std::make_unique<ServerLink>(shared_, std::move(setting), watch_);
+                               .secret = config_.lookup_password, .nonce = random_nonce()};
+  link_ = std::make_unique<ServerLink>(server_, std::move(setting), watch_);
   scanner_ = std::make_unique<Scanner>(Sender::server, 4'096);
   asked_ = false;
   in_.clear();

@@ -22,7 +22,7 @@ class Lookup {
   };
   using Done = std::function<void(Answer)>;
 
-  Lookup(const Shared& shared, Watch watch) : shared_(shared), watch_(std::move(watch)) {}
+  Lookup(const Config& config, const Server& server, Watch watch) : config_(config), server_(server), watch_(std::move(watch)) {}
   void ask(const std::string& user, Done done);
   // Goes on as far as it can; called when its socket is ready.
   void turn();
@@ -38,7 +38,8 @@ class Lookup {
     std::string user;
     Done done;
   };
-  const Shared& shared_;
+  const Config& config_;
+  const Server& server_;
   const Watch watch_;
   std::unique_ptr<ServerLink> link_;
   std::deque<Question> waiting_;  // the first is the one under way, if asked_

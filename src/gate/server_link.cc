@@ -19,10 +19,10 @@ void tune(int fd) {
 
 }  // namespace
 
-ServerLink::ServerLink(const Shared& shared, std::optional<ServerLogin::Setting> login, Watch watch)
-    : shared_(shared), watch_(std::move(watch)) {
+ServerLink::ServerLink(const Server& server, std::optional<ServerLogin::Setting> login, Watch watch)
+    : server_(server), watch_(std::move(watch)) {
   if (login) {
-    login->tls = shared.server_tls.has_value();
+    login->tls = server.tls.has_value();
     login_.emplace(std::move(*login));
   }
   connect_next();
@@ -36,7 +36,7 @@ ServerLink::State ServerLink::fail(std::string error, std::string why) {
 }
 
 ServerLink::State ServerLink::unreachable(std::string why) {
-  const auto& server = shared_.config.server;
+  const auto& server = server_.config;
   auto text = fmt::format("could not connect to the database server {} port {}: {}", server.host, server.port, why);
   return fail(error_message({"08006", text, ""}), text);
 }
@@ -44,8 +44,8 @@ ServerLink::State ServerLink::unreachable(std::string why) {
 // False: there is nothing more to try, and the state says so.
 bool ServerLink::connect_next() {
   int failed = EHOSTUNREACH;
-  while (tried_ < shared_.server.size()) {
-    const auto& address = shared_.server[tried_++];
+  while (tried_ < server_.addresses.size()) {
+    const auto& address = server_.addresses[tried_++];
     socket_ = TlsSocket(Fd(::socket(address.storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)));
     if (!socket_.open()) {
       failed = errno;
@@ -70,7 +70,7 @@ bool ServerLink::check_connected() {
   socklen_t size = sizeof failed;
   ::getsockopt(socket_.fd(), SOL_SOCKET, SO_ERROR, &failed, &size);
   if (failed != 0) {
-    if (tried_ < shared_.server.size()) {
+    if (tried_ < server_.addresses.size()) {
       connect_next();
     } else {
       unreachable(std::strerror(failed));
@@ -93,7 +93,7 @@ bool ServerLink::log_in() {
     if (io != Io::done) return unreachable("the connection was closed"), false;
     out_.erase(0, n);
   }
-  const bool before_tls = shared_.server_tls && !socket_.encrypted();
+  const bool before_tls = server_.tls && !socket_.encrypted();
   std::array<char, 16 * 1024> bytes;
   std::size_t n = 0;
   // One byte before TLS: what follows belongs to the handshake.
@@ -112,7 +112,7 @@ bool ServerLink::log_in() {
       return false;
     case ServerLogin::Wants::tls: break;
   }
-  if (const auto started = socket_.start_tls(*shared_.server_tls, false); !started) return unreachable(started.error().what), false;
+  if (const auto started = socket_.start_tls(*server_.tls, false); !started) return unreachable(started.error().what), false;
   state_ = State::tls;
   return true;
 }

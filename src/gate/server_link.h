@@ -18,12 +18,14 @@ class ServerLink {
  public:
   enum class State { connecting, logging_in, tls, ready, failed };
 
-  // To log in, or only to connect (a cancel request): without `login` it is ready once connected.
-  ServerLink(const Shared& shared, std::optional<ServerLogin::Setting> login, Watch watch);
+  // To log in, or only to connect (a cancel request): without `login` it is ready once connected. `server` outlives it.
+  ServerLink(const Server& server, std::optional<ServerLogin::Setting> login, Watch watch);
   State step();
   State state() const { return state_; }
 
   TlsSocket& socket() { return socket_; }
+  // Another connection takes its place, which is logged in already.
+  void replace(TlsSocket socket) { socket_ = std::move(socket); }
   const ServerLogin& login() const { return *login_; }
   // What came behind ReadyForQuery.
   std::string take_rest() { return std::exchange(in_, {}); }
@@ -37,7 +39,7 @@ class ServerLink {
   bool log_in();
   State fail(std::string error, std::string why);
   State unreachable(std::string why);
-  const Shared& shared_;
+  const Server& server_;
   const Watch watch_;
   TlsSocket socket_;
   std::size_t tried_ = 0;

@@ -1,3 +1,4 @@
+// A session from its start-up to its end; what a hold and a change of servers do to it is in session_move.cc.
 #include "gate/session.h"
 
 #include <fmt/format.h>
@@ -52,11 +53,6 @@ bool Session::flush() {
   return true;
 }
 
-void Session::hold(bool on) {
-  hold_ = on;
-  if (traffic_) traffic_->hold(on);
-}
-
 void Session::closing() { phase_ = Phase::closing; }
 
 void Session::end(const Fatal& reason) {
@@ -74,6 +70,7 @@ Session::Turn Session::turn() {
       case Phase::client: more = step_client(); break;
       case Phase::client_tls: more = step_client_tls(); break;
       case Phase::verifier: more = false; break;
+      case Phase::primary: more = step_primary(); break;
       case Phase::server: more = step_server(); break;
       case Phase::relay: {
         const auto turn = relay();
@@ -103,15 +100,15 @@ bool Session::step_client() {
       phase_ = Phase::client_tls;
       return true;
     case ClientLogin::Wants::verifier:
-      phase_ = Phase::verifier;
-      needs_.verifier(login_.user());
-      return true;  // it may have been answered at once
-    case ClientLogin::Wants::admitted: go_to_server(); return true;
+      needs_.begun(login_.database());
+      phase_ = Phase::primary;
+      return true;
+    case ClientLogin::Wants::admitted: phase_ = Phase::primary; return true;
     case ClientLogin::Wants::cancel: {
       const auto key = shared_.cancel_keys.at_server(login_.packet().key);
       if (!key) return over();
-      in_ = cancel_request(*key);
-      server_ = std::make_unique<ServerLink>(shared_, std::nullopt, needs_.watch);
+      in_ = cancel_request(key->key);
+      server_ = std::make_unique<ServerLink>(shared_.servers[key->server], std::nullopt, needs_.watch);
       phase_ = Phase::cancel;
       return true;
     }
@@ -166,10 +163,34 @@ void Session::verifier_failed(const std::string& why) {
   phase_ = Phase::client;
 }
 
-void Session::go_to_server() {
+// Waits until it is known who owns the database, and as long as it is held: both before the verifier is asked for, and before
+// the login, for that may be refused meanwhile.
+bool Session::step_primary() {
+  if (!shared_.serves(login_.database())) {
+    login_.fail({"3D000", fmt::format("database \"{}\" is not behind this gate", login_.database()), ""});
+    phase_ = Phase::client;
+    return true;
+  }
+  const auto primary = shared_.primary(login_.database());
+  if (!primary || hold_) return false;
+  if (login_.wants() == ClientLogin::Wants::admitted) {
+    go_to_server(*primary);
+  } else {
+    phase_ = Phase::verifier;
+    needs_.verifier(login_.user(), *primary);
+  }
+  return true;  // it may have been answered at once
+}
+
+ServerLogin::Setting Session::server_login() const {
   ServerLogin::Setting setting{.parameters = login_.packet().parameters, .nonce = random_nonce()};
   std::visit([&](const auto& proof) { setting.secret = proof; }, login_.proof());
-  server_ = std::make_unique<ServerLink>(shared_, std::move(setting), needs_.watch);
+  return setting;
+}
+
+void Session::go_to_server(std::size_t place) {
+  place_ = place;
+  server_ = std::make_unique<ServerLink>(shared_.servers[place], server_login(), needs_.watch);
   phase_ = Phase::server;
 }
 
@@ -187,11 +208,11 @@ bool Session::step_server() {
 }
 
 void Session::begin_relay() {
-  auto key = shared_.cancel_keys.issue(server_->login().key());
+  auto key = shared_.cancel_keys.issue({place_, server_->login().key()});
   if (!key) return end({"53000", key.error().what, ""});
   key_ = std::move(*key);
   traffic_.emplace(asks_for_replication(login_.packet().parameter("replication")));
-  traffic_->hold(hold_);
+  apply_hold();
   for (const auto& [name, value] : server_->login().parameters()) traffic_->set_parameter(name, value);
   out_ += server_->login().greeting(*key_);
   if (!to_server_.begin_with(in_) || !to_client_.begin_with(server_->take_rest()))
@@ -202,6 +223,10 @@ void Session::begin_relay() {
 
 Session::Turn Session::relay() {
   if (!flush()) return phase_ == Phase::over ? Turn::over : Turn::waiting;
+  if (changeover_ && !step_changeover()) return phase_ == Phase::relay ? Turn::waiting : Turn::over;
+  const bool rested = changeover_ && at_rest();
+  // Whatever becomes of its server now, the session does not depend on it any more.
+  if (final_ && (rested || last_)) return Turn::waiting;
   auto& server = server_->socket();
   // Answers first: they may be what the client's next requests wait for.
   const auto down = to_client_.turn(server, client_, [&](std::string_view bytes) { return traffic_->from_server(bytes); });
@@ -216,6 +241,8 @@ Session::Turn Session::relay() {
   } else if (down == Lane::Turn::receiver_failed || up == Lane::Turn::sender_failed) {
     over();
   } else {
+    // It has come to rest: what waits for that goes on.
+    if (changeover_ && !rested && at_rest()) return Turn::again;
     // A server that takes no more may still have said why: that is on its way down.
     return up == Lane::Turn::again || down == Lane::Turn::again ? Turn::again : Turn::waiting;
   }
@@ -252,8 +279,12 @@ Json Session::describe() const {
   out["application"] = application == parameters.end() ? "" : printable(application->second);
   const auto pinned = traffic_->pinned();
   const auto busy = traffic_->busy();
-  out["state"] = !pinned.empty() ? "pinned" : !busy.empty() ? "after transaction" : "movable";
-  out["why"] = !pinned.empty() ? pinned : busy;
+  const auto belongings = changeover_ ? changeover_->pinned() : "";
+  out["state"] = !pinned.empty() || !belongings.empty() ? "pinned" : !busy.empty() ? "after transaction" : "movable";
+  out["why"] = !pinned.empty() ? std::string(pinned) : !belongings.empty() ? printable(belongings) : std::string(busy);
+  out["server"] = shared_.servers[place_].config.label;
+  // Before it is prepared for a switch, only the wire has been looked at.
+  out["asked"] = changeover_ && changeover_->known();
   out["transaction"] = std::string(1, traffic_->transaction());
   out["statements"] = traffic_->statements().all().size();
   out["requests"] = counts.requests;

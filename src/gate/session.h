@@ -10,6 +10,7 @@
 #include <string>
 
 #include "base/json.h"
+#include "gate/changeover.h"
 #include "gate/client_login.h"
 #include "gate/lane.h"
 #include "gate/server_link.h"
@@ -21,8 +22,10 @@ namespace midstream::gate {
 class Session {
  public:
   struct Needs {
-    Watch watch;                                             // a socket of this session's
-    std::function<void(const std::string& user)> verifier;  // answered by verifier_is() or verifier_failed()
+    Watch watch;                                            // a socket of this session's
+    // Of the user, from the server with that place in Shared::servers; answered by verifier_is() or verifier_failed().
+    std::function<void(const std::string& user, std::size_t server)> verifier;
+    std::function<void(const std::string& database)> begun;  // it is known where the client wants to go
   };
   Session(std::uint64_t id, Fd client, std::string address, Shared& shared, Needs needs);
   ~Session();
@@ -32,27 +35,61 @@ class Session {
   Turn turn();
   void verifier_is(const std::optional<std::string>& rolpassword);
   void verifier_failed(const std::string& why);
-  // On: what the client sends beyond the next boundary of a transaction waits, as long as it is on. turn() after turning off.
+  // On: what the client sends beyond the next boundary of a transaction waits, as long as it is on; and who has not logged in
+  // to a server yet does not begin to. turn() after turning off.
   void hold(bool on);
   // While it is on: nothing of this session is under way any more; or it has not begun.
-  bool settled() const { return !traffic_ || (traffic_->held() && traffic_->safe()); }
+  bool settled() const;
+
+  // Makes ready to go to that server: what belongs to the session is asked of its own and made again there. Idempotent; where
+  // it failed before, it is tried again. turn() after it.
+  void prepare(std::size_t server);
+  bool wants_target() const { return wanted_ && !changeover_ && traffic_ && phase_ == Phase::relay && *wanted_ != place_; }
+  void start_target();  // REQUIRES wants_target(); turn() after it
+  bool logging_in() const { return !traffic_ && phase_ != Phase::over; }
+  bool connecting() const { return changeover_ && changeover_->connecting(); }
+  // In a hold that is to end on the other server: everything must be as it is now. turn() after it.
+  void final(bool on);
+  // Why it could not go over to that server at once; "" if it could, is there, or has not begun.
+  std::string why_not(std::size_t server) const;
+  // The process at its server; nullopt where there is none.
+  std::optional<std::uint32_t> server_pid() const;
+  // Just before going over: what its server still has to say to it is fetched, and notifications from the other one are the
+  // client's from here on. turn() after it; then wait until it is not `fetching()`.
+  void last_words();
+  bool fetching() const { return changeover_ && changeover_->asking(); }
+  // REQUIRES why_not() == "". The other server is its own from here on; or it has ended, where its connection did
+  // not live up to it. turn() after it, once the hold is off.
+  void go_over();
+  // The connection to the other server is not needed any more.
+  void give_up_target();
+
   // Tells the client why, as far as that can still be told, and ends.
   void end(const Fatal& reason);
 
   std::uint64_t id() const { return id_; }
   // When it must have logged in, 0 once it has: CLOCK_BOOTTIME.
   std::chrono::nanoseconds login_deadline() const { return phase_ == Phase::relay ? std::chrono::nanoseconds(0) : deadline_; }
+  // "" as long as it is not known.
+  const std::string& database() const { return login_.database(); }
+  // Where it is; nullopt before it is connected to any.
+  std::optional<std::size_t> server() const { return server_ && phase_ != Phase::cancel ? std::optional(place_) : std::nullopt; }
   Json describe() const;
 
  private:
-  enum class Phase { client, client_tls, verifier, server, relay, cancel, closing, over };
+  enum class Phase { client, client_tls, verifier, primary, server, relay, cancel, closing, over };
   bool step_client();
   bool read_client();
   bool step_client_tls();
+  bool step_primary();
   bool step_server();
-  void go_to_server();
+  void go_to_server(std::size_t place);
+  ServerLogin::Setting server_login() const;
   void begin_relay();
   Turn relay();
+  bool at_rest() const;
+  bool step_changeover();
+  void apply_hold();
   bool step_cancel();
   void closing();
   bool flush();
@@ -72,8 +109,12 @@ class Session {
   std::optional<CancelKey> key_;
   std::optional<Traffic> traffic_;
   Lane to_server_, to_client_;
+  std::size_t place_ = 0;  // of its server in Shared::servers
   bool hold_ = false;
   bool server_told_ = false;  // that the client has ended
+  std::optional<std::size_t> wanted_;  // the server that it is being prepared for
+  bool final_ = false, last_ = false;
+  std::optional<Changeover> changeover_;
 };
 
 }  // namespace midstream::gate

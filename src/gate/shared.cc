@@ -4,6 +4,7 @@
 #include <netdb.h>
 #include <sys/random.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -21,14 +22,19 @@ std::string random_bytes(std::size_t count) {
 
 std::string random_nonce() { return to_base64(random_bytes(18)); }
 
-Result<CancelKey> CancelKeys::issue(CancelKey at_server) {
+Result<CancelKey> CancelKeys::issue(AtServer at_server) {
   const std::lock_guard lock(mutex_);
   for (int tries = 0; tries < 100; ++tries) {
     // As long as the server's own secret: what the client's library takes depends on the protocol that it speaks.
-    CancelKey key{read_u32(random_bytes(4)) & 0x7fffffff, random_bytes(std::min<std::size_t>(at_server.secret.size(), 256))};
+    CancelKey key{read_u32(random_bytes(4)) & 0x7fffffff, random_bytes(std::min<std::size_t>(at_server.key.secret.size(), 256))};
     if (keys_.try_emplace(key, at_server).second) return key;
   }
   return retry("no free cancel key was found");
+}
+
+void CancelKeys::moved(const CancelKey& issued, AtServer at_server) {
+  const std::lock_guard lock(mutex_);
+  keys_[issued] = std::move(at_server);
 }
 
 void CancelKeys::withdraw(const CancelKey& issued) {
@@ -36,10 +42,30 @@ void CancelKeys::withdraw(const CancelKey& issued) {
   keys_.erase(issued);
 }
 
-std::optional<CancelKey> CancelKeys::at_server(const CancelKey& issued) {
+std::optional<CancelKeys::AtServer> CancelKeys::at_server(const CancelKey& issued) {
   const std::lock_guard lock(mutex_);
   const auto it = keys_.find(issued);
   return it == keys_.end() ? std::nullopt : std::optional(it->second);
+}
+
+std::optional<std::size_t> Primaries::of(const std::string& database) {
+  const std::lock_guard lock(mutex_);
+  const auto it = servers_.find(database);
+  return it == servers_.end() ? std::nullopt : std::optional(it->second);
+}
+
+void Primaries::set(const std::string& database, std::optional<std::size_t> server) {
+  const std::lock_guard lock(mutex_);
+  if (server) servers_[database] = *server;
+  else servers_.erase(database);
+}
+
+bool Shared::serves(const std::string& database) const {
+  return !titled() || std::ranges::find(config.databases, database) != config.databases.end();
+}
+
+std::optional<std::size_t> Shared::primary(const std::string& database) {
+  return titled() ? primaries.of(database) : std::optional<std::size_t>(0);
 }
 
 Result<std::vector<Address>> resolve_server(const ServerConfig& server) {

@@ -21,25 +21,55 @@ struct Address {
   socklen_t size = 0;
 };
 
-// The cancel keys that clients hold, which are ours, and those of their sessions at the server. Thread-safe.
+struct Server {
+  ServerConfig config;
+  std::vector<Address> addresses;  // in the order in which they are tried
+  std::optional<TlsContext> tls;
+};
+
+// The cancel keys that clients hold, which are ours, and those of their sessions at their servers. Thread-safe.
 class CancelKeys {
  public:
-  // A key that nobody else holds, for a session whose key at the server is `at_server`.
-  Result<CancelKey> issue(CancelKey at_server);
+  struct AtServer {
+    std::size_t server = 0;  // its place in Shared::servers
+    CancelKey key;
+  };
+  // A key that nobody else holds, for a session whose key is `at_server`.
+  Result<CancelKey> issue(AtServer at_server);
+  // The session has moved: the key that the client holds stays.
+  void moved(const CancelKey& issued, AtServer at_server);
   void withdraw(const CancelKey& issued);
-  std::optional<CancelKey> at_server(const CancelKey& issued);
+  std::optional<AtServer> at_server(const CancelKey& issued);
 
  private:
   std::mutex mutex_;
-  std::map<CancelKey, CancelKey> keys_;
+  std::map<CancelKey, AtServer> keys_;
+};
+
+// Which server each database is served by at this instant. Thread-safe.
+class Primaries {
+ public:
+  // nullopt: nobody knows yet, or nobody owns it: who wants it waits.
+  std::optional<std::size_t> of(const std::string& database);
+  void set(const std::string& database, std::optional<std::size_t> server);
+
+ private:
+  std::mutex mutex_;
+  std::map<std::string, std::size_t> servers_;
 };
 
 struct Shared {
   Config config;
-  std::vector<Address> server;  // its addresses, in the order in which they are tried
-  std::optional<TlsContext> client_tls, server_tls;
+  std::vector<Server> servers;
+  std::optional<TlsContext> client_tls;
   std::string mock_seed;
   CancelKeys cancel_keys;
+  Primaries primaries;
+
+  // The title says who serves a database; else there is one server for all.
+  bool titled() const { return servers.size() > 1; }
+  bool serves(const std::string& database) const;
+  std::optional<std::size_t> primary(const std::string& database);
 };
 
 // Bytes from the kernel's random source; 18 of them in printable form for a nonce.

@@ -33,6 +33,7 @@ void Statements::command(std::string_view tag) {
       if (!here->first.empty()) erase(here);
     }
     doubtful_ = false;
+    ++resets_;
   } else if (tag == "DEALLOCATE" || tag == "PREPARE") {
     doubtful_ = true;
   }

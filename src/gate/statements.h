@@ -3,6 +3,7 @@
 // Pure.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <set>
 #include <string>
@@ -25,6 +26,8 @@ class Statements {
   // Parse bodies by name; "" is the unnamed one. An empty body: it exists, and was too long.
   const std::map<std::string, std::string>& all() const { return by_name_; }
   bool doubtful() const { return doubtful_; }
+  // Grows when everything with a name was dropped, as far as the tags of commands tell.
+  std::uint64_t resets() const { return resets_; }
   // Statements of which not everything is known that it takes to prepare them again.
   bool complete() const { return missing_ == 0 && !overflown_; }
 
@@ -35,6 +38,7 @@ class Statements {
   void erase(std::map<std::string, std::string>::iterator it);
   std::map<std::string, std::string> by_name_;
   std::size_t bytes_ = 0;
+  std::uint64_t resets_ = 0;
   std::size_t missing_ = 0;
   bool doubtful_ = false;
   bool overflown_ = false;

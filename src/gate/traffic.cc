@@ -1,5 +1,7 @@
 #include "gate/traffic.h"
 
+#include "gate/belongings.h"
+
 namespace midstream::gate {
 
 namespace {
@@ -9,6 +11,7 @@ namespace {
 constexpr std::size_t kMostOwed = 16'384;
 constexpr std::size_t kMostPortals = 4'096;
 constexpr std::size_t kMostParameters = 256;
+constexpr std::size_t kMostCustom = 1'000;
 
 }  // namespace
 
@@ -44,7 +47,21 @@ std::size_t Traffic::from_server(std::string_view bytes) {
 
 void Traffic::client_said(const Message& message) {
   if (message.type == 'X') terminated_ = true;
+  if (message.type == 'Q' || message.type == 'P') note_settings(message);
   answers_.requested(message);
+}
+
+void Traffic::note_settings(const Message& message) {
+  auto found = gate::custom_settings(message.head);
+  custom_hidden_ = custom_hidden_ || found.hidden;
+  for (auto& name : found.names) {
+    if (custom_.size() < kMostCustom) custom_.insert(std::move(name));
+    else custom_hidden_ = true;
+  }
+}
+
+void Traffic::moved(const std::map<std::string, std::string>& parameters) {
+  for (const auto& [name, value] : parameters) set_parameter(name, value);
 }
 
 void Traffic::server_said(const Message& message) {
@@ -87,7 +104,12 @@ void Traffic::follow(const Message& message) {
       break;
     }
     case 'C':
-      if (const auto tag = take_string(head)) statements_.command(*tag);
+      if (const auto tag = take_string(head)) {
+        statements_.command(*tag);
+        // Of a statement too long to be kept, nobody knows which settings it made.
+        if (answers_.large() && (*tag == "SET" || *tag == "DO" || *tag == "CALL" || tag->starts_with("SELECT"))) custom_hidden_ = true;
+        if (*tag == "DISCARD ALL") custom_hidden_ = false;
+      }
       break;
     case 'E': {
       ++counts_.errors;
@@ -123,6 +145,7 @@ std::string_view Traffic::pinned() const {
   if (replication_ || copied_both_) return "it is a replication connection";
   if (answers_.lost()) return "the server's answers do not match the client's requests";
   if (!statements_.complete()) return "a prepared statement is too long, or there are too many, to be prepared again";
+  if (custom_hidden_) return "it may have custom settings whose names its statements do not show";
   return "";
 }
 

@@ -60,6 +60,12 @@ class Traffic {
   const std::set<std::string>& portals() const { return portals_; }
   const Answers& answers() const { return answers_; }
   const Counts& counts() const { return counts_; }
+  // Names of settings that no catalog lists ("app.tenant"), as the texts of the client's statements show them.
+  const std::set<std::string>& custom_settings() const { return custom_; }
+  // Grows with every request that the server has answered: what belongs to the session may have changed.
+  std::uint64_t changes() const { return counts_.requests; }
+  // The gate has told the client of these itself.
+  void moved(const std::map<std::string, std::string>& parameters);
 
  private:
   bool may_stop() const;
@@ -67,12 +73,15 @@ class Traffic {
   void client_said(const Message& message);
   void server_said(const Message& message);
   void follow(const Message& message);
+  void note_settings(const Message& message);
   Scanner client_{Sender::client};
   Scanner server_{Sender::server};
   Answers answers_;
   Statements statements_;
   std::set<std::string> portals_;
   std::map<std::string, std::string> parameters_;
+  std::set<std::string> custom_;
+  bool custom_hidden_ = false;  // there may be others
   Counts counts_;
   std::optional<Fatal> client_broken_;
   const bool replication_;

@@ -11,7 +11,8 @@ constexpr std::uint32_t kNames = 256;
 constexpr std::uint32_t kTag = 64;
 constexpr std::uint32_t kError = 1024;
 constexpr std::uint32_t kSetting = 8192;
-// A statement is kept whole up to here, so that it can be prepared again on another server.
+// A statement is kept whole up to here, so that it can be prepared again on another server, and so that the settings show that
+// it makes.
 constexpr std::uint32_t kStatement = 64 * 1024;
 
 void put(Table& table, std::string_view types, std::uint32_t limit, std::uint32_t keep = 0) {
@@ -20,8 +21,8 @@ void put(Table& table, std::string_view types, std::uint32_t limit, std::uint32_
 
 Table client_table() {
   Table table{};
-  put(table, "QFd", kLargeMessage);
-  put(table, "P", kLargeMessage, kStatement);
+  put(table, "Fd", kLargeMessage);
+  put(table, "QP", kLargeMessage, kStatement);
   put(table, "B", kLargeMessage, kNames);
   put(table, "DEHScfX", kSmallMessage);
   put(table, "C", kSmallMessage, kNames);

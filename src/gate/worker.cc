@@ -7,7 +7,6 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
-#include <future>
 #include <netinet/tcp.h>
 
 #include "sys/clock.h"
@@ -21,7 +20,7 @@ namespace {
 // Tokens of epoll: sessions have their number, from kFirstSession on.
 constexpr std::uint64_t kListener = 0;
 constexpr std::uint64_t kWake = 1;
-constexpr std::uint64_t kLookup = 2;
+constexpr std::uint64_t kLookup = 2;  // and as many as there are servers: two at most
 constexpr int kSweepMs = 1'000;
 
 std::string peer_text(const sockaddr_storage& peer) {
@@ -33,7 +32,10 @@ std::string peer_text(const sockaddr_storage& peer) {
 }  // namespace
 
 Worker::Worker(Shared& shared, int listener, std::atomic<std::uint64_t>& next_id)
-    : shared_(shared), listener_(listener), next_id_(next_id), lookup_(shared, [this](int fd) { return watch(fd, kLookup); }) {}
+    : shared_(shared), listener_(listener), next_id_(next_id) {
+  for (std::size_t i = 0; i < shared.servers.size(); ++i)
+    lookups_.push_back(std::make_unique<Lookup>(shared.config, shared.servers[i], [this, i](int fd) { return watch(fd, kLookup + i); }));
+}
 
 Result<std::unique_ptr<Worker>> Worker::start(Shared& shared, int listener, std::atomic<std::uint64_t>& next_id) {
   std::unique_ptr<Worker> worker(new Worker(shared, listener, next_id));
@@ -96,15 +98,16 @@ void Worker::accept_all() {
     const auto id = next_id_.fetch_add(1);
     const int fd = client.get();
     Session::Needs needs{[this, id](int server) { return watch(server, id); },
-                         [this, id](const std::string& user) {
-                           lookup_.ask(user, [this, id](const Lookup::Answer& answer) {
+                         [this, id](const std::string& user, std::size_t server) {
+                           lookups_[server]->ask(user, [this, id](const Lookup::Answer& answer) {
                              const auto it = sessions_.find(id);
                              if (it == sessions_.end()) return;
                              if (answer.failed.empty()) it->second->verifier_is(answer.found);
                              else it->second->verifier_failed(answer.failed);
                              again_.push_back(id);
                            });
-                         }};
+                         },
+                         [this, id](const std::string& database) { begun(id, database); }};
     sessions_.emplace(id, std::make_unique<Session>(id, std::move(client), peer_text(peer), shared_, std::move(needs)));
     if (hold_until_.count() != 0) sessions_.at(id)->hold(true);
     if (!watch(fd, id)) sessions_.erase(id);
@@ -125,8 +128,7 @@ void Worker::ready(std::uint64_t token) {
   switch (token) {
     case kListener: accept_all(); break;
     case kWake: answer_asked(); break;
-    case kLookup: lookup_.turn(); break;
-    default: turn(token);
+    default: token < kLookup + lookups_.size() ? lookups_[token - kLookup]->turn() : turn(token);
   }
 }
 
@@ -153,60 +155,12 @@ void Worker::answer_asked() {
   for (const auto& one : asked) one();
 }
 
-// Runs `body` on the worker's thread, and gives what it gave.
-template <class F>
-auto Worker::in_loop(F body) {
-  using Value = decltype(body());
-  auto promise = std::make_shared<std::promise<Value>>();
-  auto future = promise->get_future();
-  {
-    const std::lock_guard lock(asked_mutex_);
-    asked_.emplace_back([promise, body = std::move(body)] { promise->set_value(body()); });
-  }
-  wake();
-  return future.get();
-}
-
 Json Worker::sessions() {
   return in_loop([this] {
     auto list = Json::array();
     for (const auto& [id, session] : sessions_) list.push_back(session->describe());
     return list;
   });
-}
-
-void Worker::hold(std::chrono::nanoseconds until) {
-  in_loop([this, until] {
-    hold_until_ = until;
-    for (const auto& [id, session] : sessions_) session->hold(true);
-    release_if_due();
-    return true;
-  });
-}
-
-Worker::Held Worker::held() {
-  return in_loop([this] {
-    Held held{hold_until_, sessions_.size(), {}};
-    for (const auto& [id, session] : sessions_)
-      if (hold_until_.count() != 0 && !session->settled()) held.in_the_way.push_back(session->describe());
-    return held;
-  });
-}
-
-void Worker::release_if_due() {
-  if (hold_until_.count() == 0 || boot_now() < hold_until_) return;
-  hold_until_ = std::chrono::nanoseconds(0);
-  for (const auto& [id, session] : sessions_) {
-    session->hold(false);
-    again_.push_back(id);
-  }
-}
-
-int Worker::wait_ms() const {
-  if (!again_.empty()) return 0;
-  if (hold_until_.count() == 0) return kSweepMs;
-  const auto left = std::chrono::ceil<Millis>(hold_until_ - boot_now()).count();
-  return static_cast<int>(std::clamp<std::int64_t>(left, 0, kSweepMs));
 }
 
 void Worker::run(const std::stop_token& stop) {
@@ -218,6 +172,7 @@ void Worker::run(const std::stop_token& stop) {
     release_if_due();
     for (int i = 0; i < count; ++i) ready(events[static_cast<std::size_t>(i)].data.u64);
     for (const auto id : std::exchange(again_, {})) turn(id);
+    connect_some();
     if (boot_now() < next_sweep) continue;
     sweep();
     next_sweep = boot_now() + Millis(kSweepMs);

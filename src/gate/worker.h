@@ -2,7 +2,10 @@
 #pragma once
 
 #include <atomic>
+#include <deque>
 #include <functional>
+#include <future>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <stop_token>
@@ -34,7 +37,42 @@ class Worker {
   };
   Held held();
 
+  // The switch of one database from one server to the other, in this order; see Coordinator. Each returns once it is in force.
+  // Gets its sessions, those that are still to come too, ready to go to `to`; until then (CLOCK_BOOTTIME).
+  void prepare(const std::string& database, std::size_t to, std::chrono::nanoseconds until);
+  // Holds it until then and no longer, as hold(), and asks for everything to be as it is now.
+  void close(const std::string& database, std::size_t to, std::chrono::nanoseconds until);
+  struct Readiness {
+    bool closed = false;
+    std::size_t sessions = 0;
+    std::vector<Json> in_the_way;  // who could not go over at once; described, "why" says why
+    std::vector<std::uint32_t> server_pids;
+  };
+  Readiness readiness(const std::string& database, std::size_t to);
+  // From here on the hold has no end of its own. False: it has ended already.
+  bool keep(const std::string& database);
+  void last_words(const std::string& database);
+  bool fetching(const std::string& database);
+  // All its sessions are the other server's, and the hold is over. Returns how many went, and whom it had to end.
+  struct Over {
+    std::size_t moved = 0;
+    std::vector<Json> ended;
+  };
+  Over go_over(const std::string& database, std::size_t to);
+  // The hold is over, and everybody stays. The connections to the other server are kept as long as they were asked for.
+  void open(const std::string& database);
+  // Who waits to hear who owns the database looks again; sessions that are elsewhere than on its primary are ended.
+  void primary_is(const std::string& database, std::optional<std::size_t> server);
+  // Ends one session, if it is this worker's.
+  bool end(std::uint64_t session);
+
  private:
+  struct Switching {
+    std::optional<std::size_t> to;
+    std::chrono::nanoseconds prepared_until{0};
+    std::chrono::nanoseconds closed_until{0};  // 0: open
+    bool kept = false;
+  };
   Worker(Shared& shared, int listener, std::atomic<std::uint64_t>& next_id);
   Result<> prepare();
   void run(const std::stop_token& stop);
@@ -42,6 +80,12 @@ class Worker {
   template <class F>
   auto in_loop(F body);
   void release_if_due();
+  void begun(std::uint64_t id, const std::string& database);
+  template <class F>
+  void each_of(const std::string& database, F body);
+  void open_now(const std::string& database);
+  bool held(const std::string& database) const;
+  void connect_some();
   int wait_ms() const;
   bool watch(int fd, std::uint64_t token) const;
   bool listen();
@@ -59,11 +103,28 @@ class Worker {
   Fd epoll_, wake_;
   std::unordered_map<std::uint64_t, std::unique_ptr<Session>> sessions_;
   std::chrono::nanoseconds hold_until_{0};
+  std::map<std::string, Switching> switching_;      // by database
+  std::deque<std::uint64_t> to_connect_;            // want to be connected to the other server
+  std::vector<std::uint64_t> connecting_;           // are being
   std::vector<std::uint64_t> again_;  // stopped to be fair; go on in the next round
-  Lookup lookup_;
+  std::vector<std::unique_ptr<Lookup>> lookups_;  // one a server
   std::mutex asked_mutex_;
   std::vector<std::function<void()>> asked_;  // by other threads, to be run in the loop; guarded
   std::jthread thread_;
 };
+
+// Runs `body` on the worker's thread, and gives what it gave.
+template <class F>
+auto Worker::in_loop(F body) {
+  using Value = decltype(body());
+  auto promise = std::make_shared<std::promise<Value>>();
+  auto future = promise->get_future();
+  {
+    const std::lock_guard lock(asked_mutex_);
+    asked_.emplace_back([promise, body = std::move(body)] { promise->set_value(body()); });
+  }
+  wake();
+  return future.get();
+}
 
 }  // namespace midstream::gate

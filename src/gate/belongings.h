@@ -1,0 +1,71 @@
+// What belongs to a session at its server beyond the wire: asked of the server itself at a safe point, and made again on
+// another. Pure: texts and messages, no I/O.
+//
+// Not to be had from any server, and so not carried: how often a session took one advisory lock (it is taken once again),
+// currval() and lastval(), setseed(), what procedural languages keep between calls, LOAD.
+#pragma once
+
+#include <expected>
+#include <map>
+#include <set>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "gate/exchange.h"
+#include "gate/statements.h"
+
+namespace midstream::gate {
+
+struct Belongings {
+  std::vector<std::pair<std::string, std::string>> settings;             // set by the session, sorted by name
+  std::string session_user, role;                                        // "" where they are those of the login
+  std::vector<std::string> sql_statements;                               // PREPARE ... AS ..., as it was written
+  std::vector<std::pair<std::string, std::string>> protocol_statements;  // name and body of Parse; "" is the unnamed one
+  std::vector<std::string> channels;                                     // LISTEN
+  bool operator==(const Belongings&) const = default;
+};
+
+struct AdvisoryLock {
+  std::string objsubid, classid, objid, mode;  // as in pg_locks
+};
+
+struct Known {
+  Belongings belongings;
+  std::vector<AdvisoryLock> locks;  // held by the session
+  std::string pinned;               // why it cannot be made again elsewhere; "" if it can
+};
+
+// The name under which the question stays prepared in the session.
+inline constexpr std::string_view kOwnStatement = "midstream_gate_asks";
+
+// Asks the session's own server, within the session, without touching its unnamed statement. `custom`: names of settings that
+// no catalog lists, which the client has been seen to set. `login`: the user that it logged in as. `prepare`: the question is
+// not prepared there yet.
+Exchange ask_belongings(const std::set<std::string>& custom, std::string_view login, bool prepare);
+// `statements`: as the wire showed them.
+std::expected<Known, std::string> read_belongings(const Exchange& answered, const Statements& statements);
+
+// Makes them again on a connection that has nothing, or, after `discard`, anything of its own. Every request of it must succeed.
+Exchange make_again(const Belongings& belongings, bool discard);
+// One row a lock: 't' where it was taken.
+Exchange take_locks(const std::vector<AdvisoryLock>& locks);
+Exchange drop_locks();
+// A round trip through the session: what the server had to say to it before has come when it is answered.
+Exchange nothing();
+
+// What the client must be told after a move: settings whose value differs from what it was told last.
+std::string changed_parameters(const std::map<std::string, std::string>& told, const std::map<std::string, std::string>& now);
+
+// Names of custom settings ("app.tenant") that a statement sets, by its text: SET x.y, set_config('x.y', ...).
+struct CustomSettings {
+  std::vector<std::string> names;
+  bool hidden = false;  // a name that the text does not show: set_config($1, ...)
+};
+CustomSettings custom_settings(std::string_view sql);
+
+std::string quote_literal(std::string_view text);
+std::string quote_name(std::string_view name);
+
+}  // namespace midstream::gate

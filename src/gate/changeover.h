@@ -1,0 +1,91 @@
+// The way of one session from its server to another: what belongs to it is asked of its server at a moment of rest and made
+// again on a connection to the other, all while the session is used; and in the end that connection takes the place of the
+// first. Belongs to its session.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "gate/belongings.h"
+#include "gate/server_link.h"
+#include "gate/traffic.h"
+
+namespace midstream::gate {
+
+class Changeover {
+ public:
+  // `to` outlives it; `place`: where it is in Shared::servers. `login`: with what to log in there as the client.
+  Changeover(const Server& to, std::size_t place, ServerLogin::Setting login, Watch watch);
+
+  std::size_t place() const { return place_; }
+  // Goes on with the connection to the other server as far as it can. `settled`: the session is held and at rest, so that its
+  // locks may be taken.
+  void step_target(bool settled);
+  // Is still on its way to the other server: not many sessions do that at once.
+  bool connecting() const { return link_.state() != ServerLink::State::ready && link_.state() != ServerLink::State::failed; }
+  bool failed() const { return !trouble_.empty(); }
+
+  // The session is to be at rest for a moment, so that it can be asked.
+  bool wants_rest(const Traffic& traffic) const;
+  bool fresh(const Traffic& traffic) const { return known_ && known_at_ == traffic.changes(); }
+  // Asks on the session's own connection. REQUIRES a session at rest. From here until step_own() has answered nobody else may
+  // read from that connection.
+  void ask(const Traffic& traffic, std::string_view user);
+  bool asking() const { return own_.has_value(); }
+  bool draining() const { return draining_; }
+  enum class Own { waiting, answered, broken };
+  // `rest`: what came behind the answer: the client's. broken: the connection is of no more use; `rest` is what the client is
+  // told.
+  Own step_own(TlsSocket& own, const Traffic& traffic, std::string& rest);
+
+  // In the hold: from here on what is known must be of now, and the session's locks are taken too. Off: they are given back.
+  void final(bool on);
+  // Everything that belongs to the session is there, and it has not been used since.
+  bool ready(const Traffic& traffic) const;
+  // Why not; and why it never will ("" if it can).
+  std::string why_not(const Traffic& traffic) const;
+  std::string pinned() const { return known_ ? known_->pinned : ""; }
+  const std::optional<Known>& known() const { return known_; }
+
+  // From here on notifications that come from the other server are the client's.
+  void keep_notifications() { (void)heard_.take_for_client(), keep_ = true; }
+  // Asks the session's own connection for nothing, so that everything the server had to say to it has come (`ask` before it).
+  void drain();
+  // REQUIRES ready(). The other connection; what it said that is the client's; the settings that it reported.
+  struct Taken {
+    TlsSocket socket;
+    std::string for_client;
+    std::map<std::string, std::string> parameters;
+    CancelKey key;
+  };
+  Taken take();
+
+ private:
+  void make(bool settled);
+  bool talk(bool settled);
+  void answered();
+  enum class Doing { nothing, making, locking, unlocking };
+  const std::size_t place_;
+  const std::string label_;
+  ServerLink link_;
+  // On the other connection.
+  Exchange heard_{"", 0};
+  Doing doing_ = Doing::nothing;
+  std::string in_;
+  std::optional<Belongings> made_;
+  bool keep_ = false, final_ = false, locked_ = false;
+  std::string trouble_;
+  // On the session's own.
+  std::optional<Exchange> own_;
+  std::string own_in_;
+  std::optional<Known> known_;
+  std::uint64_t known_at_ = 0;  // the session's requests when it was asked
+  bool draining_ = false;
+  bool question_there_ = false;  // prepared in the session
+  std::uint64_t resets_ = 0;     // of the session's statements, when it was
+};
+
+}  // namespace midstream::gate

@@ -1,0 +1,60 @@
+// What is asked of a gate as a whole: the list of its sessions, a hold, and the switch of a database from one server to the
+// other (docs/formats/gate.md). It also asks the titles who owns each database, at the start and all along: where the word that
+// ends a switch does not come, they say how it ended. Thread-safe.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "gate/titles.h"
+#include "gate/worker.h"
+
+namespace midstream::gate {
+
+class Coordinator {
+ public:
+  using Workers = std::vector<std::unique_ptr<Worker>>;
+  Coordinator(Shared& shared, const Workers& workers);
+
+  // One request of the control socket.
+  Result<Json> respond(const Json& request, const std::stop_token& stop);
+  // Looks at the titles until stopped.
+  void watch(const std::stop_token& stop);
+
+ private:
+  struct State {
+    std::size_t to = 0;
+    bool kept = false;
+    std::chrono::nanoseconds kept_at{0};
+    std::unique_ptr<Titles> titles;
+    std::string told;  // the last words about it in the log
+  };
+  struct Asked {
+    std::string database;
+    State* state = nullptr;
+    std::size_t to = 0;
+  };
+  Result<Asked> switch_of(const Json& request);
+  Result<Json> prepare(const Json& request);
+  Result<Json> readiness(const Json& request);
+  Result<Json> close(const Json& request, const std::stop_token& stop);
+  Result<Json> keep(const Json& request);
+  Result<Json> over(const Json& request, const std::stop_token& stop);
+  Result<Json> open(const Json& request);
+  Json ready_now(const Asked& asked, bool& closed);
+  Json go_over(const std::string& database, State& state, const std::stop_token& stop);
+  void open_all(const std::string& database, State& state);
+  void look(const std::string& database, State& state, const std::stop_token& stop);
+  void found(const std::string& database, State& state, const Titles::Found& titles, const std::stop_token& stop);
+  Shared& shared_;
+  const Workers& workers_;
+  std::mutex mutex_;
+  std::map<std::string, State> states_;
+};
+
+}  // namespace midstream::gate

@@ -1,0 +1,459 @@
+// The gate's switch between two real PostgreSQL 15 with real clients: nothing that belongs to a session is missed on the other
+// side, nothing fails, and who cannot go is named. The titles are flipped by the test, as the postgres mover does it.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <libpq-fe.h>
+#include <poll.h>
+#include <pwd.h>
+#include <signal.h>
+
+#include <atomic>
+#include <filesystem>
+#include <fstream>
+#include <future>
+#include <memory>
+#include <set>
+#include <thread>
+
+#include "base/json.h"
+#include "base/text.h"
+#include "gate/gate.h"
+#include "gate/live_server.h"
+#include "sys/child.h"
+#include "sys/clock.h"
+#include "sys/net.h"
+#include "sys/stream.h"
+
+namespace midstream::gate {
+namespace {
+
+namespace fs = std::filesystem;
+using namespace std::literals;
+constexpr int kGatePort = 6432;
+
+// Two servers with one title, and the gate before them.
+class World {
+ public:
+  static World& get() {
+    static World world;
+    return world;
+  }
+  const std::string& trouble() const { return trouble_; }
+  LiveServer& server(const std::string& label) { return label == "old" ? *old_ : *new_; }
+  std::string info(const std::string& more = "") const {
+    return fmt::format("host=127.0.0.1 port={} user=app dbname=app password=w0rd sslmode=disable {}", kGatePort, more);
+  }
+  Json ask(Json request) {
+    request["database"] = "app";
+    auto answer = ask_gate(root_ / "gate.sock", request);
+    return answer ? *answer : Json{{"failed", answer.error().text()}};
+  }
+  Json sessions() { return ask({{"verb", "sessions"}})["sessions"]; }
+  void title(const std::string& label, const char* state) {
+    EXPECT_EQ(server(label).sql(fmt::format("UPDATE midstream.owner SET state = '{}'", state), "app").code, 0);
+  }
+  // Waits until everybody who can is ready to go; the last answer.
+  Json prepared(const std::string& to, Millis within = Millis(20'000)) {
+    auto ready = ask({{"verb", "prepare"}, {"to", to}, {"for_ms", 60'000}});
+    for (const auto deadline = Deadline::in(within); !deadline.expired(); pause_for(Millis(10), {})) {
+      ready = ask({{"verb", "ready"}, {"to", to}});
+      const auto waits = [](const Json& one) { return one.value("why", "").find("yet") != std::string::npos && one.value("why", "") != "it is not held yet"; };
+      if (!ready.contains("in_the_way") || std::ranges::none_of(ready["in_the_way"], waits)) break;
+    }
+    return ready;
+  }
+  Json close(const std::string& to, int within_ms = 2'000, int for_ms = 5'000) {
+    return ask({{"verb", "close"}, {"to", to}, {"for_ms", for_ms}, {"within_ms", within_ms}});
+  }
+  // As the postgres mover does it: hold, close, keep, yield, own, go over.
+  Json go(const std::string& to) {
+    const std::string from = to == "old" ? "new" : "old";
+    prepared(to);
+    auto closed = close(to);
+    if (closed.contains("failed")) return closed;
+    title(from, "closing");
+    const auto kept = ask({{"verb", "keep"}, {"to", to}});
+    if (kept.contains("failed")) return title(from, "owner"), kept;
+    title(from, "yielded");
+    title(to, "owner");
+    auto over = ask({{"verb", "over"}, {"to", to}});
+    over["close_ms"] = closed["ms"];
+    return over;
+  }
+  Json go_when_possible(const std::string& to) {
+    for (const auto deadline = Deadline::in(Millis(30'000));; pause_for(Millis(20), {})) {
+      auto gone = go(to);
+      if (!gone.contains("failed") || deadline.expired()) return gone;
+    }
+  }
+  void home() {
+    if (server("old").value("SELECT state FROM midstream.owner", "app") == "owner") return;
+    const auto gone = go_when_possible("old");
+    EXPECT_FALSE(gone.contains("failed")) << gone.dump();
+  }
+  void start_gate() {
+    auto child = Child::start({"setpriv", "--pdeathsig", "KILL", MIDSTREAM_PROGRAM, "gate", root_ / "gate.yaml"});
+    if (!child) return;
+    gate_.emplace(std::move(*child));
+    const auto deadline = Deadline::in(Millis(20'000));
+    while (!connect_tcp("127.0.0.1", kGatePort, deadline))
+      if (deadline.expired() || !pause_for(Millis(10), {})) trouble_ = "the gate does not start";
+  }
+  void kill_gate(int signal) { ::kill(gate_->pid(), signal); }
+  void replace_gate() {
+    kill_gate(SIGKILL);
+    gate_.reset();
+    start_gate();
+  }
+  ~World() {
+    gate_.reset();
+    old_.reset();
+    new_.reset();
+    if (!root_.empty()) fs::remove_all(root_);
+  }
+
+ private:
+  World() {
+    trouble_ = cannot_run_live();
+    if (!trouble_.empty()) return;
+    std::string name = (fs::temp_directory_path() / "midstream-switch-XXXXXX").string();
+    root_ = ::mkdtemp(name.data());
+    const auto* user = ::getpwnam("postgres");
+    if (::chown(root_.c_str(), user->pw_uid, user->pw_gid) != 0 || !own_network()) trouble_ = "no namespace";
+    fs::permissions(root_, fs::perms::others_exec | fs::perms::others_read, fs::perm_options::add);
+    old_ = std::make_unique<LiveServer>(root_, "old", 5432, std::vector<std::string>{"fsync=off", "max_connections=400"});
+    new_ = std::make_unique<LiveServer>(root_, "new", 5433, std::vector<std::string>{"fsync=off", "max_connections=400"});
+    furnish("old", "owner", "");
+    furnish("new", "standby", old_->value("SELECT rolpassword FROM pg_authid WHERE rolname = 'app'"));
+    std::ofstream(root_ / "looker") << "l00ker\n";
+    std::ofstream(root_ / "gate.yaml") << fmt::format(
+        "listen: 127.0.0.1:{1}\ncontrol: {0}/gate.sock\nservers:\n  old: {{ host: 127.0.0.1, port: 5432 }}\n  new: {{ host: 127.0.0.1, port: 5433 }}\n"
+        "databases: app\nlookup: {{ user: looker, password_file: {0}/looker }}\n", root_.string(), kGatePort);
+    start_gate();
+  }
+  // Roles are carried with their verifiers; the looker has one password on both sides.
+  void furnish(const std::string& label, const char* state, const std::string& verifier) {
+    auto& here = server(label);
+    if (const auto failed = here.start(); !failed.empty()) trouble_ = failed;
+    for (const auto& sql : {fmt::format("CREATE ROLE app LOGIN PASSWORD '{}'", verifier.empty() ? "w0rd" : verifier), "CREATE ROLE teller"s, "GRANT teller TO app"s,
+                            "CREATE ROLE looker LOGIN SUPERUSER PASSWORD 'l00ker'"s, "CREATE DATABASE app OWNER app"s})
+      if (const auto done = here.sql(sql); done.code != 0) trouble_ = done.err;
+    const auto done = here.sql(fmt::format(
+        "CREATE SCHEMA midstream; GRANT USAGE ON SCHEMA midstream TO PUBLIC; CREATE TABLE midstream.owner (state text); GRANT SELECT ON midstream.owner TO PUBLIC;"
+        "INSERT INTO midstream.owner VALUES ('{}');"
+        "CREATE TABLE ledger (client int, n int); GRANT ALL ON ledger TO app, teller;"
+        "CREATE FUNCTION deny() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF (SELECT state FROM midstream.owner) <> 'owner' THEN RAISE 'not the owner'; "
+        "END IF; RETURN NULL; END $$; CREATE TRIGGER deny BEFORE INSERT ON ledger FOR EACH STATEMENT EXECUTE FUNCTION deny()", state), "app");
+    if (done.code != 0) trouble_ = done.err;
+  }
+
+  fs::path root_;
+  std::string trouble_;
+  std::unique_ptr<LiveServer> old_, new_;
+  std::optional<Child> gate_;
+};
+
+class Switch : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!World::get().trouble().empty()) GTEST_SKIP() << World::get().trouble();
+    world.home();
+  }
+  World& world = World::get();
+};
+
+class Client {
+ public:
+  explicit Client(const std::string& info) : connection_(PQconnectdb(info.c_str()), &PQfinish) {
+    if (PQstatus(get()) != CONNECTION_OK) ADD_FAILURE() << PQerrorMessage(get());
+  }
+  PGconn* get() const { return connection_.get(); }
+  // Its one value, its command, or its error.
+  std::string run(const std::string& sql) { return text(PQexec(get(), sql.c_str())); }
+  std::string prepared(const char* name, std::vector<const char*> values = {}) {
+    return text(PQexecPrepared(get(), name, static_cast<int>(values.size()), values.data(), nullptr, nullptr, 0));
+  }
+  std::string port() { return run("SELECT inet_server_port()"); }
+  std::string told(const char* parameter) const { return PQparameterStatus(get(), parameter); }
+  std::string text(PGresult* result) const {
+    const std::unique_ptr<PGresult, decltype(&PQclear)> owned(result, &PQclear);
+    if (PQresultStatus(result) == PGRES_TUPLES_OK) return PQntuples(result) > 0 ? PQgetvalue(result, 0, 0) : "no row";
+    return PQresultStatus(result) == PGRES_COMMAND_OK ? PQcmdStatus(result) : PQresultErrorMessage(result);
+  }
+  // What it was notified of, once `count` have come or the time is over.
+  std::vector<std::string> heard(std::size_t count) {
+    std::vector<std::string> all;
+    const auto deadline = Deadline::in(Millis(5'000));
+    while (all.size() < count && !deadline.expired()) {
+      PQconsumeInput(get());
+      while (PGnotify* one = PQnotifies(get())) {
+        all.emplace_back(one->extra);
+        PQfreemem(one);
+      }
+      if (all.size() < count) (void)wait_fd(PQsocket(get()), POLLIN, Deadline::in(Millis(100)), {});
+    }
+    return all;
+  }
+
+ private:
+  std::unique_ptr<PGconn, decltype(&PQfinish)> connection_;
+};
+
+TEST_F(Switch, CarriesEverythingThatBelongsToASession) {
+  Client client(world.info("options='-c work_mem=3MB'"));
+  for (const auto* sql : {"SET application_name = 'till'", "SET TimeZone = 'Asia/Tokyo'", "SET search_path = public, pg_temp", "SET app.tenant = 'o''brien \\ co'",
+                          "SELECT set_config('app.mode', 'fast', false)", "SET statement_timeout = '77s'", "PREPARE answer (int) AS SELECT $1 + 1",
+                          "SELECT pg_advisory_lock(5000000001)", "SELECT pg_advisory_lock_shared(-3, -4)", "LISTEN \"News Flash\"", "SET ROLE teller"})
+    client.run(sql);
+  PQclear(PQprepare(client.get(), "by name", "SELECT $1::text || '!'", 0, nullptr));
+  PQclear(PQprepare(client.get(), "", "SELECT 'unnamed ' || $1::int", 0, nullptr));
+  ASSERT_EQ(client.prepared("", {"1"}), "unnamed 1");
+  const auto over = world.go("new");
+  ASSERT_EQ(over.value("moved", -1), 1) << over.dump();
+  EXPECT_TRUE(over.value("ended", Json::array()).empty()) << over.dump();
+  EXPECT_EQ(client.prepared("", {"2"}), "unnamed 2");
+  EXPECT_EQ(client.prepared("by name", {"hello"}), "hello!");
+  for (const auto& [sql, wanted] : std::vector<std::pair<const char*, const char*>>{
+           {"SELECT inet_server_port()", "5433"}, {"SHOW work_mem", "3MB"}, {"SHOW TimeZone", "Asia/Tokyo"}, {"SHOW search_path", "public, pg_temp"},
+           {"SHOW app.tenant", "o'brien \\ co"}, {"SHOW app.mode", "fast"}, {"SHOW statement_timeout", "77s"}, {"EXECUTE answer (41)", "42"},
+           {"SELECT current_user", "teller"}, {"SELECT session_user", "app"}, {"SELECT pg_listening_channels()", "News Flash"}})
+    EXPECT_EQ(client.run(sql), wanted) << sql;
+  EXPECT_EQ(client.told("application_name"), "till");
+  EXPECT_EQ(client.told("TimeZone"), "Asia/Tokyo");
+  const auto* locks = "SELECT string_agg(format('%s %s %s %s', classid, objid, objsubid, mode), ', ' ORDER BY objsubid) FROM pg_locks WHERE locktype = 'advisory'";
+  EXPECT_EQ(world.server("new").value(locks, "app"), "1 705032705 1 ExclusiveLock, 4294967293 4294967292 2 ShareLock");
+  EXPECT_EQ(client.run("SELECT pg_advisory_unlock(5000000001)"), "t");
+  EXPECT_EQ(client.run("SELECT pg_advisory_unlock_shared(-3, -4)"), "t");
+  EXPECT_EQ(client.run("RESET work_mem"), "RESET");
+  EXPECT_EQ(client.run("SHOW work_mem"), "3MB") << "what the client asked for at its start is the default of its session";
+  // And nothing of it is left where it was.
+  EXPECT_EQ(world.server("old").value("SELECT count(*) FROM pg_stat_activity WHERE usename = 'app'", "app"), "0");
+}
+
+TEST_F(Switch, WhatChangesAfterThePreparationIsCarriedToo) {
+  Client client(world.info());
+  client.run("SET app.tenant = 'first'");
+  client.run("SELECT pg_advisory_lock(1)");
+  world.prepared("new");
+  client.run("SET app.tenant = 'second'");
+  client.run("SELECT pg_advisory_unlock(1)");
+  client.run("SELECT pg_advisory_lock(2)");
+  client.run("PREPARE late AS SELECT 7");
+  const auto over = world.go("new");
+  ASSERT_EQ(over.value("moved", -1), 1) << over.dump();
+  EXPECT_EQ(client.run("SHOW app.tenant"), "second");
+  EXPECT_EQ(client.run("EXECUTE late"), "7");
+  EXPECT_EQ(world.server("new").value("SELECT string_agg(objid::text, ',') FROM pg_locks WHERE locktype = 'advisory'", "app"), "2");
+}
+
+TEST_F(Switch, LosesNoNotification) {
+  Client listener(world.info());
+  listener.run("LISTEN news");
+  Client teller(world.info());
+  world.prepared("new");
+  ASSERT_FALSE(world.close("new").contains("failed"));
+  // Sent while everybody is held: it is on its way to the session's old connection.
+  EXPECT_EQ(world.server("old").sql("NOTIFY news, 'the last of old'", "app").code, 0);
+  world.title("old", "closing");
+  ASSERT_FALSE(world.ask({{"verb", "keep"}, {"to", "new"}}).contains("failed"));
+  world.title("old", "yielded");
+  world.title("new", "owner");
+  EXPECT_EQ(world.ask({{"verb", "over"}, {"to", "new"}}).value("moved", 0), 2);
+  teller.run("NOTIFY news, 'the first of new'");
+  EXPECT_EQ(listener.heard(2), (std::vector<std::string>{"the last of old", "the first of new"}));
+}
+
+TEST_F(Switch, NamesWhoCannotGoAndGoesOnWhereItWas) {
+  struct Case {
+    const char* before;
+    const char* why;
+    const char* after;
+  };
+  for (const auto& [before, why, after] : {Case{"CREATE TEMP TABLE mine (n int)", "temporary table", "DROP TABLE mine"},
+                                           Case{"DECLARE mine CURSOR WITH HOLD FOR SELECT generate_series(1, 3)", "WITH HOLD", "CLOSE mine"},
+                                           Case{"BEGIN; INSERT INTO ledger VALUES (-1, 1)", "a transaction is open", "ROLLBACK"}}) {
+    Client client(world.info("application_name=stays")), other(world.info());
+    client.run(before);
+    world.prepared("new");
+    const auto closed = world.close("new", 300);
+    ASSERT_TRUE(closed.contains("failed")) << before;
+    EXPECT_NE(closed["failed"].get<std::string>().find(why), std::string::npos) << closed.dump();
+    EXPECT_NE(closed["failed"].get<std::string>().find("user app"), std::string::npos) << closed.dump();
+    EXPECT_EQ(other.port(), "5432");
+    client.run(after);
+    EXPECT_EQ(client.port(), "5432");
+    const auto over = world.go("new");
+    EXPECT_EQ(over.value("moved", -1), 2) << over.dump();
+    EXPECT_EQ(client.port(), "5433");
+    world.home();
+    EXPECT_EQ(client.port(), "5432");
+  }
+}
+
+TEST_F(Switch, TwoWhoShareALockGoTogether) {
+  Client first(world.info()), second(world.info());
+  first.run("SELECT pg_advisory_lock_shared(9)");
+  second.run("SELECT pg_advisory_lock_shared(9)");
+  const auto over = world.go("new");
+  ASSERT_EQ(over.value("moved", -1), 2) << over.dump();
+  EXPECT_EQ(world.server("new").value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'", "app"), "2");
+  EXPECT_EQ(first.run("SELECT pg_try_advisory_lock(9)"), "f");
+  // Given back by the one, it can be had by the other, also after the next switch.
+  second.run("SELECT pg_advisory_unlock_all()");
+  world.home();
+  EXPECT_EQ(first.run("SELECT pg_try_advisory_lock(9)"), "t");
+}
+
+TEST_F(Switch, AHoldThatNobodyKeepsEndsByItself) {
+  Client client(world.info());
+  world.prepared("new");
+  ASSERT_FALSE(world.close("new", 1'000, 1'000).contains("failed"));
+  const auto start = boot_now();
+  EXPECT_EQ(client.port(), "5432");
+  EXPECT_GT(boot_now() - start, Millis(500));
+  EXPECT_TRUE(world.ask({{"verb", "keep"}, {"to", "new"}}).contains("failed"));
+}
+
+TEST_F(Switch, WhereNoWordComesTheTitlesDecide) {
+  for (const bool yielded : {false, true}) {
+    Client client(world.info());
+    world.prepared("new");
+    ASSERT_FALSE(world.close("new", 1'000, 1'000).contains("failed"));
+    ASSERT_FALSE(world.ask({{"verb", "keep"}, {"to", "new"}}).contains("failed"));
+    auto write = std::async(std::launch::async, [&] { return client.run("INSERT INTO ledger VALUES (-2, 1)"); });
+    world.title("old", "closing");
+    // Longer than the hold would have been: kept, it has no end but by a title.
+    EXPECT_EQ(write.wait_for(2'500ms), std::future_status::timeout);
+    if (yielded) {
+      world.title("old", "yielded");
+      world.title("new", "owner");
+    } else {
+      world.title("old", "owner");
+    }
+    EXPECT_EQ(write.get(), "INSERT 0 1");
+    EXPECT_EQ(client.port(), yielded ? "5433" : "5432");
+  }
+}
+
+TEST_F(Switch, AGateThatWasStoppedAsksBeforeItGoesOn) {
+  Client client(world.info());
+  world.prepared("new");
+  ASSERT_FALSE(world.close("new").contains("failed"));
+  ASSERT_FALSE(world.ask({{"verb", "keep"}, {"to", "new"}}).contains("failed"));
+  world.title("old", "closing");
+  world.kill_gate(SIGSTOP);
+  auto write = std::async(std::launch::async, [&] { return client.run("INSERT INTO ledger VALUES (-3, 1)"); });
+  world.title("old", "yielded");
+  world.title("new", "owner");
+  EXPECT_EQ(write.wait_for(1'000ms), std::future_status::timeout);
+  world.kill_gate(SIGCONT);
+  EXPECT_EQ(write.get(), "INSERT 0 1");
+  EXPECT_EQ(world.server("new").value("SELECT count(*) FROM ledger WHERE client = -3", "app"), "1");
+}
+
+TEST_F(Switch, WhoComesMeanwhileWaitsAndIsOnTheOtherSide) {
+  Client early(world.info());
+  world.prepared("new");
+  ASSERT_FALSE(world.close("new").contains("failed"));
+  auto late = std::async(std::launch::async, [&] { return Client(world.info()).port(); });
+  EXPECT_EQ(late.wait_for(300ms), std::future_status::timeout);
+  world.title("old", "closing");
+  ASSERT_FALSE(world.ask({{"verb", "keep"}, {"to", "new"}}).contains("failed"));
+  world.title("old", "yielded");
+  world.title("new", "owner");
+  ASSERT_FALSE(world.ask({{"verb", "over"}, {"to", "new"}}).contains("failed"));
+  EXPECT_EQ(late.get(), "5433");
+  EXPECT_EQ(early.port(), "5433");
+}
+
+TEST_F(Switch, ACancelRequestFindsTheSessionWhereItIs) {
+  Client client(world.info());
+  const std::unique_ptr<PGcancel, decltype(&PQfreeCancel)> cancel(PQgetCancel(client.get()), &PQfreeCancel);
+  ASSERT_EQ(world.go("new").value("moved", -1), 1);
+  auto sleep = std::async(std::launch::async, [&] { return client.run("SELECT pg_sleep(60)"); });
+  const auto deadline = Deadline::in(Millis(10'000));
+  while (world.server("new").value("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active'", "app") != "1" && !deadline.expired())
+    pause_for(Millis(10), {});
+  std::array<char, 256> why{};
+  EXPECT_EQ(PQcancel(cancel.get(), why.data(), why.size()), 1) << why.data();
+  EXPECT_NE(sleep.get().find("canceling statement"), std::string::npos);
+}
+
+TEST_F(Switch, AGateStartedAnewAsksWhoOwns) {
+  ASSERT_FALSE(world.go("new").contains("failed"));
+  world.replace_gate();
+  EXPECT_EQ(Client(world.info()).port(), "5433");
+}
+
+TEST_F(Switch, ADatabaseThatIsNotBehindTheGateIsRefused) {
+  const std::unique_ptr<PGconn, decltype(&PQfinish)> stranger(PQconnectdb((world.info() + " dbname=postgres").c_str()), &PQfinish);
+  EXPECT_NE(std::string(PQerrorMessage(stranger.get())).find("not behind this gate"), std::string::npos);
+}
+
+// What a client of the load did, and what was confirmed.
+struct Load {
+  std::atomic<bool> over = false;
+  std::atomic<int> confirmed = 0;
+  std::atomic<std::int64_t> longest_us = 0;
+  std::mutex mutex;
+  std::vector<std::string> errors;
+};
+
+void use(Load& load, const std::string& info, int number, std::vector<int>& mine) {
+  Client client(info);
+  PQclear(PQprepare(client.get(), "put", "INSERT INTO ledger VALUES ($1, $2)", 0, nullptr));
+  const auto who = std::to_string(number);
+  client.run("SET app.tenant = '" + who + "'");
+  for (int n = 0; !load.over; ++n) {
+    const auto count = std::to_string(n);
+    const auto start = boot_now();
+    const auto done = n % 3 == 0 ? client.run(fmt::format("BEGIN; INSERT INTO ledger VALUES ({}, {}); COMMIT", who, count)) : client.prepared("put", {who.c_str(), count.c_str()});
+    const auto us = (boot_now() - start).count() / 1000;
+    if (us > load.longest_us) load.longest_us = us;
+    const auto tenant = client.run("SHOW app.tenant");
+    if (done == "COMMIT" || done == "INSERT 0 1") mine.push_back(n), ++load.confirmed;
+    if ((done != "COMMIT" && done != "INSERT 0 1") || tenant != who) {
+      const std::lock_guard lock(load.mutex);
+      load.errors.push_back(fmt::format("{} {}: {} / {}", who, n, done, tenant));
+      return;
+    }
+    pause_for(Millis(20), {});
+  }
+}
+
+TEST_F(Switch, ToAndFroUnderLoadNothingFailsAndNoRowIsLostOrDoubled) {
+  constexpr int kClients = 24, kSwitches = 10;
+  for (const auto* label : {"old", "new"}) world.server(label).sql("TRUNCATE ledger", "app");
+  Load load;
+  std::vector<std::vector<int>> confirmed(kClients);
+  std::vector<std::jthread> clients;
+  for (int i = 0; i < kClients; ++i) clients.emplace_back([&, i] { use(load, world.info(), i, confirmed[static_cast<std::size_t>(i)]); });
+  for (const auto deadline = Deadline::in(Millis(20'000)); load.confirmed < 10 * kClients && !deadline.expired();) pause_for(Millis(5), {});
+  for (int i = 0; i < kSwitches; ++i) {
+    const auto over = world.go_when_possible(i % 2 == 0 ? "new" : "old");
+    EXPECT_EQ(over.value("moved", 0), kClients) << over.dump();
+    EXPECT_TRUE(over.value("ended", Json::array()).empty()) << over.dump();
+    const auto before = load.confirmed.load();
+    for (const auto deadline = Deadline::in(Millis(10'000)); load.confirmed < before + kClients && !deadline.expired();) pause_for(Millis(5), {});
+    EXPECT_GE(load.confirmed, before + kClients) << "nobody goes on";
+  }
+  load.over = true;
+  clients.clear();
+  EXPECT_TRUE(load.errors.empty()) << join(load.errors, "\n");
+  std::multiset<std::string> found;
+  std::size_t on_new = 0;
+  for (const auto* label : {"old", "new"}) {
+    const auto lines = split(world.server(label).value("SELECT client || ' ' || n FROM ledger", "app"), '\n');
+    if (label == "new"s) on_new = lines.size();
+    for (const auto& line : lines) found.emplace(line);
+  }
+  std::multiset<std::string> wanted;
+  for (int i = 0; i < kClients; ++i)
+    for (const int n : confirmed[static_cast<std::size_t>(i)]) wanted.insert(fmt::format("{} {}", i, n));
+  EXPECT_EQ(found, wanted);
+  EXPECT_GT(on_new, 0u);
+  fmt::print("{} confirmed, {} of them on new; longest wait {} us\n", wanted.size(), on_new, load.longest_us.load());
+}
+
+}  // namespace
+}  // namespace midstream::gate

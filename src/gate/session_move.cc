@@ -1,0 +1,124 @@
+// What a hold and a change of servers do to a session.
+#include <fmt/format.h>
+
+#include "gate/session.h"
+#include "sys/log.h"
+
+namespace midstream::gate {
+
+void Session::hold(bool on) {
+  hold_ = on;
+  if (!on && final_) final(false);
+  apply_hold();
+}
+
+void Session::apply_hold() {
+  if (traffic_) traffic_->hold(hold_ || (changeover_ && (changeover_->asking() || changeover_->wants_rest(*traffic_))));
+}
+
+bool Session::settled() const {
+  if (phase_ == Phase::server) return false;  // its login may be cut off by whoever asked for the hold
+  return !traffic_ || phase_ != Phase::relay || at_rest();
+}
+
+// Nothing is under way in either direction, and nothing more will be until the hold is off.
+bool Session::at_rest() const {
+  return traffic_->held() && traffic_->safe() && to_client_.empty() && to_server_.nothing_under_way() && !(changeover_ && changeover_->asking());
+}
+
+void Session::prepare(std::size_t server) {
+  if (changeover_ && (changeover_->failed() || changeover_->place() != server)) give_up_target();
+  wanted_ = server;
+}
+
+void Session::start_target() {
+  changeover_.emplace(shared_.servers[*wanted_], *wanted_, server_login(), needs_.watch);
+  apply_hold();
+}
+
+void Session::give_up_target() {
+  wanted_.reset();
+  if (changeover_ && changeover_->asking()) return;  // its answer is under way
+  changeover_.reset();
+  final_ = last_ = false;
+  apply_hold();
+}
+
+void Session::final(bool on) {
+  final_ = on;
+  last_ = false;
+  if (changeover_) changeover_->final(on);
+  apply_hold();
+}
+
+// False: not further now.
+bool Session::step_changeover() {
+  if (changeover_->asking()) {
+    std::string rest;
+    const auto own = changeover_->step_own(server_->socket(), *traffic_, rest);
+    if (own == Changeover::Own::waiting) return false;
+    if (!to_client_.begin_with(rest)) return end({"08P01", "the database server says too much at once", ""}), false;
+    if (own == Changeover::Own::broken && !changeover_->draining()) {
+      out_ += rest;
+      return closing(), false;
+    }
+    if (!wanted_) give_up_target();
+    apply_hold();
+    if (!changeover_) return true;
+  }
+  const bool rest = at_rest();
+  changeover_->step_target(rest && final_ && changeover_->fresh(*traffic_));
+  apply_hold();
+  if (!at_rest()) return true;
+  if (changeover_->wants_rest(*traffic_)) {
+    changeover_->ask(*traffic_, login_.user());
+    return step_changeover();
+  }
+  return true;
+}
+
+std::string Session::why_not(std::size_t server) const {
+  if (phase_ == Phase::server) return "it is logging in";
+  if (!traffic_ || phase_ != Phase::relay || place_ == server) return "";
+  if (const auto pinned = traffic_->pinned(); !pinned.empty()) return std::string(pinned);
+  if (!last_ && !settled()) return std::string(traffic_->busy().empty() ? "it is not held yet" : traffic_->busy());
+  return changeover_ ? changeover_->why_not(*traffic_) : "it is not connected to the other server";
+}
+
+std::optional<std::uint32_t> Session::server_pid() const {
+  if (!traffic_) return std::nullopt;
+  const auto key = key_ ? shared_.cancel_keys.at_server(*key_) : std::nullopt;
+  return key ? std::optional(key->key.process) : std::nullopt;
+}
+
+// Only who listens can have been told anything.
+void Session::last_words() {
+  if (!changeover_) return;
+  changeover_->keep_notifications();
+  last_ = true;
+  const bool listens = changeover_->known() && !changeover_->known()->belongings.channels.empty();
+  if (listens && !changeover_->asking()) changeover_->drain();
+  apply_hold();
+}
+
+void Session::go_over() {
+  if (!traffic_ || phase_ != Phase::relay || !changeover_) return;
+  auto taken = changeover_->take();
+  std::size_t n = 0;
+  (void)server_->socket().write(message('X', ""), n);  // as far as it is taken: the server notices the end too
+  server_->replace(std::move(taken.socket));
+  place_ = changeover_->place();
+  shared_.cancel_keys.moved(*key_, {place_, taken.key});
+  out_ += changed_parameters(traffic_->parameters(), taken.parameters);
+  traffic_->moved(taken.parameters);
+  // What its first server said last, and behind it what the other one has said.
+  const bool fits = to_client_.add(taken.for_client);
+  changeover_.reset();
+  wanted_.reset();
+  final_ = last_ = false;
+  server_told_ = false;
+  apply_hold();
+  if (!fits) end({"08P01", "the database server says too much at once", ""});
+}
+
+}  // namespace midstream::gate

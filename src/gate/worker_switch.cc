@@ -1,0 +1,239 @@
+// What a hold and a switch ask of a worker's sessions.
+#include <algorithm>
+
+#include "gate/worker.h"
+#include "sys/clock.h"
+#include "sys/log.h"
+
+namespace midstream::gate {
+
+namespace {
+
+// Sessions of one worker that are being connected to the other server at once: each costs both servers a process.
+constexpr std::size_t kConnecting = 8;
+constexpr int kSweepMs = 1'000;
+
+bool due(std::chrono::nanoseconds until) { return until.count() != 0 && boot_now() >= until; }
+
+}  // namespace
+
+template <class F>
+void Worker::each_of(const std::string& database, F body) {
+  for (const auto& [id, session] : sessions_) {
+    if (session->database() != database) continue;
+    body(*session);
+    again_.push_back(id);
+  }
+}
+
+void Worker::hold(std::chrono::nanoseconds until) {
+  in_loop([this, until] {
+    hold_until_ = until;
+    for (const auto& [id, session] : sessions_) session->hold(true);
+    release_if_due();
+    return true;
+  });
+}
+
+Worker::Held Worker::held() {
+  return in_loop([this] {
+    Held held{hold_until_, sessions_.size(), {}};
+    for (const auto& [id, session] : sessions_)
+      if (hold_until_.count() != 0 && !session->settled()) held.in_the_way.push_back(session->describe());
+    return held;
+  });
+}
+
+void Worker::release_if_due() {
+  if (due(hold_until_)) {
+    hold_until_ = std::chrono::nanoseconds(0);
+    for (const auto& [id, session] : sessions_) {
+      session->hold(held(session->database()));
+      again_.push_back(id);
+    }
+  }
+  for (auto& [database, one] : switching_) {
+    if (!one.kept && due(one.closed_until)) open_now(database);
+    if (one.closed_until.count() != 0 || !due(one.prepared_until)) continue;
+    one.to.reset();
+    one.prepared_until = std::chrono::nanoseconds(0);
+    each_of(database, [](Session& session) { session.give_up_target(); });
+  }
+}
+
+bool Worker::held(const std::string& database) const {
+  const auto it = switching_.find(database);
+  return hold_until_.count() != 0 || (it != switching_.end() && it->second.closed_until.count() != 0);
+}
+
+int Worker::wait_ms() const {
+  if (!again_.empty()) return 0;
+  auto next = boot_now() + Millis(kSweepMs);
+  const auto sooner = [&](std::chrono::nanoseconds until) {
+    if (until.count() != 0) next = std::min(next, until);
+  };
+  sooner(hold_until_);
+  for (const auto& [database, one] : switching_) {
+    if (!one.kept) sooner(one.closed_until);
+    if (one.closed_until.count() == 0) sooner(one.prepared_until);
+  }
+  const auto left = std::chrono::ceil<Millis>(next - boot_now()).count();
+  return static_cast<int>(std::clamp<std::int64_t>(left, 0, kSweepMs));
+}
+
+void Worker::begun(std::uint64_t id, const std::string& database) {
+  const auto it = switching_.find(database);
+  if (it == switching_.end()) return;
+  auto& session = *sessions_.at(id);
+  if (it->second.to) session.prepare(*it->second.to);
+  if (it->second.closed_until.count() != 0) {
+    session.hold(true);
+    session.final(true);
+  }
+  to_connect_.push_back(id);
+}
+
+// A session that has just logged in is met here too: it stays in the queue until it can be connected.
+void Worker::connect_some() {
+  std::erase_if(connecting_, [this](auto id) {
+    const auto it = sessions_.find(id);
+    return it == sessions_.end() || !it->second->connecting();
+  });
+  for (auto left = to_connect_.size(); left > 0 && connecting_.size() < kConnecting; --left) {
+    const auto id = to_connect_.front();
+    to_connect_.pop_front();
+    const auto it = sessions_.find(id);
+    if (it == sessions_.end()) continue;
+    if (it->second->logging_in()) to_connect_.push_back(id);
+    if (!it->second->wants_target()) continue;
+    it->second->start_target();
+    connecting_.push_back(id);
+    again_.push_back(id);
+  }
+}
+
+void Worker::prepare(const std::string& database, std::size_t to, std::chrono::nanoseconds until) {
+  in_loop([=, this] {
+    auto& one = switching_[database];
+    one.to = to;
+    one.prepared_until = until;
+    each_of(database, [&](Session& session) {
+      session.prepare(to);
+      to_connect_.push_back(session.id());
+    });
+    return true;
+  });
+}
+
+void Worker::close(const std::string& database, std::size_t to, std::chrono::nanoseconds until) {
+  in_loop([=, this] {
+    auto& one = switching_[database];
+    one.to = to;
+    one.prepared_until = std::max(one.prepared_until, until);
+    one.closed_until = until;
+    one.kept = false;
+    each_of(database, [&](Session& session) {
+      session.prepare(to);
+      session.hold(true);
+      session.final(true);
+      if (session.wants_target()) to_connect_.push_back(session.id());
+    });
+    return true;
+  });
+}
+
+Worker::Readiness Worker::readiness(const std::string& database, std::size_t to) {
+  return in_loop([=, this] {
+    Readiness out;
+    const auto it = switching_.find(database);
+    out.closed = it != switching_.end() && it->second.closed_until.count() != 0 && (it->second.kept || !due(it->second.closed_until));
+    for (const auto& [id, session] : sessions_) {
+      if (session->database() != database) continue;
+      ++out.sessions;
+      if (const auto pid = session->server_pid()) out.server_pids.push_back(*pid);
+      const auto why = session->why_not(to);
+      if (why.empty()) continue;
+      out.in_the_way.push_back(session->describe());
+      out.in_the_way.back()["why"] = why;
+    }
+    return out;
+  });
+}
+
+bool Worker::keep(const std::string& database) {
+  return in_loop([&, this] {
+    auto& one = switching_[database];
+    if (one.closed_until.count() == 0 || due(one.closed_until)) return false;
+    return one.kept = true;
+  });
+}
+
+void Worker::last_words(const std::string& database) {
+  in_loop([&, this] {
+    each_of(database, [](Session& session) { session.last_words(); });
+    return true;
+  });
+}
+
+bool Worker::fetching(const std::string& database) {
+  return in_loop([&, this] {
+    return std::ranges::any_of(sessions_, [&](const auto& one) { return one.second->database() == database && one.second->fetching(); });
+  });
+}
+
+Worker::Over Worker::go_over(const std::string& database, std::size_t to) {
+  return in_loop([&, to, this] {
+    Over over;
+    each_of(database, [&](Session& session) {
+      const auto at = session.server();
+      if (!at || *at == to) return;
+      const auto why = session.why_not(to);
+      if (why.empty()) {
+        session.go_over();
+        ++over.moved;
+        return;
+      }
+      over.ended.push_back(session.describe());
+      over.ended.back()["why"] = why;
+      session.end({"57P01", "terminating connection: the database has moved, and this session could not move with it: " + why, ""});
+    });
+    open_now(database);
+    return over;
+  });
+}
+
+void Worker::open_now(const std::string& database) {
+  auto& one = switching_[database];
+  one.closed_until = std::chrono::nanoseconds(0);
+  one.kept = false;
+  each_of(database, [this](Session& session) { session.hold(hold_until_.count() != 0); });
+}
+
+void Worker::open(const std::string& database) {
+  in_loop([&, this] {
+    open_now(database);
+    return true;
+  });
+}
+
+void Worker::primary_is(const std::string& database, std::optional<std::size_t> server) {
+  in_loop([&, server, this] {
+    each_of(database, [&](Session& session) {
+      const auto at = session.server();
+      if (server && at && *at != *server) session.end({"57P01", "terminating connection: the database has moved to another server", ""});
+    });
+    return true;
+  });
+}
+
+bool Worker::end(std::uint64_t id) {
+  return in_loop([id, this] {
+    const auto it = sessions_.find(id);
+    if (it == sessions_.end()) return false;
+    it->second->end({"57P01", "terminating connection due to administrator command", ""});
+    again_.push_back(id);
+    return true;
+  });
+}
+
+}  // namespace midstream::gate
