@@ -11,6 +11,7 @@
 #include <CLI/CLI.hpp>
 #include <filesystem>
 
+#include "apps/gate_config.h"
 #include "apps/movers.h"
 #include "apps/signals.h"
 #include "control/agent.h"
@@ -18,6 +19,7 @@
 #include "control/link.h"
 #include "control/oneshot.h"
 #include "control/supervisor.h"
+#include "gate/gate.h"
 #include "movers/postgres/snapshot_holder.h"
 #include "base/text.h"
 #include "probe/probe.h"
@@ -72,6 +74,11 @@ Result<> connect(const Options& options) {
     if (polled[0].revents != 0 && !copy(0, socket->get())) return {};
     if (polled[1].revents != 0 && !copy(socket->get(), 1)) return {};
   }
+}
+
+Result<> serve_gate(const Options& options, const std::stop_token& stop) {
+  auto config = TRY(parse_gate_config(TRY(read_file(options.config, 1u << 20)), options.config));
+  return gate::run_gate(std::move(config), [](std::uint16_t) {}, stop);
 }
 
 // stdin and stdout of a child of the mail mover's, joined to a socket of the agent's; each direction ends by itself.
@@ -194,6 +201,7 @@ int main_with(int argc, char** argv) {
   const auto* telling = add("evidence", "end the probe of a move and print its log", {"--move"});
   const auto* looking = add("oneshot", "answer read-only questions on stdin, then remove this file", {"--host"});
   const auto* probing = add("probe", "probe services as the configuration says", {"--config"});
+  const auto* gating = add("gate", "be the PostgreSQL session gate that the configuration describes", {"--config"});
   auto* piping = app.add_subcommand("pipe", "join stdin and stdout to a unix socket; used by the mail mover");
   piping->add_option("socket", options.socket)->required();
   piping->allow_extras();  // Dovecot says what the other end is to run; it runs it anyway
@@ -209,6 +217,7 @@ int main_with(int argc, char** argv) {
   if (*telling) return report(evidence(options));
   if (*looking) return report(oneshot(options, signals.token()));
   if (*probing) return report(probe(options, signals.token()));
+  if (*gating) return report(serve_gate(options, signals.token()));
   return 1;
 }
 

@@ -1,5 +1,6 @@
 #include "apps/movers.h"
 
+#include "apps/gate_mover.h"
 #include "apps/probe_mover.h"
 #include "movers/addresses/addresses.h"
 #include "movers/end/end.h"
@@ -23,6 +24,7 @@ std::vector<std::unique_ptr<Mover>> make_movers() {
   movers.push_back(make_end_mover());
   movers.push_back(make_mail_mover());
   movers.push_back(make_probe_mover());
+  movers.push_back(make_gate_mover());
   return movers;
 }
 

@@ -58,7 +58,10 @@ Json end_session(const Coordinator::Workers& workers, std::uint64_t id) {
 
 Coordinator::Coordinator(Shared& shared, const Workers& workers) : shared_(shared), workers_(workers) {
   if (!shared.titled()) return;
-  for (const auto& database : shared.config.databases) states_[database].titles = std::make_unique<Titles>(shared, database);
+  for (const auto& database : shared.config.databases) {
+    states_[database].titles = std::make_unique<Titles>(shared, database);
+    states_[database].asked = std::make_unique<Titles>(shared, database);
+  }
 }
 
 Result<Json> Coordinator::respond(const Json& request, const std::stop_token& stop) {
@@ -77,7 +80,7 @@ Result<Json> Coordinator::respond(const Json& request, const std::stop_token& st
   if (verb == "close") return close(request, stop);
   if (verb == "keep") return keep(request);
   if (verb == "over") return over(request, stop);
-  if (verb == "open") return open(request);
+  if (verb == "open") return open(request, stop);
   return refused(fmt::format("the gate does not know '{}'", verb));
 }
 
@@ -91,14 +94,14 @@ Result<Coordinator::Asked> Coordinator::switch_of(const Json& request) {
   return Asked{database, &it->second, static_cast<std::size_t>(server - shared_.servers.begin())};
 }
 
-Json Coordinator::ready_now(const Asked& asked, bool& closed) {
+Json Coordinator::ready_now(const Asked& asked, Hold& hold) {
   Json out{{"sessions", 0}, {"in_the_way", Json::array()}, {"server_pids", Json::array()}};
   std::size_t sessions = 0;
-  closed = true;
   for (const auto& worker : workers_) {
     const auto one = worker->readiness(asked.database, asked.to);
     sessions += one.sessions;
-    closed = closed && one.closed;
+    hold.held = hold.held || one.held;
+    hold.in_time = hold.in_time && one.in_time;
     for (const auto& session : one.in_the_way) out["in_the_way"].push_back(session);
     for (const auto pid : one.server_pids) out["server_pids"].push_back(pid);
   }
@@ -114,8 +117,8 @@ Result<Json> Coordinator::prepare(const Json& request) {
 }
 
 Result<Json> Coordinator::readiness(const Json& request) {
-  bool closed = false;
-  return ready_now(TRY(switch_of(request)), closed);
+  Hold hold;
+  return ready_now(TRY(switch_of(request)), hold);
 }
 
 Result<Json> Coordinator::close(const Json& request, const std::stop_token& stop) {
@@ -125,16 +128,17 @@ Result<Json> Coordinator::close(const Json& request, const std::stop_token& stop
   const auto deadline = Deadline::in(TRY(span_of(request, "within_ms", span)));
   if (asked.state->kept) return retry(fmt::format("{} is being switched already", asked.database));
   asked.state->to = asked.to;
+  asked.state->given_up = false;
   for (const auto& worker : workers_) worker->close(asked.database, asked.to, start + span);
   for (;;) {
-    bool closed = false;
-    auto ready = ready_now(asked, closed);
-    const bool in_time = !deadline.expired() && !stop.stop_requested();
-    if (closed && in_time && ready["in_the_way"].empty()) {
+    Hold hold;
+    auto ready = ready_now(asked, hold);
+    const bool in_time = hold.in_time && !deadline.expired() && !stop.stop_requested();
+    if (in_time && ready["in_the_way"].empty()) {
       ready["ms"] = ms_since(start);
       return ready;
     }
-    if (closed && in_time) {
+    if (in_time) {
       pause_for(Millis(1), stop);
       continue;
     }
@@ -148,13 +152,13 @@ Result<Json> Coordinator::close(const Json& request, const std::stop_token& stop
 
 Result<Json> Coordinator::keep(const Json& request) {
   const auto asked = TRY(switch_of(request));
-  bool closed = false;
-  const auto ready = ready_now(asked, closed);
-  bool kept = closed && ready["in_the_way"].empty();
+  Hold hold;
+  const auto ready = ready_now(asked, hold);
+  bool kept = hold.in_time && ready["in_the_way"].empty() && !asked.state->given_up;
   for (const auto& worker : workers_) kept = kept && worker->keep(asked.database);
   if (!kept) {
-    open_all(asked.database, *asked.state);
-    return retry(fmt::format("the gate does not hold {} any more", asked.database));
+    asked.state->given_up = true;
+    return retry(fmt::format("the gate does not hold {} for good any more", asked.database));
   }
   asked.state->kept = true;
   asked.state->kept_at = boot_now();
@@ -179,7 +183,7 @@ Json Coordinator::go_over(const std::string& database, State& state, const std::
     }
   }
   for (const auto& worker : workers_) worker->primary_is(database, state.to);
-  state.kept = false;
+  state.kept = state.given_up = false;
   out["moved"] = moved;
   out["ms"] = ms_since(start);
   log_info("gate", "{} is on {}: {} sessions went over, {} ended", database, shared_.servers[state.to].config.label, moved, out["ended"].size());
@@ -194,14 +198,15 @@ Result<Json> Coordinator::over(const Json& request, const std::stop_token& stop)
 }
 
 void Coordinator::open_all(const std::string& database, State& state) {
-  state.kept = false;
+  state.kept = state.given_up = false;
   for (const auto& worker : workers_) worker->open(database);
 }
 
-Result<Json> Coordinator::open(const Json& request) {
+Result<Json> Coordinator::open(const Json& request, const std::stop_token& stop) {
   const auto asked = TRY(switch_of(request));
-  open_all(asked.database, *asked.state);
-  return Json{{"open", true}};
+  asked.state->given_up = true;
+  found(asked.database, *asked.state, asked.state->asked->look(Deadline::in(Millis(1'000)), stop), stop);
+  return Json{{"open", !asked.state->given_up}};
 }
 
 // Asked outside the lock: a server that does not answer must not keep the switch from going on.
@@ -214,15 +219,16 @@ void Coordinator::look(const std::string& database, State& state, const std::sto
 void Coordinator::found(const std::string& database, State& state, const Titles::Found& titles, const std::stop_token& stop) {
   if (titles.words != state.told) log_info("gate", "the titles of {}: {}", database, titles.words);
   state.told = titles.words;
-  if (state.kept) {
-    if (!titles.owner || boot_now() - state.kept_at < kSilence) return;
+  Hold hold;
+  (void)ready_now({database, &state, state.to}, hold);
+  if (hold.held) {
+    const bool silent = state.kept && boot_now() - state.kept_at >= kSilence;
+    if (!titles.owner || !(silent || state.given_up || !hold.in_time)) return;
     if (*titles.owner == state.to) go_over(database, state, stop);
     else open_all(database, state);
     return;
   }
-  bool closed = false;
-  (void)ready_now({database, &state, state.to}, closed);
-  if (closed) return;  // its hold has an end of its own
+  state.given_up = false;
   const auto known = shared_.primary(database);
   // Nobody, or two: whoever comes waits until there is one.
   if (titles.owner == known) return;

@@ -30,8 +30,10 @@ class Coordinator {
   struct State {
     std::size_t to = 0;
     bool kept = false;
+    bool given_up = false;  // the switch comes to nothing: a title opens it
     std::chrono::nanoseconds kept_at{0};
-    std::unique_ptr<Titles> titles;
+    std::unique_ptr<Titles> titles;  // of the thread that watches
+    std::unique_ptr<Titles> asked;   // of whoever has the lock
     std::string told;  // the last words about it in the log
   };
   struct Asked {
@@ -45,8 +47,12 @@ class Coordinator {
   Result<Json> close(const Json& request, const std::stop_token& stop);
   Result<Json> keep(const Json& request);
   Result<Json> over(const Json& request, const std::stop_token& stop);
-  Result<Json> open(const Json& request);
-  Json ready_now(const Asked& asked, bool& closed);
+  Result<Json> open(const Json& request, const std::stop_token& stop);
+  struct Hold {
+    bool held = false;     // by any worker
+    bool in_time = true;  // by all of them
+  };
+  Json ready_now(const Asked& asked, Hold& hold);
   Json go_over(const std::string& database, State& state, const std::stop_token& stop);
   void open_all(const std::string& database, State& state);
   void look(const std::string& database, State& state, const std::stop_token& stop);

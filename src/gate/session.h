@@ -52,6 +52,8 @@ class Session {
   void final(bool on);
   // Why it could not go over to that server at once; "" if it could, is there, or has not begun.
   std::string why_not(std::size_t server) const;
+  // Only time is in its way, as far as can be seen.
+  bool getting_ready() const;
   // The process at its server; nullopt where there is none.
   std::optional<std::uint32_t> server_pid() const;
   // Just before going over: what its server still has to say to it is fetched, and notifications from the other one are the

@@ -81,8 +81,12 @@ std::string Session::why_not(std::size_t server) const {
   if (phase_ == Phase::server) return "it is logging in";
   if (!traffic_ || phase_ != Phase::relay || place_ == server) return "";
   if (const auto pinned = traffic_->pinned(); !pinned.empty()) return std::string(pinned);
-  if (!last_ && !settled()) return std::string(traffic_->busy().empty() ? "it is not held yet" : traffic_->busy());
+  if (final_ && !last_ && !settled()) return std::string(traffic_->busy().empty() ? "it is not held yet" : traffic_->busy());
   return changeover_ ? changeover_->why_not(*traffic_) : "it is not connected to the other server";
+}
+
+bool Session::getting_ready() const {
+  return phase_ == Phase::server || wants_target() || (changeover_ && !changeover_->failed() && changeover_->pinned().empty());
 }
 
 std::optional<std::uint32_t> Session::server_pid() const {

@@ -40,16 +40,18 @@ class Worker {
   // The switch of one database from one server to the other, in this order; see Coordinator. Each returns once it is in force.
   // Gets its sessions, those that are still to come too, ready to go to `to`; until then (CLOCK_BOOTTIME).
   void prepare(const std::string& database, std::size_t to, std::chrono::nanoseconds until);
-  // Holds it until then and no longer, as hold(), and asks for everything to be as it is now.
+  // Holds it, and asks for everything to be as it is now. keep() is possible until then; after it, only a title tells whether
+  // its sessions may go on: nothing is opened by time alone.
   void close(const std::string& database, std::size_t to, std::chrono::nanoseconds until);
   struct Readiness {
-    bool closed = false;
+    bool held = false;
+    bool in_time = false;  // held, and kept or not yet at the end of its time
     std::size_t sessions = 0;
     std::vector<Json> in_the_way;  // who could not go over at once; described, "why" says why
     std::vector<std::uint32_t> server_pids;
   };
   Readiness readiness(const std::string& database, std::size_t to);
-  // From here on the hold has no end of its own. False: it has ended already.
+  // From here on the hold has no end of its own. False: its time is over already.
   bool keep(const std::string& database);
   void last_words(const std::string& database);
   bool fetching(const std::string& database);

@@ -53,7 +53,6 @@ void Worker::release_if_due() {
     }
   }
   for (auto& [database, one] : switching_) {
-    if (!one.kept && due(one.closed_until)) open_now(database);
     if (one.closed_until.count() != 0 || !due(one.prepared_until)) continue;
     one.to.reset();
     one.prepared_until = std::chrono::nanoseconds(0);
@@ -74,7 +73,6 @@ int Worker::wait_ms() const {
   };
   sooner(hold_until_);
   for (const auto& [database, one] : switching_) {
-    if (!one.kept) sooner(one.closed_until);
     if (one.closed_until.count() == 0) sooner(one.prepared_until);
   }
   const auto left = std::chrono::ceil<Millis>(next - boot_now()).count();
@@ -146,7 +144,8 @@ Worker::Readiness Worker::readiness(const std::string& database, std::size_t to)
   return in_loop([=, this] {
     Readiness out;
     const auto it = switching_.find(database);
-    out.closed = it != switching_.end() && it->second.closed_until.count() != 0 && (it->second.kept || !due(it->second.closed_until));
+    out.held = it != switching_.end() && it->second.closed_until.count() != 0;
+    out.in_time = out.held && (it->second.kept || !due(it->second.closed_until));
     for (const auto& [id, session] : sessions_) {
       if (session->database() != database) continue;
       ++out.sessions;
@@ -155,6 +154,7 @@ Worker::Readiness Worker::readiness(const std::string& database, std::size_t to)
       if (why.empty()) continue;
       out.in_the_way.push_back(session->describe());
       out.in_the_way.back()["why"] = why;
+      out.in_the_way.back()["soon"] = session->getting_ready();
     }
     return out;
   });

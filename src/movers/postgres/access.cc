@@ -56,17 +56,23 @@ std::string with_block(std::string_view text, std::string_view move, std::string
   return fmt::format("{}{}{}{}", head(move), lines, tail(move), rest);
 }
 
-std::string hba_lines(const Plan& plan, std::string_view peer_address, const std::set<std::string>& hard_ones) {
-  const auto mask = peer_address.find(':') == std::string_view::npos ? 32 : 128;
+std::string hba_lines(const Plan& plan, std::string_view peer_address, const std::set<std::string>& hard_ones,
+                      const std::set<std::string>& gated_ones) {
+  const auto one_host = [](std::string_view address) { return fmt::format("{}/{}", address, address.find(':') == std::string_view::npos ? 32 : 128); };
   std::string out = fmt::format("local all {} peer map={}\n", plan.agent_role(), plan.agent_role());
+  if (plan.gate.present()) out += fmt::format("host postgres {} {} scram-sha-256\n", plan.gate_role(), one_host(plan.gate.address));
   for (const auto& database : plan.databases) {
-    const bool hard = hard_ones.contains(database);
+    const bool gated = gated_ones.contains(database);
+    const bool hard = gated || hard_ones.contains(database);
     const auto fence = plan.fence_role(database);
     const auto line = [&](std::string_view kind, std::string_view rest) {
       out += fmt::format("{} \"{}\" {}\n", kind, database, rest);
     };
     line("local", fmt::format("{} scram-sha-256", plan.probe_role()));
-    line("host", fmt::format("{} {}/{} scram-sha-256", plan.replication_role(), peer_address, mask));
+    line("host", fmt::format("{} {} scram-sha-256", plan.replication_role(), one_host(peer_address)));
+    if (plan.gate.present()) line("host", fmt::format("{} {} scram-sha-256", plan.gate_role(), one_host(plan.gate.address)));
+    // Whatever password is stored for them: the gate has asked for it already.
+    if (gated) line("host", fmt::format("all {} md5", one_host(plan.gate.address)));
     line("local", hard ? "all reject" : fmt::format("+{} reject", fence));
     line("host", hard ? "all all reject" : fmt::format("+{} all reject", fence));
   }

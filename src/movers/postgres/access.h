@@ -28,8 +28,9 @@ Block find_block(std::string_view text, std::string_view move);
 // The block for pg_hba.conf: our own way in, the replication role from `peer_address`, and the refusals. A
 // role that is a member of a database's fence role is refused there: granting and revoking that membership is
 // how a fence for superusers is set and lifted inside one transaction. For databases in `hard` everybody else
-// is refused as well.
-std::string hba_lines(const Plan& plan, std::string_view peer_address, const std::set<std::string>& hard_ones);
+// is refused as well; for those in `gated` too, but for who comes from the gate's address.
+std::string hba_lines(const Plan& plan, std::string_view peer_address, const std::set<std::string>& hard_ones,
+                      const std::set<std::string>& gated_ones = {});
 // And for pg_ident.conf: OS user `os_user` may be our agent's role, and nobody else.
 std::string ident_lines(const Plan& plan, std::string_view os_user);
 

@@ -87,6 +87,13 @@ Result<Json> Work::ask(std::string_view verb, Json args) const {
   return context.peers.call(theirs().host, "postgres", verb, args, context.task, context.deadline, context.stop);
 }
 
+Result<Json> Work::ask_gate(std::string_view verb, const std::string& database, std::string_view to, Json args) const {
+  args["database"] = database;
+  args["to"] = to;
+  args["service"] = get_string_or(plan.raw, "service", "");
+  return context.peers.call(plan.gate.host, "gate", verb, args, context.task, context.deadline, context.stop);
+}
+
 namespace {
 
 std::filesystem::path record_path(const Context& context, const std::string& move) {

@@ -93,6 +93,8 @@ struct Work {
   Result<Rows> run_cluster(const std::string& sql, const Params& params = {}) const;
   // Asks the other side's mover.
   Result<Json> ask(std::string_view verb, Json args) const;
+  // Asks the gate about `database`, which goes `to` "old" or "new". REQUIRES plan.gate.present().
+  Result<Json> ask_gate(std::string_view verb, const std::string& database, std::string_view to, Json args = Json::object()) const;
   void at(std::string_view point) const {
     if (options.checkpoint) options.checkpoint(point);
   }

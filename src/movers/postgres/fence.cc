@@ -22,8 +22,8 @@ std::string strangers_sql(const Plan& plan) {
       "(coalesce(usename, '') "
       "= {} AND application_name = 'midstream') AND backend_type NOT LIKE 'logical replication%' AND "
       "backend_type NOT "
-      "IN ('walsender', 'autovacuum worker', 'parallel worker')",
-      quote(plan.agent_role()));
+      "IN ('walsender', 'autovacuum worker', 'parallel worker') AND coalesce(usename, '') <> {}",
+      quote(plan.agent_role()), quote(plan.gate_role()));
 }
 
 // A backend that is still starting holds a lock on the database's own entry and is in no list of activity
@@ -116,8 +116,8 @@ Result<> prove_statements(const Work& work, const std::string& database, Json& p
 std::string members_sql(const Plan& plan, const std::string& database, bool fenced) {
   const auto role = plan.fence_role(database);
   const auto members =
-      fenced ? fmt::format("SELECT rolname FROM pg_roles WHERE rolsuper AND rolcanlogin AND rolname <> {}",
-                           quote(plan.agent_role()))
+      fenced ? fmt::format("SELECT rolname FROM pg_roles WHERE rolsuper AND rolcanlogin AND rolname NOT IN ({}, {})",
+                           quote(plan.agent_role()), quote(plan.gate_role()))
              : fmt::format(
                    "SELECT m.rolname FROM pg_auth_members a JOIN pg_roles r ON r.oid = a.roleid JOIN pg_roles "
                    "m ON m.oid = a.member WHERE r.rolname = {}",
@@ -171,15 +171,18 @@ Result<bool> reopen(const Work& work, const std::string& database) {
   return std::unexpected(title_error(done.error(), fmt::format("cannot open {} again", database)));
 }
 
-Result<std::set<int>> end_sessions(const Work& work, Session& session, Deadline deadline) {
+Result<std::set<int>> end_sessions(const Work& work, Session& session, Deadline deadline, const std::set<int>& spared) {
+  std::string left = "{";
+  for (const auto pid : spared) left += (left.size() > 1 ? "," : "") + std::to_string(pid);
+  left += '}';
   std::set<int> clients;
   std::string stayed;
   int quiet = 0;
   while (quiet < 2) {
     const auto rows = TRY(
-        session.run(fmt::format("SELECT s.*, pg_terminate_backend(pid) FROM ({}) AS s (pid, role, application, client)",
+        session.run(fmt::format("SELECT s.*, pg_terminate_backend(pid) FROM ({}) AS s (pid, role, application, client) WHERE pid <> ALL ($1::int[])",
                                 strangers_sql(work.plan)),
-                    {}, deadline, work.context.stop));
+                    {left}, deadline, work.context.stop));
     const auto starting = TRY(session.run(kStarting, {}, deadline, work.context.stop)).number(0, 0);
     for (int i = 0; i < rows.size(); ++i)
       if (rows.truth(i, 3)) clients.insert(static_cast<int>(rows.number(i, 0)));

@@ -102,12 +102,19 @@ Result<std::int64_t> yield(const Work& work, Session& session, const std::string
   return TRY(session.run("SELECT turn FROM midstream.owner", {}, Deadline::in(Millis(2000)), {})).number(0, 0);
 }
 
+// From here on the gate forwards nothing before it knows from a title where to.
+Result<> gate_keeps(const Work& work, const std::string& database) {
+  if (!work.plan.gate.present()) return {};
+  CHECK_OK(work.ask_gate("keep", database, work.on_old ? "new" : "old"));
+  return {};
+}
+
 Result<Json> close_and_yield(const Work& work, Session& session, const std::string& database, Witnesses& witnesses,
-                             Deadline deadline) {
+                             const std::set<int>& spared, Deadline deadline) {
   const auto start = boot_now();
   CHECK_OK(set_closing(work, session, database));
   work.at("give.closing");
-  const auto cut = TRY(end_sessions(work, session, deadline));
+  const auto cut = TRY(end_sessions(work, session, deadline, spared));
   const auto position = TRY(barrier_position(work, session));
   const auto closed = boot_now();
   work.at("give.fenced");
@@ -119,13 +126,15 @@ Result<Json> close_and_yield(const Work& work, Session& session, const std::stri
   const auto barrier_ms = ms_since(closed);
   work.at("give.barrier");
   // Whoever slipped in between the list and the limit was denied by the triggers; nobody may be left now.
-  const auto late = TRY(end_sessions(work, session, deadline));
+  const auto late = TRY(end_sessions(work, session, deadline, spared));
   // A transaction prepared before the fence outlives its session and would stay behind.
   const auto prepared = TRY(session.run("SELECT gid FROM pg_prepared_xacts WHERE database = $1 LIMIT 1", {database},
                                         deadline, work.context.stop));
   if (prepared.size() > 0)
     return retry(fmt::format("{} has a prepared transaction ({})", database, printable(prepared.text(0, 0))),
                  "COMMIT PREPARED or ROLLBACK PREPARED it");
+  CHECK_OK(gate_keeps(work, database));
+  work.at("give.kept");
   if (deadline.expired()) return retry(fmt::format("{} missed the switch's deadline before it was yielded", database));
   const auto turn = TRY(yield(work, session, database));
   work.at("give.yielded");
@@ -160,6 +169,34 @@ Result<bool> lease_expired(const Context& context, const std::string& move, int 
   return get_string_or(lease, "boot", "") != boot_id() || boot_now().count() >= get_int_or(lease, "until_ns", 0);
 }
 
+namespace {
+
+// The gate's host, and nobody else, may log in: it makes its sessions ready. What it would write is denied by the title.
+Result<> admit_gate(const Work& work, const std::string& database) {
+  CHECK_OK(work.run(database, "DO $body$ BEGIN EXECUTE format('ALTER DATABASE %I CONNECTION LIMIT %s', current_database(), "
+                              "(SELECT connection_limit FROM midstream.owner)); END $body$"));
+  return {};
+}
+
+}  // namespace
+
+Result<Json> refuse_gate(const Work& work, const std::string& database) {
+  const auto title = TRY(read_title(work, database));
+  if (title.state == "owner" || title.state == "closing") return Json::object();
+  CHECK_OK(set_access(work, database, Access::refused));
+  CHECK_OK(work.run(database, fmt::format("ALTER DATABASE {} CONNECTION LIMIT 0", ident(database))));
+  auto session = TRY(work.session(database));
+  CHECK_OK(end_sessions(work, *session, work.context.deadline));
+  return Json::object();
+}
+
+Result<Json> admit_all(const Work& work, const std::string& database) {
+  const auto title = TRY(read_title(work, database));
+  if (title.state != "owner") return refused(fmt::format("{} is '{}' on {}: nobody is let in", database, title.state, work.context.host));
+  CHECK_OK(set_access(work, database, Access::soft));
+  return Json::object();
+}
+
 Result<Json> prepare_take(const Work& work, const std::string& database) {
   const auto title = TRY(read_title(work, database));
   if (title.state != "standby" && title.state != "yielded")
@@ -183,7 +220,8 @@ Result<Json> prepare_take(const Work& work, const std::string& database) {
   auto proof = TRY(prove_fence(work, database, nullptr));
   CHECK_OK(holds(proof, context.host, database));
   // From hard to soft, so that becoming owner needs no file: still fenced.
-  CHECK_OK(set_access(work, database, false));
+  CHECK_OK(set_access(work, database, work.plan.gate.present() ? Access::gated : Access::soft));
+  if (work.plan.gate.present()) CHECK_OK(admit_gate(work, database));
   return Json{{"proof", std::move(proof)}, {"fingerprint", TRY(fingerprint(work, database))}};
 }
 
@@ -236,7 +274,8 @@ Result<Json> give(const Work& work, const std::string& database, const Json& arg
   const Context bounded{outer.task, outer.host, outer.state, outer.peers, outer.deadline.sooner(Millis(span)),
                         outer.stop};
   const Work inside{bounded, work.options, work.plan, work.on_old, work.pool, work.titles, false};
-  auto done = close_and_yield(inside, *session, database, witnesses, bounded.deadline);
+  const auto spared = args.value("spared", Json::array()).get<std::set<int>>();
+  auto done = close_and_yield(inside, *session, database, witnesses, spared, bounded.deadline);
   if (done) {
     CHECK_OK(clear_lease(work, database));
     return done;
@@ -309,7 +348,7 @@ Result<Json> after_give(const Work& work, const std::string& database, const Jso
   CHECK_OK(enable_subscription(work, database, began));
   work.at("after.reverse");
   CHECK_OK(drop_slot(work, work.outgoing(database)));
-  CHECK_OK(set_access(work, database, true));
+  CHECK_OK(set_access(work, database, Access::refused));
   auto session = TRY(work.session(database));
   CHECK_OK(end_sessions(work, *session, work.context.deadline));
   auto proof = TRY(prove_fence(work, database, nullptr));

@@ -19,7 +19,8 @@ Result<Json> prepare_take(const Work& work, const std::string& database);
 Result<Json> prepare_give(const Work& work, const std::string& database, const Json& args);
 
 // closing, fence, proof, barrier, yielded with the hand-over's row. Until `yielded` every failure opens the
-// database again and is a retry (or refused where the fence did not hold). args: "deadline_ms".
+// database again and is a retry (or refused where the fence did not hold). args: "deadline_ms"; "spared", the backends that
+// the gate holds. With a gate, it must say just before `yielded` that it holds them for good.
 // {"turn", "fence_ms", "barrier_ms", "sessions_cut", "proof"}.
 Result<Json> give(const Work& work, const std::string& database, const Json& args);
 
@@ -27,6 +28,11 @@ Result<Json> give(const Work& work, const std::string& database, const Json& arg
 // one commit. Idempotent: an owner answers at once. args: "turn" (0: whatever has arrived), "deadline_ms".
 // {"took_ms"}.
 Result<Json> take(const Work& work, const std::string& database, const Json& args);
+
+// On the taker, with a gate: what prepare_take let in goes out again, where nothing came of it; and everybody may come, once it
+// owns. Idempotent.
+Result<Json> refuse_gate(const Work& work, const std::string& database);
+Result<Json> admit_all(const Work& work, const std::string& database);
 
 // On the giver, after take: the stream the other way runs, the old slot is gone, the fence is hard.
 // Idempotent. args: "began" (of the taker's title). {"proof"}.

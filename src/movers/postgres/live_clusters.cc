@@ -93,7 +93,7 @@ bool Server::start() {
         "port = {}\nunix_socket_directories = '{}'\nlisten_addresses = '127.0.0.1'\nwal_level = logical\n"
         "track_commit_timestamp = on\nlog_statement = all\nlog_min_duration_statement = 0\n"
         "log_connections = on\nwal_retrieve_retry_interval = 100ms\nmax_prepared_transactions = 4\n"
-        "max_worker_processes = 16\nmax_logical_replication_workers = 12\n"
+        "max_connections = 500\nmax_worker_processes = 16\nmax_logical_replication_workers = 12\n"
         "shared_buffers = 32MB\nmax_wal_size = 256MB\nlogging_collector = on\nlog_directory = '{}'\nlog_filename = "
         "log\n",
         port_, directory_.native(), directory_.native());
@@ -140,8 +140,9 @@ void Server::write(const std::string& name, const std::string& text) {
 }
 std::string Server::log() const { return read_file(directory_ / "log", 1u << 30).value_or("?"); }
 
-Result<Json> Joined::call(const std::string& host, std::string_view, std::string_view verb, const Json& args,
+Result<Json> Joined::call(const std::string& host, std::string_view mover, std::string_view verb, const Json& args,
                           const Task& task, Deadline deadline, const std::stop_token& stop) {
+  if (mover == "gate") return gate(verb, args);
   auto* side = sides.at(host);
   return side->mover->peer(Context{task, host, side->state, *this, deadline, stop}, verb, args);
 }
@@ -273,7 +274,7 @@ void World::drop_shop() {
     server->sql("postgres", "SELECT pg_reload_conf()");
     for (const char* role :
          {"client", "root_too", "shop_owner", "\"midstream_repl_autumn-1\"", "\"midstream_probe_autumn-1\"",
-          "\"midstream_fence_autumn-1_0\"", "\"midstream_autumn-1\""})
+          "\"midstream_fence_autumn-1_0\"", "\"midstream_gate_autumn-1\"", "\"midstream_autumn-1\""})
       server->sql("postgres", fmt::format("DROP ROLE IF EXISTS {}", role));
   }
 }
@@ -281,10 +282,12 @@ void World::drop_shop() {
 Json World::desired(const std::string& kind) const {
   const Json old_end{{"host", "alpha"}, {"address", "127.0.0.1"}, {"port", 5501}};
   const Json new_end{{"host", "beta"}, {"address", "127.0.0.1"}, {"port", 5502}};
-  return {{"kind", kind},          {"port", kind == "source" ? 5501 : 5502},
-          {"databases", {"shop"}}, {"old", old_end},
-          {"new", new_end},        {"until", "caught-up"},
-          {"deadline_ms", 3000}};
+  Json desired{{"kind", kind},          {"port", kind == "source" ? 5501 : 5502},
+               {"databases", {"shop"}}, {"old", old_end},
+               {"new", new_end},        {"until", "caught-up"},
+               {"deadline_ms", 3000}};
+  if (joined_.gate) desired["gate"] = {{"host", "gamma"}, {"address", "127.0.0.1"}};
+  return desired;
 }
 
 Context World::context(Side& side) {

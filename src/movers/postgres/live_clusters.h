@@ -63,6 +63,7 @@ class Joined : public Peers {
   Result<std::unique_ptr<Stream>> open(const std::string& host, std::string_view mover, const Json& hello,
                                        const Task& task, Deadline deadline, const std::stop_token& stop) override;
   std::map<std::string, Side*> sides;
+  std::function<Result<Json>(std::string_view verb, const Json& args)> gate;  // where there is one
 };
 
 // Both clusters for the whole program; a move's two sides for one test.
@@ -81,6 +82,10 @@ class World {
   void forget();                                                          // state directories emptied
 
   void set_copy_chunk(std::int64_t bytes);                                // the same
+
+  // From here on (and until it is given none) clients come through a gate, which answers what movers ask of it.
+  void use_gate(std::function<Result<Json>(std::string_view verb, const Json& args)> gate) { joined_.gate = std::move(gate); }
+  std::filesystem::path state_of(const std::string& host) const { return root_ / ("state-" + host); }
 
   Json desired(const std::string& kind) const;
   Result<Json> apply(const std::string& kind);

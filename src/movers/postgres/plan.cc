@@ -11,16 +11,29 @@ namespace midstream::postgres {
 
 namespace {
 
+bool is_numeric_address(const std::string& text) {
+  const auto numeric = [](char c) { return std::isxdigit(static_cast<unsigned char>(c)) || c == '.' || c == ':'; };
+  return !text.empty() && std::ranges::all_of(text, numeric);
+}
+
 Result<End> parse_end(const Json& desired, std::string_view key) {
   const auto object = TRY(get_object(desired, key));
   End end{TRY(get_string(object, "host")), TRY(get_string(object, "address")), 0};
   const auto port = TRY(get_int(object, "port"));
   if (port < 1 || port > 65535) return corrupt(fmt::format("desired: '{}.port' is not a port: {}", key, port));
   end.port = static_cast<std::uint16_t>(port);
-  const auto numeric = [](char c) { return std::isxdigit(static_cast<unsigned char>(c)) || c == '.' || c == ':'; };
-  if (end.address.empty() || !std::ranges::all_of(end.address, numeric))
+  if (!is_numeric_address(end.address))
     return corrupt(fmt::format("desired: '{}.address' is not a numeric address: {}", key, printable(end.address)));
   return end;
+}
+
+Result<GateEnd> parse_gate(const Json& desired) {
+  if (!desired.contains("gate")) return GateEnd{};
+  const auto object = TRY(get_object(desired, "gate"));
+  GateEnd gate{TRY(get_string(object, "host")), TRY(get_string(object, "address"))};
+  if (!is_numeric_address(gate.address))
+    return corrupt(fmt::format("desired: 'gate.address' is not a numeric address: {}", printable(gate.address)));
+  return gate;
 }
 
 }  // namespace
@@ -51,6 +64,7 @@ Result<Plan> parse_plan(const Json& desired, const std::string& move) {
   plan.databases = TRY(get_strings(desired, "databases"));
   plan.old_end = TRY(parse_end(desired, "old"));
   plan.new_end = TRY(parse_end(desired, "new"));
+  plan.gate = TRY(parse_gate(desired));
   plan.until = get_string_or(desired, "until", "caught-up");
   plan.deadline_ms = static_cast<int>(get_int_or(desired, "deadline_ms", 1000));
   plan.raw = desired;

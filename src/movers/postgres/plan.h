@@ -16,12 +16,20 @@ struct End {
   std::uint16_t port = 5432;
 };
 
+// Where the gate runs through which clients come.
+struct GateEnd {
+  std::string host;     // in the manifest; "" where there is no gate
+  std::string address;  // numeric: from where it connects to both servers
+  bool present() const { return !host.empty(); }
+};
+
 struct Plan {
   std::string kind;
   std::string move;
   std::vector<std::string> databases;
   End old_end;
   End new_end;
+  GateEnd gate;
   std::string until;  // follow: "copied" or "caught-up"
   int deadline_ms = 1000;
   Json raw;
@@ -30,6 +38,7 @@ struct Plan {
   std::string agent_role() const { return "midstream_" + move; }
   std::string replication_role() const { return "midstream_repl_" + move; }
   std::string probe_role() const { return "midstream_probe_" + move; }
+  std::string gate_role() const { return "midstream_gate_" + move; }
   std::string fence_role(const std::string& database) const;
   std::string publication() const { return "midstream_" + move; }
   std::string event_trigger() const { return "midstream_" + move; }

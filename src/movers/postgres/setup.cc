@@ -23,7 +23,7 @@ Result<Json> open_record(const Work& work) {
   auto desired = work.plan.raw;
   desired["kind"] = "switch";
   record["desired"] = desired;
-  for (const char* key : {"own_password", "probe_password"})
+  for (const char* key : {"own_password", "probe_password", "gate_password"})
     if (!record.contains(key)) record[key] = TRY(random_secret());
   for (const char* key : {"made_roles", "made_databases"})
     if (!record.contains(key)) record[key] = Json::array();
@@ -55,6 +55,9 @@ Result<> make_our_roles(const Work& work, const Json& record) {
                      get_string_or(record, "own_password", "")));
   CHECK_OK(session.run(fmt::format("GRANT pg_read_all_data TO {}", ident(plan.replication_role())), {},
                        work.context.deadline, work.context.stop));
+  // Passes the soft fence, to read the title, and reads password verifiers: what only superusers may.
+  if (plan.gate.present())
+    CHECK_OK(make_role(work, session, plan.gate_role(), "LOGIN SUPERUSER", get_string_or(record, "gate_password", "")));
   CHECK_OK(make_role(work, session, plan.probe_role(), "LOGIN", get_string_or(record, "probe_password", "")));
   for (const auto& database : plan.databases)
     CHECK_OK(make_role(work, session, plan.fence_role(database), "NOLOGIN", ""));
@@ -139,6 +142,7 @@ Result<> remove_access(const Work& work) {
   CHECK_OK(write_access(work, "", ""));
   std::vector<std::string> roles{work.plan.replication_role(), work.plan.probe_role()};
   for (const auto& database : work.plan.databases) roles.push_back(work.plan.fence_role(database));
+  if (work.plan.gate.present()) roles.push_back(work.plan.gate_role());
   roles.push_back(work.plan.agent_role());
   auto session = TRY(work.maintenance());
   for (const auto& role : roles) {
@@ -156,8 +160,8 @@ Result<> remove_access(const Work& work) {
 Result<> refresh_access(const Work& work) {
   const auto record = TRY(Record::load(work.context, work.plan.move));
   const auto hard = record.value("hard", Json::array()).get<std::set<std::string>>();
-  return write_access(work, hba_lines(work.plan, work.theirs().address, hard),
-                      ident_lines(work.plan, work.options.os_user));
+  const auto gated = record.value("gated", Json::array()).get<std::set<std::string>>();
+  return write_access(work, hba_lines(work.plan, work.theirs().address, hard, gated), ident_lines(work.plan, work.options.os_user));
 }
 
 bool has(const Json& list, const std::string& name) {
@@ -192,19 +196,26 @@ Result<> prepare_database(const Work& work, const Json& catalog, const std::stri
 
 }  // namespace
 
-Result<> set_access(const Work& work, const std::string& database, bool hard) {
+Result<> set_access(const Work& work, const std::string& database, Access access) {
   auto record = TRY(Record::load(work.context, work.plan.move));
-  std::set<std::string> hard_ones;
-  if (record.contains("hard")) hard_ones = record["hard"].get<std::set<std::string>>();
-  for (const auto& one : work.plan.databases) {
-    if (!database.empty() && one != database) continue;
-    if (hard) hard_ones.insert(one);
-    if (!hard) hard_ones.erase(one);
-  }
-  record["hard"] = hard_ones;
+  const auto among = [&](const char* key, Access which) {
+    auto ones = record.value(key, Json::array()).get<std::set<std::string>>();
+    for (const auto& one : work.plan.databases) {
+      if (!database.empty() && one != database) continue;
+      if (access == which) ones.insert(one);
+      else ones.erase(one);
+    }
+    record[key] = ones;
+  };
+  among("hard", Access::refused);
+  among("gated", Access::gated);
   CHECK_OK(Record::save(work.context, work.plan.move, record));
-  return write_access(work, hba_lines(work.plan, work.theirs().address, hard_ones),
-                      ident_lines(work.plan, work.options.os_user));
+  return refresh_access(work);
+}
+
+Result<bool> is_gated(const Work& work, const std::string& database) {
+  if (!work.plan.gate.present()) return false;
+  return has(TRY(Record::load(work.context, work.plan.move)).value("gated", Json::array()), database);
 }
 
 Result<> access_is_readable(const Work& work) {
@@ -236,7 +247,7 @@ Result<Json> apply_source(const Work& work) {
   work.at("source.recorded");
   CHECK_OK(make_our_roles(work, record));
   work.at("source.roles");
-  CHECK_OK(set_access(work, "", false));
+  CHECK_OK(set_access(work, "", Access::soft));
   for (const auto& database : work.plan.databases) {
     CHECK_OK(let_in(work, database));
     auto session = TRY(work.session(database));
@@ -269,9 +280,14 @@ Result<Json> undo_source(const Work& work) {
 
 Result<Json> apply_target(const Work& work) {
   auto record = TRY(open_record(work));
+  if (work.plan.gate.present()) {
+    // One password on both sides: the gate has one role.
+    record["gate_password"] = TRY(get_string(TRY(work.ask("gate_password", Json::object())), "password"));
+    CHECK_OK(Record::save(work.context, work.plan.move, record));
+  }
   CHECK_OK(make_our_roles(work, record));
   work.at("target.roles");
-  CHECK_OK(set_access(work, "", true));
+  CHECK_OK(set_access(work, "", Access::refused));
   const auto catalog = TRY(work.ask("dump", {{"schema", true}}));
   const auto missing = TRY(missing_roles(work, catalog));
   for (const auto& name : missing)

@@ -17,8 +17,12 @@ Result<Json> apply_finish(const Work& work);
 Result<> finish_old(const Work& work);
 
 // Writes our blocks into the access files, has the server read them, and waits until it has. `database` ("":
-// all) gets the hard fence in pg_hba.conf, or only the soft one; which has which is kept in the record.
-Result<> set_access(const Work& work, const std::string& database, bool hard);
+// all) is open but for who is in the fence role (soft), refused to everybody but us, or to everybody but us and the gate's
+// host; which is which is kept in the record.
+enum class Access { soft, refused, gated };
+Result<> set_access(const Work& work, const std::string& database, Access access);
+// It is refused to everybody but us and the gate's host.
+Result<bool> is_gated(const Work& work, const std::string& database);
 // Refused, naming file and line, where the server cannot read its access files: no reload would have an effect.
 Result<> access_is_readable(const Work& work);
 // Peer verb: takes the other side's replication password, gives ours.

@@ -8,6 +8,7 @@
 #include "movers/postgres/catalog.h"
 #include "movers/postgres/check.h"
 #include "movers/postgres/fence.h"
+#include "movers/postgres/gate_hold.h"
 #include "movers/postgres/handover.h"
 #include "movers/postgres/setup.h"
 #include "movers/postgres/stream.h"
@@ -74,6 +75,12 @@ const std::map<std::string_view, Handler>& handlers() {
          CHECK_OK(finish_old(w));
          return Json::object();
        }},
+      {"refuse_gate", [](const Work& w, const std::string& d, const Json&) { return refuse_gate(w, d); }},
+      {"admit_all", [](const Work& w, const std::string& d, const Json&) { return admit_all(w, d); }},
+      {"gate_password",
+       [](const Work& w, const std::string&, const Json&) -> Result<Json> {
+         return Json{{"password", TRY(get_string(TRY(Record::load(w.context, w.plan.move)), "gate_password"))}};
+       }},
       {"facts", [](const Work& w, const std::string&, const Json&) { return cluster_facts(w); }},
   };
   return all;
@@ -86,7 +93,7 @@ struct Both {
 
 class Switch {
  public:
-  Switch(const Work& work, std::string database) : work_(work), database_(std::move(database)) {}
+  Switch(const Work& work, const std::string& database) : work_(work), database_(database), gate_(work, database) {}
 
   Result<Json> side(bool old_side, std::string_view verb, Json args = Json::object()) const {
     args["database"] = database_;
@@ -125,14 +132,26 @@ class Switch {
     return side(from_old, "after_give", {{"began", taker.began}});
   }
 
+  // The gate's sessions go over, and everybody else may come. A gate that is gone has no sessions, and one that does not hear
+  // goes by the title: neither keeps the switch from going on.
+  Result<Json> after_take(bool from_old) const {
+    if (!work_.plan.gate.present()) return Json::object();
+    const auto over = gate_.over(from_old);
+    work_.at("switch.over");
+    CHECK_OK(side(!from_old, "admit_all"));
+    return over ? *over : Json{{"error", over.error().what}};
+  }
+
   Result<Json> hand_over(bool from_old) const {
     const auto ready = TRY(side(!from_old, "prepare_take"));
     const auto asked = side(from_old, "prepare_give", {{"fingerprint", ready.value("fingerprint", "")}});
     if (!asked) return postponed(from_old, asked.error());
     const auto& lag = *asked;
+    const auto held = gate_.prepare_and_close(from_old);
+    if (!held) return postponed(from_old, held.error());
     work_.at("switch.prepared");
     const auto start = boot_now();
-    auto given = side(from_old, "give", {{"deadline_ms", work_.plan.deadline_ms}});
+    auto given = side(from_old, "give", {{"deadline_ms", work_.plan.deadline_ms}, {"spared", held->value("server_pids", Json::array())}});
     if (!given) {
       const auto kind = given.error().kind;
       if (kind == ErrorKind::retry || kind == ErrorKind::refused) return postponed(from_old, given.error());
@@ -149,10 +168,12 @@ class Switch {
     const auto since = [](auto from, auto to) { return std::chrono::duration_cast<Millis>(to - from).count(); };
     const auto total = since(given_at, boot_now()) + get_int_or(*given, "give_ms", since(start, given_at));
     work_.at("switch.taken");
+    const auto over = TRY(after_take(from_old));
     const auto after = TRY(after_give(from_old));
     auto figures = *given;
     figures.update(taken);
     figures["total_ms"] = total;
+    if (work_.plan.gate.present()) figures["gate"] = over;
     figures["lag_bytes"] = get_int_or(lag, "lag_bytes", 0);
     figures["fence_proof"] = Json::array();
     for (const auto& proof : {ready.value("proof", Json::array()), given->value("proof", Json::array()),
@@ -167,11 +188,14 @@ class Switch {
   // anew; where it cannot be dropped now, the taker's agent does it when the disk gets tight.
   std::unexpected<Error> postponed(bool from_old, const Error& why) const {
     (void)side(!from_old, "drop_slot");
+    gate_.open(from_old);
+    if (work_.plan.gate.present()) (void)side(!from_old, "refuse_gate");
     return std::unexpected(why);
   }
 
   const Work& work_;
   std::string database_;
+  GateHold gate_;
 };
 
 std::string owner_of(const Both& both) {
@@ -190,7 +214,7 @@ Result<Json> answer(const Work& work, std::string_view verb, const Json& args) {
   if (!database.empty() && work.plan.number(database) < 0)
     return refused(fmt::format("database '{}' is not part of this step", database));
   static const std::set<std::string_view> kChanging{"prepare_take", "prepare_give", "give",
-                                                    "take",         "after_give",   "reopen"};
+                                                    "take",         "after_give",   "reopen", "refuse_gate",  "admit_all"};
   std::unique_lock lock(work.titles, std::defer_lock);
   if (kChanging.contains(verb)) lock.lock();
   return found->second(work, database, args);
@@ -210,7 +234,9 @@ Result<Json> run_switch(const Work& work, bool to_new) {
     const auto& giver = to_new ? both.old_side : both.new_side;
     if (taker.state == "owner") {
       // Done before, perhaps all but the last part.
-      if (giver.state == "yielded") CHECK_OK(one.after_give(to_new));
+      if (giver.state != "yielded") continue;
+      CHECK_OK(one.after_take(to_new));
+      CHECK_OK(one.after_give(to_new));
       continue;
     }
     // Half of a switch the other way: its last part makes this side fit to take the database back.
@@ -323,9 +349,13 @@ Result<bool> keep(const Work& work, bool all_leases) {
       CHECK_OK(clear_lease(work, database));
     }
     const auto title = TRY(read_title(work, database));
-    if (title.arrived <= title.turn || title.state.empty()) continue;
-    CHECK_OK(take(work, database, Json::object()));
-    did = true;
+    if (title.arrived > title.turn && !title.state.empty()) {
+      CHECK_OK(take(work, database, Json::object()));
+      did = true;
+    } else if (all_leases && title.state == "owner" && TRY(is_gated(work, database))) {
+      CHECK_OK(admit_all(work, database));  // the agent that took it did not come so far
+      did = true;
+    }
   }
   return did;
 }
