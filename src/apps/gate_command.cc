@@ -53,8 +53,8 @@ int command_gate_sessions(const CliOptions& options) {
     return kDone;
   }
   print_table((*answer)["sessions"]);
-  fmt::print(stderr, "midstream: judged by the protocol's messages; what only the server knows of a session (temporary tables, advisory "
-                     "locks, WITH HOLD cursors) is not asked yet, and the switch itself is not there yet\n");
+  fmt::print(stderr, "midstream: judged by the protocol's messages; what only the server knows of a session (temporary tables, WITH HOLD "
+                     "cursors) is known once a switch has been prepared\n");
   return kDone;
 }
 

@@ -121,7 +121,8 @@ Exchange ask_belongings(const std::set<std::string>& custom, std::string_view lo
   append_value(values, array_literal(custom));
   append_value(values, login);
   // Its portal has a name of the gate's too: the client may have an unnamed one only within a transaction.
-  return Exchange((prepare ? message('P', own + std::string(kAsk) + "\0\0\0"s) : "") + message('B', own + own + values + "\0\0"s) +
+  // Closed first: an earlier preparation may have left it there, and there is no error where it did not.
+  return Exchange((prepare ? message('C', "S" + own) + message('P', own + std::string(kAsk) + "\0\0\0"s) : "") + message('B', own + own + values + "\0\0"s) +
                       message('E', own + "\0\0\0\0"s) + message('S', ""),
                   1);
 }

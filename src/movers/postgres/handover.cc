@@ -201,6 +201,8 @@ Result<Json> prepare_take(const Work& work, const std::string& database) {
   const auto title = TRY(read_title(work, database));
   if (title.state != "standby" && title.state != "yielded")
     return refused(fmt::format("{} is '{}' on {}, it cannot take over", database, title.state, work.context.host));
+  // An earlier try let the gate in and died: the fence is proven as it is for everybody.
+  if (TRY(is_gated(work, database))) CHECK_OK(refuse_gate(work, database));
   const auto arrival = TRY(look_at_subscription(work, database));
   if (!arrival.present || !arrival.enabled || arrival.ready < arrival.tables)
     return retry(fmt::format("{} on {} does not follow yet: {} of {} tables are ready", database, work.context.host,
@@ -348,6 +350,8 @@ Result<Json> after_give(const Work& work, const std::string& database, const Jso
   CHECK_OK(enable_subscription(work, database, began));
   work.at("after.reverse");
   CHECK_OK(drop_slot(work, work.outgoing(database)));
+  // Where a try to take it back has let the gate in already, more than the files.
+  if (TRY(is_gated(work, database))) CHECK_OK(refuse_gate(work, database));
   CHECK_OK(set_access(work, database, Access::refused));
   auto session = TRY(work.session(database));
   CHECK_OK(end_sessions(work, *session, work.context.deadline));
