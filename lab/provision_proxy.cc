@@ -73,9 +73,15 @@ void add_edge_proxy(FileSet& files, const Scenario& s) {
       "    tcp-check send-binary {}\n"
       "    tcp-check expect binary 5a0000000549\n"
       "    tcp-check send-binary 5800000004\n"
-      "    default-server check inter 100ms fall 1 rise 1 on-marked-down shutdown-sessions\n"
-      "    server {} {}:5432\n    server {} {}:5432\n",
-      s.db_backend, startup_packet("haproxy_check", s.database), s.db_old, kOldMgmt, s.db_new, kNewMgmt);
+      "    option redispatch 1\n",
+      s.db_backend, startup_packet("haproxy_check", s.database));
+  // The gate is not asked for a login: whether it is there is what counts. As long as it is, it alone leads to the databases.
+  if (!s.db_gate.empty()) text += fmt::format("    server {0} {1} track {2}_gate/{0}\n", s.db_gate, kGateListen, s.db_backend);
+  for (const auto& [name, address] : {std::pair(s.db_old, kOldMgmt), std::pair(s.db_new, kNewMgmt)})
+    text += fmt::format("    server {} {}:5432 check inter 100ms fall 1 rise 1 on-marked-down shutdown-sessions{}\n", name, address,
+                        s.db_gate.empty() ? "" : " backup");
+  if (!s.db_gate.empty())
+    text += fmt::format("\nbackend {}_gate\n    mode tcp\n    server {} {} check inter 100ms fall 1 rise 1\n", s.db_backend, s.db_gate, kGateListen);
   add_service(files, text);
 }
 

@@ -57,7 +57,7 @@ Scenario demo() {
   s.database = "shop", s.app_role = "shop", s.probe_role = "probe";
   s.web_backend = "web", s.db_backend = "db";
   s.web_old = {"web-old-1", "web-old-2"}, s.web_new = {"web-new-1", "web-new-2"};
-  s.db_old = "db-old", s.db_new = "db-new";
+  s.db_old = "db-old", s.db_new = "db-new", s.db_gate = "db-gate";
   s.app_services = {"shop-1", "shop-2"};
   s.zone = "prod.example.", s.web_name = "shop.prod.example.", s.db_name = "db.prod.example.";
   s.tsig_key = "midstream";
@@ -124,6 +124,7 @@ Json to_json(const Scenario& s) {
           {"web_new", s.web_new},
           {"db_old", s.db_old},
           {"db_new", s.db_new},
+          {"db_gate", s.db_gate},
           {"app_services", s.app_services},
           {"zone", s.zone},
           {"web_name", s.web_name},

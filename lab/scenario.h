@@ -42,6 +42,7 @@ struct Scenario {
   std::string web_backend, db_backend;                   // HAProxy's names
   std::vector<std::string> web_old, web_new;             // two servers each
   std::string db_old, db_new;
+  std::string db_gate;                                   // the gate's server; "": there is no gate
   std::vector<std::string> app_services;                 // two instances, on :8081 and :8082
   std::string zone;                                      // absolute
   std::string web_name, db_name;                         // absolute, in the zone
@@ -77,6 +78,7 @@ inline constexpr std::string_view kNs2Mgmt = "10.77.0.22";
 inline constexpr std::string_view kOutMgmt = "10.77.0.50";
 inline constexpr std::string_view kOpsMgmt = "10.77.0.60";
 
+inline constexpr std::string_view kGateListen = "127.0.0.1:6432";  // on edge
 inline constexpr std::string_view kMailAddress = "192.0.2.25";   // of old's /26: mail comes in and goes out by it
 inline constexpr std::string_view kSinkAddress = "203.0.113.50";  // out's
 

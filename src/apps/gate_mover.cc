@@ -16,12 +16,15 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr int kRetireMs = 2'000;
+
 class GateMover final : public Mover {
  public:
   std::string_view name() const override { return "gate"; }
   Result<> start(const Context&) override { return {}; }  // the supervisor has kept the gate running
 
   Result<Json> apply(const Context& context, const Json& desired) override {
+    if (get_string_or(desired, "kind", "") == "end") return undo(context, desired);
     const Files files(context, TRY(service_of(desired)));
     const auto text = TRY(config_text(context, desired, files));
     CHECK_OK(parse_gate_config_shape(text, files));
@@ -38,6 +41,7 @@ class GateMover final : public Mover {
 
   Result<Json> observe(const Context& context, const Json& desired) override {
     const Files files(context, TRY(service_of(desired)));
+    if (get_string_or(desired, "kind", "") == "end") return observation(!fs::exists(files.note), fs::exists(files.note) ? "the gate is installed" : "");
     if (!fs::exists(files.note)) return observation(false, "the gate is not installed");
     const auto answer = gate::ask_gate(files.control, {{"verb", "sessions"}});
     if (!answer) return observation(false, fmt::format("the gate does not answer: {}", answer.error().what));
@@ -46,8 +50,17 @@ class GateMover final : public Mover {
     return out;
   }
 
+  // Sessions end between two transactions, and their clients come again past the gate.
   Result<Json> undo(const Context& context, const Json& desired) override {
     const Files files(context, TRY(service_of(desired)));
+    while (fs::exists(files.control)) {
+      const auto retired = gate::ask_gate(files.control, {{"verb", "retire"}, {"within_ms", kRetireMs}});
+      if (!retired) break;  // it is gone: so are its sessions
+      const auto left = get_int_or(*retired, "sessions", 0);
+      if (left == 0) break;
+      if (context.deadline.expired() || context.stop.stop_requested())
+        return retry(fmt::format("{} sessions of the gate are in the middle of a transaction", left), "wait for them, or end them: `midstream gate sessions`");
+    }
     CHECK_OK(remove_file_durably(files.note));
     CHECK_OK(remove_service(files.unit));
     for (const auto& path : {files.config, files.password, files.control}) CHECK_OK(remove_file_durably(path));
@@ -63,6 +76,7 @@ class GateMover final : public Mover {
   }
 
   std::string describe(const Json& desired) const override {
+    if (get_string_or(desired, "kind", "") == "end") return fmt::format("the gate of {} ends: its clients come again to new directly", get_string_or(desired, "service", "?"));
     return fmt::format("the gate of {} stands between clients and both databases, on {}", get_string_or(desired, "service", "?"),
                        get_string_or(desired, "listen", "?"));
   }

@@ -31,6 +31,7 @@ class Builder {
     prepare();
     copy();
     follow();
+    gate();
     shift();
     switch_over();
     soak();
@@ -81,7 +82,7 @@ class Builder {
   // out of reach does not hold it up.
   std::vector<std::string> involved(const std::string& host, const Json& desired) const {
     std::vector<std::string> hosts{host};
-    for (const auto* key : {"from", "to", "old", "new", "verifier"}) {
+    for (const auto* key : {"from", "to", "old", "new", "verifier", "gate"}) {
       const auto named = desired.value(key, Json());
       const auto name = named.is_object() ? get_string_or(named, "host", "") : named.is_string() ? named.get<std::string>() : "";
       if (manifest_.host(name) == nullptr || std::ranges::find(hosts, name) != hosts.end()) continue;
@@ -137,11 +138,23 @@ class Builder {
     const auto& tree = service.files[index];
     return {{"id", fmt::format("{}-{}", service.name, index)}, {"path", tree.path}, {"except", tree.except}};
   }
-  Json postgres_base(const PostgresSpec& spec) const {
+  Json postgres_base(const ServiceSpec& service) const {
+    const auto& spec = *service.postgres;
     const auto side = [&](const ClusterSpec& cluster) {
       return Json{{"host", cluster.host}, {"address", manifest_.host(cluster.host)->data}, {"port", cluster.port}};
     };
-    return {{"databases", spec.databases}, {"old", side(spec.old_side)}, {"new", side(spec.new_side)}};
+    Json base{{"databases", spec.databases}, {"old", side(spec.old_side)}, {"new", side(spec.new_side)}};
+    if (!service.gate) return base;
+    base["service"] = service.name;
+    base["gate"] = {{"host", service.gate->host}, {"address", manifest_.host(service.gate->host)->data}};
+    return base;
+  }
+  Json gate_base(const ServiceSpec& service) const {
+    auto base = postgres_base(service);
+    base.erase("gate");
+    base["listen"] = service.gate->listen;
+    base["postgres"] = with(with_port(postgres_base(service), service.postgres->old_side), "source");
+    return base;
   }
   // Trees that other movers carry: mail stores are not to be among them.
   Json mail_base(const MailSpec& spec) const {
@@ -214,8 +227,8 @@ class Builder {
       if (service.mail) add("prepare", service.name, "mail-proxy", service.mail->new_host, "mail", with(mail_base(*service.mail), "proxy"));
       if (!service.postgres) continue;
       const auto& spec = *service.postgres;
-      add("prepare", service.name, "source", spec.old_side.host, "postgres", with(with_port(postgres_base(spec), spec.old_side), "source"));
-      add("prepare", service.name, "target", spec.new_side.host, "postgres", with(with_port(postgres_base(spec), spec.new_side), "target"))
+      add("prepare", service.name, "source", spec.old_side.host, "postgres", with(with_port(postgres_base(service), spec.old_side), "source"));
+      add("prepare", service.name, "target", spec.new_side.host, "postgres", with(with_port(postgres_base(service), spec.new_side), "target"))
           .deadline_ms = 600'000;
     }
   }
@@ -261,7 +274,7 @@ class Builder {
       for (std::size_t i = 0; i < service.files.size(); ++i) {
         add("copy", service.name, fmt::format("files-{}", i), manifest_.old_host, "files", forward_files(service, i, "copied"));
       }
-      if (service.postgres) add("copy", service.name, "mirror", service.postgres->new_side.host, "postgres", mirror(*service.postgres, "copied"));
+      if (service.postgres) add("copy", service.name, "mirror", service.postgres->new_side.host, "postgres", mirror(service, "copied"));
     }
     wait_for_data("copy", "copied", Span(24 * 3'600'000));
   }
@@ -280,7 +293,7 @@ class Builder {
       if (service.mail) add("follow", service.name, "mail-verify", service.mail->new_host, "mail", with(mail_base(*service.mail), "verify")).deadline_ms = 3'600'000;
       if (!service.postgres) continue;
       const auto& spec = *service.postgres;
-      add("follow", service.name, "verify", spec.new_side.host, "postgres", with(with_port(postgres_base(spec), spec.new_side), "verify"))
+      add("follow", service.name, "verify", spec.new_side.host, "postgres", with(with_port(postgres_base(service), spec.new_side), "verify"))
           .deadline_ms = 3'600'000;
     }
   }
@@ -288,8 +301,8 @@ class Builder {
   Json forward_files(const ServiceSpec& service, std::size_t i, const std::string& until) const {
     return with(files_base(service, i), "follow", {{"to", manifest_.new_host}, {"first", true}, {"until", until}});
   }
-  Json mirror(const PostgresSpec& spec, const std::string& until) const {
-    return with(with_port(postgres_base(spec), spec.new_side), "follow", {{"until", until}});
+  Json mirror(const ServiceSpec& service, const std::string& until) const {
+    return with(with_port(postgres_base(service), service.postgres->new_side), "follow", {{"until", until}});
   }
 
   void wait_for_data(const std::string& phase, const std::string& until, Span deadline) {
@@ -299,8 +312,19 @@ class Builder {
       }
       if (service.mail) add_wait(phase, service.name, "mail-" + until, service.mail->old_host, "mail", mail_follow(*service.mail, true, until), deadline);
       if (service.postgres) {
-        add_wait(phase, service.name, "mirror-" + until, service.postgres->new_side.host, "postgres", mirror(*service.postgres, until), deadline);
+        add_wait(phase, service.name, "mirror-" + until, service.postgres->new_side.host, "postgres", mirror(service, until), deadline);
       }
+    }
+  }
+
+  void gate() {
+    for (const auto& service : manifest_.services) {
+      if (!service.gate) continue;
+      const auto& spec = *service.postgres;
+      add("gate", service.name, "gate", service.gate->host, "gate", with(gate_base(service), "gate")).deadline_ms = 60'000;
+      auto& drain = add("gate", service.name, "drain", spec.old_side.host, "postgres",
+                        with(with_port(postgres_base(service), spec.old_side), "drain", {{"idle_ms", service.gate->close_idle.count()}}));
+      drain.deadline_ms = kPatience.count();
     }
   }
 
@@ -392,9 +416,9 @@ class Builder {
       if (service.mail) switch_mail(service);
       if (!service.postgres) continue;
       const auto& spec = *service.postgres;
-      add_wait("switch", service.name, "mirror-close", spec.new_side.host, "postgres", mirror(spec, "caught-up"), Span(600'000));
+      add_wait("switch", service.name, "mirror-close", spec.new_side.host, "postgres", mirror(service, "caught-up"), Span(600'000));
       auto& step = add("switch", service.name, "switch", spec.new_side.host, "postgres",
-                       with(with_port(postgres_base(spec), spec.new_side), "switch", {{"deadline_ms", spec.deadline.count()}}));
+                       with(with_port(postgres_base(service), spec.new_side), "switch", {{"deadline_ms", spec.deadline.count()}}));
       step.expected_blackout_ms = spec.deadline.count();
       step.in_window = true;
       step.attempts = 6;
@@ -562,9 +586,10 @@ class Builder {
         seal.deadline_ms = 600'000;
       }
       if (service.mail) add("finish", service.name, "mail-end", service.mail->new_host, "mail", with(mail_base(*service.mail), "end")).irreversible = true;
+      if (service.gate) add("finish", service.name, "gate-end", service.gate->host, "gate", with(gate_base(service), "end")).irreversible = true;
       if (service.postgres) {
         const auto& spec = *service.postgres;
-        add("finish", service.name, "end", spec.new_side.host, "postgres", with(with_port(postgres_base(spec), spec.new_side), "finish"))
+        add("finish", service.name, "end", spec.new_side.host, "postgres", with(with_port(postgres_base(service), spec.new_side), "finish"))
             .irreversible = true;
       }
       for (const auto& name : service.names) {

@@ -17,6 +17,8 @@ constexpr Millis kLastWords{500};
 // Without a word after `keep` for so long, the titles decide.
 constexpr Millis kSilence{1'500};
 constexpr Millis kLook{500};
+// Until a proxy has noticed that nobody listens any more.
+constexpr Millis kNoticed{500};
 
 std::int64_t ms_since(std::chrono::nanoseconds start) { return std::chrono::duration_cast<Millis>(boot_now() - start).count(); }
 
@@ -56,7 +58,8 @@ Json end_session(const Coordinator::Workers& workers, std::uint64_t id) {
 
 }  // namespace
 
-Coordinator::Coordinator(Shared& shared, const Workers& workers) : shared_(shared), workers_(workers) {
+Coordinator::Coordinator(Shared& shared, const Workers& workers, std::function<void()> stop_listening)
+    : shared_(shared), workers_(workers), stop_listening_(std::move(stop_listening)) {
   if (!shared.titled()) return;
   for (const auto& database : shared.config.databases) {
     states_[database].titles = std::make_unique<Titles>(shared, database);
@@ -80,6 +83,7 @@ Result<Json> Coordinator::respond(const Json& request, const std::stop_token& st
   if (verb == "close") return close(request, stop);
   if (verb == "keep") return keep(request);
   if (verb == "over") return over(request, stop);
+  if (verb == "retire") return retire(request, stop);
   if (verb == "open") return open(request, stop);
   return refused(fmt::format("the gate does not know '{}'", verb));
 }
@@ -195,6 +199,22 @@ Result<Json> Coordinator::over(const Json& request, const std::stop_token& stop)
   if (shared_.primary(asked.database) == asked.to && !asked.state->kept) return Json{{"moved", 0}, {"ended", Json::array()}, {"ms", 0}};
   if (!asked.state->kept || asked.state->to != asked.to) return refused(fmt::format("{} is not held for a switch to that server", asked.database));
   return go_over(asked.database, *asked.state, stop);
+}
+
+// Who comes is refused at once, so that the proxy before us leads elsewhere; who is here goes at the next boundary of a
+// transaction. What is left after `within_ms` stays until it comes to rest: asked again.
+Result<Json> Coordinator::retire(const Json& request, const std::stop_token& stop) {
+  const auto span = TRY(span_of(request, "within_ms", kLongestHold));
+  stop_listening_();
+  for (const auto& worker : workers_) worker->refuse_all();
+  pause_for(kNoticed, stop);
+  for (const auto& worker : workers_) worker->hold(boot_now() + span);
+  std::size_t left = 0;
+  for (const auto deadline = Deadline::in(span);; pause_for(Millis(5), stop)) {
+    left = 0;
+    for (const auto& worker : workers_) left += worker->end_resting();
+    if (left == 0 || deadline.expired() || stop.stop_requested()) return Json{{"sessions", left}};
+  }
 }
 
 void Coordinator::open_all(const std::string& database, State& state) {

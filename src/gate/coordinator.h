@@ -3,6 +3,7 @@
 // ends a switch does not come, they say how it ended. Thread-safe.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -19,7 +20,8 @@ namespace midstream::gate {
 class Coordinator {
  public:
   using Workers = std::vector<std::unique_ptr<Worker>>;
-  Coordinator(Shared& shared, const Workers& workers);
+  // `stop_listening`: closes the door for good.
+  Coordinator(Shared& shared, const Workers& workers, std::function<void()> stop_listening);
 
   // One request of the control socket.
   Result<Json> respond(const Json& request, const std::stop_token& stop);
@@ -52,6 +54,7 @@ class Coordinator {
     bool held = false;     // by any worker
     bool in_time = true;  // by all of them
   };
+  Result<Json> retire(const Json& request, const std::stop_token& stop);
   Json ready_now(const Asked& asked, Hold& hold);
   Json go_over(const std::string& database, State& state, const std::stop_token& stop);
   void open_all(const std::string& database, State& state);
@@ -59,6 +62,7 @@ class Coordinator {
   void found(const std::string& database, State& state, const Titles::Found& titles, const std::stop_token& stop);
   Shared& shared_;
   const Workers& workers_;
+  const std::function<void()> stop_listening_;
   std::mutex mutex_;
   std::map<std::string, State> states_;
 };

@@ -70,7 +70,8 @@ Result<> run_gate(Config config, const std::function<void(std::uint16_t port)>& 
   std::atomic<std::uint64_t> next_id = 16;  // below are the workers' own tokens
   std::vector<std::unique_ptr<Worker>> workers;
   for (int i = 0; i < shared.config.threads; ++i) workers.push_back(TRY(Worker::start(shared, listener.get(), next_id)));
-  Coordinator coordinator(shared, workers);
+  // The descriptor stays, for the workers have it; connections are refused from then on.
+  Coordinator coordinator(shared, workers, [&] { ::shutdown(listener.get(), SHUT_RDWR); });
   const std::jthread watching([&](const std::stop_token& own) { coordinator.watch(own); });
   listening(TRY(local_port(listener.get())));
   return serve_control(control.get(), coordinator, stop);

@@ -134,7 +134,7 @@ void Worker::ready(std::uint64_t token) {
 
 // Ends who has not logged in in time.
 void Worker::sweep() {
-  if (!listening_) listen();
+  if (!listening_ && !refusing_) listen();
   const auto now = boot_now();
   std::vector<std::uint64_t> late;
   for (const auto& [id, session] : sessions_) {

@@ -65,6 +65,10 @@ class Worker {
   void open(const std::string& database);
   // Who waits to hear who owns the database looks again; sessions that are elsewhere than on its primary are ended.
   void primary_is(const std::string& database, std::optional<std::size_t> server);
+  // From here on nobody is accepted any more.
+  void refuse_all();
+  // Ends every session that is at rest, or has not begun; how many are left.
+  std::size_t end_resting();
   // Ends one session, if it is this worker's.
   bool end(std::uint64_t session);
 
@@ -101,7 +105,7 @@ class Worker {
   Shared& shared_;
   const int listener_;
   std::atomic<std::uint64_t>& next_id_;
-  bool listening_ = false;
+  bool listening_ = false, refusing_ = false;
   Fd epoll_, wake_;
   std::unordered_map<std::uint64_t, std::unique_ptr<Session>> sessions_;
   std::chrono::nanoseconds hold_until_{0};

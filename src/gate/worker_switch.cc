@@ -1,4 +1,6 @@
 // What a hold and a switch ask of a worker's sessions.
+#include <sys/epoll.h>
+
 #include <algorithm>
 
 #include "gate/worker.h"
@@ -223,6 +225,25 @@ void Worker::primary_is(const std::string& database, std::optional<std::size_t> 
       if (server && at && *at != *server) session.end({"57P01", "terminating connection: the database has moved to another server", ""});
     });
     return true;
+  });
+}
+
+void Worker::refuse_all() {
+  in_loop([this] {
+    if (listening_) ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, listener_, nullptr);
+    listening_ = false;
+    return refusing_ = true;
+  });
+}
+
+std::size_t Worker::end_resting() {
+  return in_loop([this] {
+    for (const auto& [id, session] : sessions_) {
+      if (!session->settled()) continue;
+      session->end({"57P01", "terminating connection due to administrator command", ""});
+      again_.push_back(id);
+    }
+    return sessions_.size();
   });
 }
 

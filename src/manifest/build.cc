@@ -373,6 +373,11 @@ ServiceSpec Builder::service(const MapReader& from, const std::string& name_of_i
   if (from.has("probe")) spec.probe = probe(from.map("probe"));
   spec.files = files(from);
   if (from.has("postgres")) spec.postgres = postgres(from.map("postgres"));
+  if (from.has("gate")) {
+    const auto gate = from.map("gate");
+    spec.gate = GateSpec{host(gate, "host"), gate.text("listen"), gate.span("close_idle", Span(0))};
+    if (!spec.postgres) add(from.at("gate"), from.path("gate"), "found a gate of a service without postgres, expected none");
+  }
   if (from.has("traffic")) spec.traffic = traffic(from.map("traffic"), spec.postgres.has_value());
   if (from.has("mail")) spec.mail = mail(from.map("mail"));
   for (const auto& one : from.maps("names")) spec.names.push_back(name(one, spec.traffic));

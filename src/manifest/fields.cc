@@ -196,6 +196,13 @@ constexpr Field kPostgresFields[] = {
 };
 constexpr Shape kPostgres = object("{old: {host}, new: {host}, databases: [..]}", kPostgresFields);
 
+constexpr Field kGateFields[] = {
+    {"host", &kHostName, required, "where it runs: beside HAProxy"},
+    {"listen", &kHostPort, required, "where HAProxy's server for it leads"},
+    {"close_idle", &kPositive, optional, "a session that does not come through it is closed once idle for so long; never where silent"},
+};
+constexpr Shape kGate = object("{host: HOST, listen: ADDRESS:PORT}", kGateFields);
+
 constexpr Field kTrafficFields[] = {
     {"haproxy", &kHostName, required, "HAProxy's host"},
     {"backend", &kProxyName, required, "the backend's name"},
@@ -245,7 +252,7 @@ constexpr Field kServiceFields[] = {
     {"traffic", &kTraffic, optional, "how users reach it"},
     {"names", &kNames, optional, "names that users know"},
     {"guard", &kGuard, optional, "what this service wants other than in rules.guard"},
-    {"gate", nullptr, later, "the PostgreSQL session gate"},
+    {"gate", &kGate, optional, "the PostgreSQL session gate between its clients and both databases"},
     {"mail", &kMail, optional, "mailboxes and queue; its addresses are not renumbered"},
 };
 constexpr Shape kService = object("a service, {probe, files, postgres, traffic, names, mail}", kServiceFields);

@@ -76,6 +76,13 @@ struct PostgresSpec {
   Span deadline{1'000};  // of the switch
 };
 
+// The PostgreSQL session gate: HAProxy leads to it, and it to whichever database owns.
+struct GateSpec {
+  std::string host;
+  std::string listen;      // ADDRESS:PORT, as HAProxy knows it
+  Span close_idle{0};  // a session that does not come through the gate is closed once it was idle for so long; 0: never
+};
+
 struct TrafficSpec {
   std::string haproxy;  // host
   std::string socket = "/run/haproxy/admin.sock";
@@ -119,6 +126,7 @@ struct ServiceSpec {
   Span budget{0};  // 0: rules.downtime
   std::vector<FilesSpec> files;
   std::optional<PostgresSpec> postgres;
+  std::optional<GateSpec> gate;
   std::optional<TrafficSpec> traffic;
   std::optional<MailSpec> mail;
   std::vector<NameSpec> names;

@@ -57,6 +57,8 @@ Json json_of(const PostgresSpec& postgres) {
           {"deadline_ms", postgres.deadline.count()}};
 }
 
+Json json_of(const GateSpec& gate) { return {{"host", gate.host}, {"listen", gate.listen}, {"close_idle_ms", gate.close_idle.count()}}; }
+
 Json json_of(const MailSpec& mail) { return {{"old", mail.old_host}, {"new", mail.new_host}, {"steps", mail.steps}}; }
 
 Json json_of(const TrafficSpec& traffic) {
@@ -99,6 +101,7 @@ Json json_of(const ServiceSpec& service) {
           {"budget_ms", service.budget.count()},
           {"files", list_of(service.files)},
           {"postgres", service.postgres ? json_of(*service.postgres) : Json()},
+          {"gate", service.gate ? json_of(*service.gate) : Json()},
           {"traffic", service.traffic ? json_of(*service.traffic) : Json()},
           {"mail", service.mail ? json_of(*service.mail) : Json()},
           {"names", list_of(service.names)},

@@ -54,7 +54,7 @@ std::string Plan::stream(const std::string& database, bool forward) const {
 }
 
 Result<Plan> parse_plan(const Json& desired, const std::string& move) {
-  static constexpr std::array kKinds{"source", "target", "follow", "verify", "switch", "finish"};
+  static constexpr std::array kKinds{"source", "target", "follow", "verify", "drain", "switch", "finish"};
   Plan plan;
   plan.kind = TRY(get_string(desired, "kind"));
   if (std::ranges::find(kKinds, plan.kind) == kKinds.end())

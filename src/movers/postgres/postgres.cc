@@ -8,6 +8,7 @@
 #include "base/text.h"
 #include "movers/postgres/check.h"
 #include "movers/postgres/cluster.h"
+#include "movers/postgres/drain.h"
 #include "movers/postgres/follow.h"
 #include "movers/postgres/setup.h"
 #include "movers/postgres/switch.h"
@@ -60,6 +61,7 @@ class PostgresMover : public Mover {
     const auto& kind = work.plan.kind;
     if (kind == "source" || kind == "target") return observe_setup(work);
     if (kind == "follow") return observe_follow(work, copier_);
+    if (kind == "drain") return observe_drain(work);
     if (kind == "switch") return observe_switch(work);
     if (kind == "finish") {
       const auto record = TRY(Record::load(context, work.plan.move));
@@ -75,6 +77,7 @@ class PostgresMover : public Mover {
     if (kind == "source" || kind == "target") return apply_setup(work);
     if (kind == "follow") return apply_follow(work, copier_);
     if (kind == "verify") return run_verify(work);
+    if (kind == "drain") return apply_drain(work);
     if (kind == "switch") return run_switch(work, true);
     return apply_finish(work);
   }
@@ -112,6 +115,7 @@ class PostgresMover : public Mover {
     if (kind == "target") return fmt::format("makes {} on new, fenced, with roles and schema", what);
     if (kind == "follow") return fmt::format("copies {} and follows every commit from old to new", what);
     if (kind == "verify") return fmt::format("compares every row of {} on both sides", what);
+    if (kind == "drain") return fmt::format("waits until every session of {} on old comes through the gate", what);
     if (kind == "switch") return fmt::format("hands {} from old to new, and follows back from new to old", what);
     if (kind == "finish") return fmt::format("takes down the way back of {}; old stays closed", what);
     return fmt::format("postgres knows no kind '{}'", kind);
@@ -123,7 +127,7 @@ class PostgresMover : public Mover {
 
  private:
   static Result<> right_side(const Work& work) {
-    if ((work.plan.kind == "source") == work.on_old) return {};
+    if ((work.plan.kind == "source" || work.plan.kind == "drain") == work.on_old) return {};
     return refused(fmt::format("'{}' does not run on host {}", work.plan.kind, work.context.host));
   }
 
