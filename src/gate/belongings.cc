@@ -1,5 +1,7 @@
 #include "gate/belongings.h"
 
+#include "base/text.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -98,11 +100,19 @@ CustomSettings custom_settings(std::string_view sql) {
     const bool call = starts_word(sql, at, "set_config");
     if (!call && !starts_word(sql, at, "set")) continue;
     auto from = skip(sql, at + (call ? 10 : 3), call ? " \t\r\n(" : " \t\r\n\"");
-    if (call && (from == sql.size() || sql[from] != '\'')) {
+    if (call) {
+      // A literal and nothing else; whatever is put together by the server cannot be read here.
+      const auto close = from < sql.size() && sql[from] == '\'' ? sql.find('\'', from + 1) : std::string_view::npos;
+      const auto after = close == std::string_view::npos ? sql.size() : skip(sql, close + 1, " \t\r\n");
+      if (after == sql.size() || sql[after] != ',') {
+        found.hidden = true;
+        continue;
+      }
+      ++from;
+    } else if (from + 1 < sql.size() && ((sql[from] == '/' && sql[from + 1] == '*') || (sql[from] == '-' && sql[from + 1] == '-'))) {
       found.hidden = true;
       continue;
     }
-    if (call) ++from;
     for (const auto word : {"session"sv, "local"sv})
       if (!call && from < sql.size() && starts_word(sql, from, word)) from = skip(sql, from + word.size(), " \t\r\n\"");
     auto end = from;
@@ -129,14 +139,23 @@ Exchange ask_belongings(const std::set<std::string>& custom, std::string_view lo
 
 namespace {
 
+// The server keeps the text of the whole simple query that a PREPARE stood in; only what is nothing but one PREPARE may be run
+// again.
+bool one_prepare(std::string_view sql) {
+  sql = trim(sql);
+  while (sql.ends_with(';')) sql = trim(sql.substr(0, sql.size() - 1));
+  return starts_word(sql, 0, "prepare") && sql.find(';') == std::string_view::npos;
+}
+
 // Everything of `found` that goes as text to another server can be quoted, and means the same there.
-std::string why_not_again(const Belongings& found) {
-  const auto encoding = std::ranges::find(found.settings, "client_encoding"sv, [](const auto& one) { return std::string_view(one.first); });
-  const bool hard = encoding != found.settings.end() && std::ranges::find(kHardEncodings, encoding->second) != kHardEncodings.end();
+std::string why_not_again(const Belongings& found, std::string_view encoding) {
+  const bool hard = std::ranges::find(kHardEncodings, encoding) != kHardEncodings.end();
   const bool plain = std::ranges::all_of(found.settings, [](const auto& one) { return ascii(one.second); }) &&
                      std::ranges::all_of(found.sql_statements, [](const auto& one) { return ascii(one); }) &&
                      std::ranges::all_of(found.channels, [](const auto& one) { return ascii(one); });
-  if (hard && !plain) return "its settings or statements are not ASCII, in the encoding " + encoding->second;
+  if (hard && !plain) return "its settings or statements are not ASCII, in the encoding " + std::string(encoding);
+  for (const auto& statement : found.sql_statements)
+    if (!one_prepare(statement)) return "a statement of it was prepared by SQL in one query with others, or with a ';' in it";
   for (const auto& [name, body] : found.protocol_statements)
     if (own_types(body)) return fmt::format("its prepared statement \"{}\" has a parameter of a type that is not built in", name);
   return "";
@@ -144,7 +163,7 @@ std::string why_not_again(const Belongings& found) {
 
 }  // namespace
 
-std::expected<Known, std::string> read_belongings(const Exchange& answered, const Statements& statements) {
+std::expected<Known, std::string> read_belongings(const Exchange& answered, const Statements& statements, std::string_view encoding) {
   if (!answered.error().empty()) return std::unexpected(answered.error());
   Known known;
   auto& found = known.belongings;
@@ -152,7 +171,7 @@ std::expected<Known, std::string> read_belongings(const Exchange& answered, cons
     if (row.size() != 5) return std::unexpected("an answer that cannot be read");
     const auto& kind = row[0];
     if (kind == "setting" || kind == "custom") found.settings.emplace_back(row[1], row[2]);
-    else if (kind == "user") found.session_user = row[1], found.role = row[2] == "none" ? "" : row[2];
+    else if (kind == "user") found.session_user = row[1], found.role = row[2];
     else if (kind == "sql") found.sql_statements.push_back(row[2]);
     else if (kind == "channel") found.channels.push_back(row[1]);
     else if (kind == "lock") known.locks.push_back({row[1], row[2], row[3], row[4]});
@@ -167,7 +186,7 @@ std::expected<Known, std::string> read_belongings(const Exchange& answered, cons
   if (const auto it = statements.all().find(""); it != statements.all().end()) found.protocol_statements.emplace_back(*it);
   std::ranges::sort(found.settings);
   std::ranges::sort(found.protocol_statements);
-  if (known.pinned.empty()) known.pinned = why_not_again(found);
+  if (known.pinned.empty()) known.pinned = why_not_again(found, encoding);
   return known;
 }
 
@@ -188,6 +207,7 @@ Exchange make_again(const Belongings& belongings, bool discard) {
   }
   if (!set.empty()) query(set);
   if (!belongings.session_user.empty()) query("SET SESSION AUTHORIZATION " + quote_name(belongings.session_user));
+  // Also where it is "none": the role may be set for logins.
   if (!belongings.role.empty()) query("SET ROLE " + quote_name(belongings.role));
   for (const auto& statement : belongings.sql_statements) query(statement);
   for (const auto& channel : belongings.channels) query("LISTEN " + quote_name(channel));

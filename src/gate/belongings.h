@@ -20,7 +20,8 @@ namespace midstream::gate {
 
 struct Belongings {
   std::vector<std::pair<std::string, std::string>> settings;             // set by the session, sorted by name
-  std::string session_user, role;                                        // "" where they are those of the login
+  std::string session_user;                                              // "" where it is that of the login
+  std::string role;                                                      // of SET ROLE; "none"
   std::vector<std::string> sql_statements;                               // PREPARE ... AS ..., as it was written
   std::vector<std::pair<std::string, std::string>> protocol_statements;  // name and body of Parse; "" is the unnamed one
   std::vector<std::string> channels;                                     // LISTEN
@@ -40,12 +41,27 @@ struct Known {
 // The name under which the question stays prepared in the session.
 inline constexpr std::string_view kOwnStatement = "midstream_gate_asks";
 
+// The names of custom settings that functions, policies, views and defaults of a database set or read: asked once for all of its
+// sessions, by the gate's own role.
+inline constexpr std::string_view kSettingsOfDatabase = R"(
+SELECT DISTINCT found[1] FROM (
+  SELECT prosrc AS text FROM pg_catalog.pg_proc WHERE pronamespace <> 'pg_catalog'::pg_catalog.regnamespace
+  UNION ALL SELECT pg_catalog.unnest(proconfig) FROM pg_catalog.pg_proc
+  UNION ALL SELECT pg_catalog.pg_get_expr(polqual, polrelid) || ' ' FROM pg_catalog.pg_policy
+  UNION ALL SELECT pg_catalog.pg_get_expr(polwithcheck, polrelid) FROM pg_catalog.pg_policy
+  UNION ALL SELECT definition FROM pg_catalog.pg_views WHERE schemaname <> 'pg_catalog'
+  UNION ALL SELECT pg_catalog.pg_get_expr(adbin, adrelid) FROM pg_catalog.pg_attrdef) AS source,
+  LATERAL pg_catalog.regexp_matches(text,
+    '(?:set_config|current_setting)\s*\(\s*''([A-Za-z_][A-Za-z0-9_$]*(?:\.[A-Za-z_][A-Za-z0-9_$]*)+)''|\mset\s+(?:session\s+|local\s+)?([A-Za-z_][A-Za-z0-9_$]*(?:\.[A-Za-z_][A-Za-z0-9_$]*)+)\s*(?:=|to\M)',
+    'gi') AS both_groups, LATERAL (SELECT ARRAY[coalesce(both_groups[1], both_groups[2])] AS found) AS one WHERE found[1] IS NOT NULL)";
+
 // Asks the session's own server, within the session, without touching its unnamed statement. `custom`: names of settings that
 // no catalog lists, which the client has been seen to set. `login`: the user that it logged in as. `prepare`: the question is
 // not prepared there yet.
 Exchange ask_belongings(const std::set<std::string>& custom, std::string_view login, bool prepare);
 // `statements`: as the wire showed them.
-std::expected<Known, std::string> read_belongings(const Exchange& answered, const Statements& statements);
+// `encoding`: the client's.
+std::expected<Known, std::string> read_belongings(const Exchange& answered, const Statements& statements, std::string_view encoding);
 
 // Makes them again on a connection that has nothing, or, after `discard`, anything of its own. Every request of it must succeed.
 Exchange make_again(const Belongings& belongings, bool discard);

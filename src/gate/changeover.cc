@@ -74,6 +74,7 @@ bool Changeover::talk(bool settled) {
 
 // What was being done on the other connection is done, well or not.
 void Changeover::answered() {
+  if (heard_.transaction() != 'I') trouble_ = fmt::format("what belongs to it left a transaction open on {}", label_);
   switch (std::exchange(doing_, Doing::nothing)) {
     case Doing::making:
       if (!heard_.error().empty()) trouble_ = fmt::format("what belongs to it cannot be made again on {}: {}", label_, heard_.error());
@@ -111,9 +112,11 @@ bool Changeover::wants_rest(const Traffic& traffic) const {
   return !known_ || (final_ && !fresh(traffic));
 }
 
-void Changeover::ask(const Traffic& traffic, std::string_view user) {
+void Changeover::ask(const Traffic& traffic, std::string_view user, const std::set<std::string>& also) {
   const bool prepare = !question_there_ || resets_ != traffic.statements().resets();
-  own_.emplace(ask_belongings(traffic.custom_settings(), user, prepare));
+  auto names = traffic.custom_settings();
+  names.insert(also.begin(), also.end());
+  own_.emplace(ask_belongings(names, user, prepare));
   question_there_ = true;
   resets_ = traffic.statements().resets();
   draining_ = false;
@@ -124,7 +127,7 @@ void Changeover::drain() {
   draining_ = true;
 }
 
-Changeover::Own Changeover::step_own(TlsSocket& own, const Traffic& traffic, std::string& rest) {
+Changeover::Own Changeover::step_own(TlsSocket& own, const Traffic& traffic, std::string& rest, std::string& behind) {
   bool open = send(own, own_->to_send());
   std::array<char, 8'192> bytes;
   while (open && !own_->done()) {
@@ -144,9 +147,10 @@ Changeover::Own Changeover::step_own(TlsSocket& own, const Traffic& traffic, std
     own_.reset();
     return Own::broken;
   }
-  rest += std::exchange(own_in_, {});
+  behind = std::exchange(own_in_, {});
   if (!draining_) {
-    auto known = read_belongings(*own_, traffic.statements());
+    const auto encoding = traffic.parameters().find("client_encoding");
+    auto known = read_belongings(*own_, traffic.statements(), encoding == traffic.parameters().end() ? "" : encoding->second);
     if (known) known_ = std::move(*known);
     else known_ = Known{{}, {}, "it could not be asked what belongs to it: " + known.error()};
     if (!known) question_there_ = false;
@@ -178,7 +182,10 @@ Changeover::Taken Changeover::take() {
   std::map<std::string, std::string> parameters;
   for (const auto& [name, value] : link_.login().parameters()) parameters[name] = value;
   for (const auto& [name, value] : heard_.parameters()) parameters[name] = value;
-  return {std::move(link_.socket()), heard_.take_for_client() + std::exchange(in_, {}), std::move(parameters), link_.login().key()};
+  // What its own server had said when there was no more time to wait comes first.
+  auto for_client = own_ ? own_->take_for_client() : "";
+  for_client += heard_.take_for_client();
+  return {std::move(link_.socket()), std::move(for_client), std::exchange(in_, {}), std::move(parameters), link_.login().key()};
 }
 
 }  // namespace midstream::gate

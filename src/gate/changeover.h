@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "gate/belongings.h"
@@ -33,13 +34,14 @@ class Changeover {
   bool fresh(const Traffic& traffic) const { return known_ && known_at_ == traffic.changes(); }
   // Asks on the session's own connection. REQUIRES a session at rest. From here until step_own() has answered nobody else may
   // read from that connection.
-  void ask(const Traffic& traffic, std::string_view user);
+  // `also`: names of custom settings beside those that the traffic has shown.
+  void ask(const Traffic& traffic, std::string_view user, const std::set<std::string>& also);
   bool asking() const { return own_.has_value(); }
   bool draining() const { return draining_; }
   enum class Own { waiting, answered, broken };
-  // `rest`: what came behind the answer: the client's. broken: the connection is of no more use; `rest` is what the client is
-  // told.
-  Own step_own(TlsSocket& own, const Traffic& traffic, std::string& rest);
+  // `rest`: whole messages for the client that came meanwhile; `behind`: bytes that came behind the answer. broken: the
+  // connection is of no more use; `rest` is what the client is told.
+  Own step_own(TlsSocket& own, const Traffic& traffic, std::string& rest, std::string& behind);
 
   // In the hold: from here on what is known must be of now, and the session's locks are taken too. Off: they are given back.
   void final(bool on);
@@ -57,7 +59,8 @@ class Changeover {
   // REQUIRES ready(). The other connection; what it said that is the client's; the settings that it reported.
   struct Taken {
     TlsSocket socket;
-    std::string for_client;
+    std::string for_client;  // whole messages
+    std::string bytes;       // behind them, perhaps a part of one
     std::map<std::string, std::string> parameters;
     CancelKey key;
   };

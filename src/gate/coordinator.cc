@@ -17,6 +17,7 @@ constexpr Millis kLastWords{500};
 // Without a word after `keep` for so long, the titles decide.
 constexpr Millis kSilence{1'500};
 constexpr Millis kLook{500};
+constexpr Millis kPatience{1'000};  // with one server
 // Until a proxy has noticed that nobody listens any more.
 constexpr Millis kNoticed{500};
 
@@ -78,7 +79,7 @@ Result<Json> Coordinator::respond(const Json& request, const std::stop_token& st
   }
   if (verb == "end") return end_session(workers_, static_cast<std::uint64_t>(TRY(get_int(request, "session"))));
   const std::lock_guard lock(mutex_);
-  if (verb == "prepare") return prepare(request);
+  if (verb == "prepare") return prepare(request, stop);
   if (verb == "ready") return readiness(request);
   if (verb == "close") return close(request, stop);
   if (verb == "keep") return keep(request);
@@ -113,10 +114,16 @@ Json Coordinator::ready_now(const Asked& asked, Hold& hold) {
   return out;
 }
 
-Result<Json> Coordinator::prepare(const Json& request) {
+Result<Json> Coordinator::prepare(const Json& request, const std::stop_token& stop) {
   const auto asked = TRY(switch_of(request));
+  Hold hold;
+  (void)ready_now(asked, hold);
+  if (hold.held) return retry(fmt::format("{} is held for a switch already", asked.database));
+  const auto from = shared_.primary(asked.database);
+  if (!from) return retry(fmt::format("nobody knows who owns {}", asked.database));
+  const auto settings = TRY(asked.state->asked->settings(*from, kPatience, stop));
   const auto until = boot_now() + TRY(span_of(request, "for_ms", kLongestPreparation));
-  for (const auto& worker : workers_) worker->prepare(asked.database, asked.to, until);
+  for (const auto& worker : workers_) worker->prepare(asked.database, asked.to, until, settings);
   return readiness(request);
 }
 
@@ -133,6 +140,7 @@ Result<Json> Coordinator::close(const Json& request, const std::stop_token& stop
   if (asked.state->kept) return retry(fmt::format("{} is being switched already", asked.database));
   asked.state->to = asked.to;
   asked.state->given_up = false;
+  ++asked.state->turn;
   for (const auto& worker : workers_) worker->close(asked.database, asked.to, start + span);
   for (;;) {
     Hold hold;
@@ -164,6 +172,7 @@ Result<Json> Coordinator::keep(const Json& request) {
     asked.state->given_up = true;
     return retry(fmt::format("the gate does not hold {} for good any more", asked.database));
   }
+  ++asked.state->turn;
   asked.state->kept = true;
   asked.state->kept_at = boot_now();
   return Json{{"kept", true}};
@@ -171,6 +180,7 @@ Result<Json> Coordinator::keep(const Json& request) {
 
 Json Coordinator::go_over(const std::string& database, State& state, const std::stop_token& stop) {
   const auto start = boot_now();
+  ++state.turn;
   for (const auto& worker : workers_) worker->last_words(database);
   const auto deadline = Deadline::in(kLastWords);
   const auto fetching = [&] { return std::ranges::any_of(workers_, [&](const auto& worker) { return worker->fetching(database); }); };
@@ -219,20 +229,27 @@ Result<Json> Coordinator::retire(const Json& request, const std::stop_token& sto
 
 void Coordinator::open_all(const std::string& database, State& state) {
   state.kept = state.given_up = false;
+  ++state.turn;
   for (const auto& worker : workers_) worker->open(database);
 }
 
 Result<Json> Coordinator::open(const Json& request, const std::stop_token& stop) {
   const auto asked = TRY(switch_of(request));
   asked.state->given_up = true;
-  found(asked.database, *asked.state, asked.state->asked->look(Deadline::in(Millis(1'000)), stop), stop);
+  found(asked.database, *asked.state, asked.state->asked->look(kPatience, stop), stop);
   return Json{{"open", !asked.state->given_up}};
 }
 
 // Asked outside the lock: a server that does not answer must not keep the switch from going on.
 void Coordinator::look(const std::string& database, State& state, const std::stop_token& stop) {
-  const auto titles = state.titles->look(Deadline::in(Millis(2'000)), stop);
+  std::uint64_t turn = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    turn = state.turn;
+  }
+  const auto titles = state.titles->look(kPatience, stop);
   const std::lock_guard lock(mutex_);
+  if (state.turn != turn) return;  // what was read may be of before
   found(database, state, titles, stop);
 }
 

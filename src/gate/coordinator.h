@@ -32,6 +32,7 @@ class Coordinator {
   struct State {
     std::size_t to = 0;
     bool kept = false;
+    std::uint64_t turn = 0;  // grows with whatever may make a title that was read before it worthless
     bool given_up = false;  // the switch comes to nothing: a title opens it
     std::chrono::nanoseconds kept_at{0};
     std::unique_ptr<Titles> titles;  // of the thread that watches
@@ -44,7 +45,7 @@ class Coordinator {
     std::size_t to = 0;
   };
   Result<Asked> switch_of(const Json& request);
-  Result<Json> prepare(const Json& request);
+  Result<Json> prepare(const Json& request, const std::stop_token& stop);
   Result<Json> readiness(const Json& request);
   Result<Json> close(const Json& request, const std::stop_token& stop);
   Result<Json> keep(const Json& request);

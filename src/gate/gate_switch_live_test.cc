@@ -99,6 +99,13 @@ class World {
     while (!connect_tcp("127.0.0.1", kGatePort, deadline))
       if (deadline.expired() || !pause_for(Millis(10), {})) trouble_ = "the gate does not start";
   }
+  // Every process of a server stands still, or goes on: it neither answers nor refuses.
+  void freeze(const std::string& label, bool on) {
+    const auto pid = server(label).postmaster();
+    const std::string signal = on ? "-STOP" : "-CONT";
+    (void)run_program({"kill", signal, pid});
+    (void)run_program({"pkill", signal, "-P", pid});
+  }
   void kill_gate(int signal) { ::kill(gate_->pid(), signal); }
   void replace_gate() {
     kill_gate(SIGKILL);
@@ -288,6 +295,82 @@ TEST_F(Switch, NamesWhoCannotGoAndGoesOnWhereItWas) {
     world.home();
     EXPECT_EQ(client.port(), "5432");
   }
+}
+
+TEST_F(Switch, NothingThatStoodInOneQueryWithAPreparationIsRunAgain) {
+  Client client(world.info());
+  client.run("SET app.tenant = 'boot'; PREPARE one AS SELECT 1");
+  client.run("SET app.tenant = '7'");
+  Client opener(world.info());
+  opener.run("BEGIN; PREPARE two AS SELECT 2");
+  opener.run("COMMIT");
+  world.prepared("new");
+  const auto closed = world.close("new", 300);
+  ASSERT_TRUE(closed.contains("failed")) << closed.dump();
+  EXPECT_NE(closed["failed"].get<std::string>().find("in one query with others"), std::string::npos) << closed.dump();
+  client.run("DEALLOCATE one");
+  opener.run("DEALLOCATE two");
+  EXPECT_EQ(world.go("new").value("moved", 0), 2);
+  EXPECT_EQ(client.run("SHOW app.tenant"), "7");
+  EXPECT_EQ(opener.run("INSERT INTO ledger VALUES (-9, 1)"), "INSERT 0 1");
+  EXPECT_EQ(world.server("new").value("SELECT count(*) FROM ledger WHERE client = -9", "app"), "1");
+}
+
+TEST_F(Switch, ASettingMadeByAFunctionIsCarried) {
+  for (const auto* label : {"old", "new"})
+    world.server(label).sql("CREATE OR REPLACE FUNCTION public.hide(t text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN PERFORM set_config('hidden.tenant', t, false); END $$", "app");
+  Client client(world.info());
+  client.run("SELECT public.hide('42')");
+  ASSERT_EQ(world.go("new").value("moved", 0), 1);
+  EXPECT_EQ(client.run("SHOW hidden.tenant"), "42");
+}
+
+TEST_F(Switch, ALockTakenBetweenPreparationAndHoldIsCarried) {
+  world.prepared("new");
+  Client late(world.info());
+  late.run("SELECT pg_advisory_lock(77)");
+  const auto over = world.close("new");
+  ASSERT_FALSE(over.contains("failed")) << over.dump();
+  world.title("old", "closing");
+  ASSERT_FALSE(world.ask({{"verb", "keep"}, {"to", "new"}}).contains("failed"));
+  world.title("old", "yielded");
+  world.title("new", "owner");
+  EXPECT_EQ(world.ask({{"verb", "over"}, {"to", "new"}}).value("moved", 0), 1);
+  EXPECT_EQ(world.server("new").value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 77", "app"), "1");
+}
+
+TEST_F(Switch, ANameThatIsPutTogetherPins) {
+  Client client(world.info());
+  client.run("SELECT set_config('app.' || 'tenant', 'x', false)");
+  world.prepared("new");
+  const auto closed = world.close("new", 300);
+  ASSERT_TRUE(closed.contains("failed")) << closed.dump();
+  EXPECT_NE(closed["failed"].get<std::string>().find("do not show"), std::string::npos) << closed.dump();
+}
+
+TEST_F(Switch, ManyNotificationsInTheHoldCutNobody) {
+  Client listener(world.info());
+  listener.run("LISTEN news");
+  world.prepared("new");
+  ASSERT_FALSE(world.close("new").contains("failed"));
+  EXPECT_EQ(world.server("old").sql("SELECT pg_notify('news', repeat('x', 200) || g) FROM generate_series(1, 500) g", "app").code, 0);
+  world.title("old", "closing");
+  ASSERT_FALSE(world.ask({{"verb", "keep"}, {"to", "new"}}).contains("failed"));
+  world.title("old", "yielded");
+  world.title("new", "owner");
+  EXPECT_EQ(world.ask({{"verb", "over"}, {"to", "new"}}).value("moved", 0), 1);
+  EXPECT_EQ(listener.heard(500).size(), 500u);
+  EXPECT_EQ(listener.port(), "5433");
+}
+
+TEST_F(Switch, WhereOldDoesNotAnswerNewIsStillFound) {
+  ASSERT_FALSE(world.go("new").contains("failed"));
+  const auto stopped = world.server("old").value("SELECT pg_postmaster_start_time() IS NOT NULL");
+  ASSERT_EQ(stopped, "t");
+  world.freeze("old", true);
+  pause_for(Millis(4'000), {});
+  EXPECT_EQ(Client(world.info()).port(), "5433");
+  world.freeze("old", false);
 }
 
 TEST_F(Switch, TwoWhoShareALockGoTogether) {

@@ -13,7 +13,8 @@ bool Lane::begin_with(std::string_view bytes) {
   return true;
 }
 
-bool Lane::add(std::string_view bytes) {
+bool Lane::move_on(std::string_view bytes) {
+  from_ended_ = false;
   if (bytes.size() > kSize - end_) return false;
   if (!bytes_) bytes_ = std::make_unique_for_overwrite<char[]>(kSize);
   std::memcpy(bytes_.get() + end_, bytes.data(), bytes.size());

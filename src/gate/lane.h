@@ -15,8 +15,8 @@ class Lane {
 
   // Puts bytes that have come already in front; no more than fits.
   bool begin_with(std::string_view bytes);
-  // Puts such bytes behind what is there.
-  bool add(std::string_view bytes);
+  // The sender is another from here on, and has said this already: put behind what is there.
+  bool move_on(std::string_view bytes);
   // Goes on as far as both sockets let it, and lets go what `pass` allows: given what has come, it says how many bytes of
   // its front may go on. `again`: it stopped to be fair to others. `ended`: the sender ended, and everything is through.
   template <class Pass>

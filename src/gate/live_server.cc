@@ -71,6 +71,13 @@ std::string LiveServer::start() {
 
 std::string LiveServer::stop(const std::string& mode) { return control({"-m", mode, "stop"}); }
 
+std::string LiveServer::postmaster() const {
+  std::ifstream file(root_ / name_ / "postmaster.pid");
+  std::string pid;
+  std::getline(file, pid);
+  return pid;
+}
+
 Exit LiveServer::sql(const std::string& text, const std::string& database) const {
   return as_postgres({"psql", "-X", "-At", "-v", "ON_ERROR_STOP=1", "-h", root_.string(), "-p", std::to_string(port_), "-d", database, "-c", text});
 }

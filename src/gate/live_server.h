@@ -23,6 +23,7 @@ class LiveServer {
   // "" once it runs, else what went wrong.
   std::string start();
   std::string stop(const std::string& mode);
+  std::string postmaster() const;  // its process id
   Exit sql(const std::string& text, const std::string& database = "postgres") const;  // as superuser
   // The one value that it gives; the error where it fails.
   std::string value(const std::string& text, const std::string& database = "postgres") const;

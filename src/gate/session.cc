@@ -225,8 +225,12 @@ Session::Turn Session::relay() {
   if (!flush()) return phase_ == Phase::over ? Turn::over : Turn::waiting;
   if (changeover_ && !step_changeover()) return phase_ == Phase::relay ? Turn::waiting : Turn::over;
   const bool rested = changeover_ && at_rest();
-  // Whatever becomes of its server now, the session does not depend on it any more.
-  if (final_ && (rested || last_)) return Turn::waiting;
+  if (final_ && last_) return Turn::waiting;
+  if (final_ && rested) {
+    // Notifications come all along; but whatever becomes of its server now, the session does not depend on it any more.
+    const auto heard = to_client_.turn(server_->socket(), client_, [&](std::string_view bytes) { return traffic_->from_server(bytes); });
+    return heard == Lane::Turn::again ? Turn::again : Turn::waiting;
+  }
   auto& server = server_->socket();
   // Answers first: they may be what the client's next requests wait for.
   const auto down = to_client_.turn(server, client_, [&](std::string_view bytes) { return traffic_->from_server(bytes); });

@@ -43,7 +43,8 @@ class Session {
 
   // Makes ready to go to that server: what belongs to the session is asked of its own and made again there. Idempotent; where
   // it failed before, it is tried again. turn() after it.
-  void prepare(std::size_t server);
+  // `settings`: names of custom settings that the database knows of.
+  void prepare(std::size_t server, const std::set<std::string>& settings);
   bool wants_target() const { return wanted_ && !changeover_ && traffic_ && phase_ == Phase::relay && *wanted_ != place_; }
   void start_target();  // REQUIRES wants_target(); turn() after it
   bool logging_in() const { return !traffic_ && phase_ != Phase::over; }
@@ -116,6 +117,7 @@ class Session {
   bool server_told_ = false;  // that the client has ended
   std::optional<std::size_t> wanted_;  // the server that it is being prepared for
   bool final_ = false, last_ = false;
+  std::set<std::string> also_;
   std::optional<Changeover> changeover_;
 };
 

@@ -26,13 +26,15 @@ bool Session::at_rest() const {
   return traffic_->held() && traffic_->safe() && to_client_.empty() && to_server_.nothing_under_way() && !(changeover_ && changeover_->asking());
 }
 
-void Session::prepare(std::size_t server) {
+void Session::prepare(std::size_t server, const std::set<std::string>& settings) {
+  also_ = settings;
   if (changeover_ && (changeover_->failed() || changeover_->place() != server)) give_up_target();
   wanted_ = server;
 }
 
 void Session::start_target() {
   changeover_.emplace(shared_.servers[*wanted_], *wanted_, server_login(), needs_.watch);
+  if (final_) changeover_->final(true);
   apply_hold();
 }
 
@@ -54,14 +56,12 @@ void Session::final(bool on) {
 // False: not further now.
 bool Session::step_changeover() {
   if (changeover_->asking()) {
-    std::string rest;
-    const auto own = changeover_->step_own(server_->socket(), *traffic_, rest);
+    std::string rest, behind;
+    const auto own = changeover_->step_own(server_->socket(), *traffic_, rest, behind);
     if (own == Changeover::Own::waiting) return false;
-    if (!to_client_.begin_with(rest)) return end({"08P01", "the database server says too much at once", ""}), false;
-    if (own == Changeover::Own::broken && !changeover_->draining()) {
-      out_ += rest;
-      return closing(), false;
-    }
+    out_ += rest;  // nothing else is on its way to the client: it is at rest
+    if (own == Changeover::Own::broken && !changeover_->draining()) return closing(), false;
+    if (!to_client_.begin_with(behind)) return end({"08P01", "the database server says too much at once", ""}), false;
     if (!wanted_) give_up_target();
     apply_hold();
     if (!changeover_) return true;
@@ -71,7 +71,7 @@ bool Session::step_changeover() {
   apply_hold();
   if (!at_rest()) return true;
   if (changeover_->wants_rest(*traffic_)) {
-    changeover_->ask(*traffic_, login_.user());
+    changeover_->ask(*traffic_, login_.user(), also_);
     return step_changeover();
   }
   return true;
@@ -86,11 +86,11 @@ std::string Session::why_not(std::size_t server) const {
 }
 
 bool Session::getting_ready() const {
-  return phase_ == Phase::server || wants_target() || (changeover_ && !changeover_->failed() && changeover_->pinned().empty());
+  return phase_ == Phase::server || wants_target() || (changeover_ && !changeover_->failed() && changeover_->pinned().empty() && traffic_->pinned().empty());
 }
 
 std::optional<std::uint32_t> Session::server_pid() const {
-  if (!traffic_) return std::nullopt;
+  if (!traffic_ || phase_ != Phase::relay) return std::nullopt;
   const auto key = key_ ? shared_.cancel_keys.at_server(*key_) : std::nullopt;
   return key ? std::optional(key->key.process) : std::nullopt;
 }
@@ -116,13 +116,15 @@ void Session::go_over() {
   out_ += changed_parameters(traffic_->parameters(), taken.parameters);
   traffic_->moved(taken.parameters);
   // What its first server said last, and behind it what the other one has said.
-  const bool fits = to_client_.add(taken.for_client);
+  const bool whole = traffic_->between_server_messages();
+  out_ += taken.for_client;
+  const bool fits = to_client_.move_on(taken.bytes);
   changeover_.reset();
   wanted_.reset();
   final_ = last_ = false;
   server_told_ = false;
   apply_hold();
-  if (!fits) end({"08P01", "the database server says too much at once", ""});
+  if (!fits || !whole) end({"08P01", "the database server was in the middle of a message", ""});
 }
 
 }  // namespace midstream::gate

@@ -6,6 +6,7 @@
 #include <array>
 
 #include "base/text.h"
+#include "gate/belongings.h"
 #include "sys/stream.h"
 
 namespace midstream::gate {
@@ -14,7 +15,7 @@ namespace {
 
 using namespace std::literals;
 
-constexpr std::string_view kQuestion = "SELECT state FROM midstream.owner\0"sv;
+constexpr std::string_view kQuestion = "SELECT state FROM midstream.owner";
 
 }  // namespace
 
@@ -33,13 +34,13 @@ Result<> Asker::connect(Deadline deadline, const std::stop_token& stop) {
   }
 }
 
-Result<std::string> Asker::title(Deadline deadline, const std::stop_token& stop) {
+Result<std::vector<std::string>> Asker::ask(std::string_view sql, Deadline deadline, const std::stop_token& stop) {
   if (!link_) {
     if (const auto connected = connect(deadline, stop); !connected) return link_.reset(), std::unexpected(connected.error());
   }
   // Taken until it has answered: whatever goes wrong, the next question has a new connection.
   auto link = std::move(link_);
-  Exchange question(message('Q', kQuestion), 1);
+  Exchange question(message('Q', std::string(sql) + '\0'), 1);
   std::array<char, 4'096> bytes;
   std::string in = link->take_rest();
   while (!question.done()) {
@@ -57,17 +58,33 @@ Result<std::string> Asker::title(Deadline deadline, const std::stop_token& stop)
   }
   if (question.broken()) return retry(fmt::format("{}: {}", server_.config.label, printable(question.error())));
   link_ = std::move(link);
-  return question.rows().empty() || question.rows()[0].empty() ? "" : question.rows()[0][0];
+  if (!question.error().empty()) return refused(fmt::format("{}: {}", server_.config.label, printable(question.error())));
+  std::vector<std::string> column;
+  for (const auto& row : question.rows())
+    if (!row.empty()) column.push_back(row[0]);
+  return column;
+}
+
+Result<std::string> Asker::title(Deadline deadline, const std::stop_token& stop) {
+  const auto column = ask(kQuestion, deadline, stop);
+  if (!column && column.error().kind == ErrorKind::refused) return "";  // there is no such table: no title
+  if (!column) return std::unexpected(column.error());
+  return column->empty() ? "" : column->front();
 }
 
 Titles::Titles(const Shared& shared, const std::string& database) : shared_(shared) {
   for (const auto& server : shared.servers) askers_.push_back(std::make_unique<Asker>(shared.config, server, database));
 }
 
-Titles::Found Titles::look(Deadline deadline, const std::stop_token& stop) {
+Result<std::set<std::string>> Titles::settings(std::size_t server, Millis patience, const std::stop_token& stop) {
+  const auto names = TRY(askers_[server]->ask(kSettingsOfDatabase, Deadline::in(patience), stop));
+  return std::set<std::string>(names.begin(), names.end());
+}
+
+Titles::Found Titles::look(Millis patience, const std::stop_token& stop) {
   Found found;
   for (std::size_t i = 0; i < askers_.size(); ++i) {
-    const auto state = askers_[i]->title(deadline, stop);
+    const auto state = askers_[i]->title(Deadline::in(patience), stop);
     found.words += fmt::format("{}{}: {}", i == 0 ? "" : ", ", shared_.servers[i].config.label,
                                !state ? state.error().what : state->empty() ? "no title" : printable(*state));
     if (!state || *state != "owner") continue;

@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <stop_token>
 #include <string>
 
@@ -19,6 +20,8 @@ class Asker {
   Asker(const Config& config, const Server& server, std::string database) : config_(config), server_(server), database_(std::move(database)) {}
   // The state in the title; "" where there is none. retry: it cannot be asked.
   Result<std::string> title(Deadline deadline, const std::stop_token& stop);
+  // The first column of what a query gives.
+  Result<std::vector<std::string>> ask(std::string_view sql, Deadline deadline, const std::stop_token& stop);
 
  private:
   Result<> connect(Deadline deadline, const std::stop_token& stop);
@@ -39,7 +42,10 @@ class Titles {
     bool several = false;  // two say that they own it
     std::string words;     // for messages: "old: owner, new: standby"
   };
-  Found look(Deadline deadline, const std::stop_token& stop);
+  // `patience`: with each server.
+  Found look(Millis patience, const std::stop_token& stop);
+  // The names that the server says its functions and policies set or read (belongings.h).
+  Result<std::set<std::string>> settings(std::size_t server, Millis patience, const std::stop_token& stop);
 
  private:
   const Shared& shared_;

@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <stop_token>
 #include <thread>
 #include <unordered_map>
@@ -39,7 +40,7 @@ class Worker {
 
   // The switch of one database from one server to the other, in this order; see Coordinator. Each returns once it is in force.
   // Gets its sessions, those that are still to come too, ready to go to `to`; until then (CLOCK_BOOTTIME).
-  void prepare(const std::string& database, std::size_t to, std::chrono::nanoseconds until);
+  void prepare(const std::string& database, std::size_t to, std::chrono::nanoseconds until, const std::set<std::string>& settings);
   // Holds it, and asks for everything to be as it is now. keep() is possible until then; after it, only a title tells whether
   // its sessions may go on: nothing is opened by time alone.
   void close(const std::string& database, std::size_t to, std::chrono::nanoseconds until);
@@ -75,6 +76,7 @@ class Worker {
  private:
   struct Switching {
     std::optional<std::size_t> to;
+    std::set<std::string> settings;
     std::chrono::nanoseconds prepared_until{0};
     std::chrono::nanoseconds closed_until{0};  // 0: open
     bool kept = false;

@@ -85,7 +85,7 @@ void Worker::begun(std::uint64_t id, const std::string& database) {
   const auto it = switching_.find(database);
   if (it == switching_.end()) return;
   auto& session = *sessions_.at(id);
-  if (it->second.to) session.prepare(*it->second.to);
+  if (it->second.to) session.prepare(*it->second.to, it->second.settings);
   if (it->second.closed_until.count() != 0) {
     session.hold(true);
     session.final(true);
@@ -112,13 +112,14 @@ void Worker::connect_some() {
   }
 }
 
-void Worker::prepare(const std::string& database, std::size_t to, std::chrono::nanoseconds until) {
-  in_loop([=, this] {
+void Worker::prepare(const std::string& database, std::size_t to, std::chrono::nanoseconds until, const std::set<std::string>& settings) {
+  in_loop([&, to, until, this] {
     auto& one = switching_[database];
     one.to = to;
+    one.settings = settings;
     one.prepared_until = until;
     each_of(database, [&](Session& session) {
-      session.prepare(to);
+      session.prepare(to, settings);
       to_connect_.push_back(session.id());
     });
     return true;
@@ -133,7 +134,7 @@ void Worker::close(const std::string& database, std::size_t to, std::chrono::nan
     one.closed_until = until;
     one.kept = false;
     each_of(database, [&](Session& session) {
-      session.prepare(to);
+      session.prepare(to, one.settings);
       session.hold(true);
       session.final(true);
       if (session.wants_target()) to_connect_.push_back(session.id());
@@ -151,7 +152,7 @@ Worker::Readiness Worker::readiness(const std::string& database, std::size_t to)
     for (const auto& [id, session] : sessions_) {
       if (session->database() != database) continue;
       ++out.sessions;
-      if (const auto pid = session->server_pid()) out.server_pids.push_back(*pid);
+      if (const auto pid = session->server_pid(); pid && session->server() != to) out.server_pids.push_back(*pid);
       const auto why = session->why_not(to);
       if (why.empty()) continue;
       out.in_the_way.push_back(session->describe());

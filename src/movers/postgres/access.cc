@@ -1,5 +1,6 @@
 #include "movers/postgres/access.h"
 
+#include <arpa/inet.h>
 #include <fmt/format.h>
 #include <pwd.h>
 #include <sys/stat.h>
@@ -33,6 +34,25 @@ Result<std::string> owner_of(const std::filesystem::path& path) {
 }
 
 }  // namespace
+
+std::vector<std::string> all_but(const std::string& address) {
+  const int family = address.find(':') == std::string::npos ? AF_INET : AF_INET6;
+  const int bits = family == AF_INET ? 32 : 128;
+  std::array<unsigned char, 16> bytes{};
+  if (::inet_pton(family, address.c_str(), bytes.data()) != 1) return {"all"};
+  std::vector<std::string> networks{family == AF_INET ? "::/0" : "0.0.0.0/0"};
+  // Those that differ in the bit at `length - 1`, and have the same before it.
+  for (int length = 1; length <= bits; ++length) {
+    auto other = bytes;
+    const auto last = static_cast<std::size_t>(length - 1) / 8;
+    other[last] = static_cast<unsigned char>((other[last] ^ (0x80 >> (length - 1) % 8)) & (0xff00 >> ((length - 1) % 8 + 1)));
+    for (auto i = last + 1; i < other.size(); ++i) other[i] = 0;
+    std::array<char, INET6_ADDRSTRLEN> text{};
+    ::inet_ntop(family, other.data(), text.data(), text.size());
+    networks.push_back(fmt::format("{}/{}", text.data(), length));
+  }
+  return networks;
+}
 
 Block find_block(std::string_view text, std::string_view move) {
   const auto begin = text.find(head(move));
@@ -71,10 +91,10 @@ std::string hba_lines(const Plan& plan, std::string_view peer_address, const std
     line("local", fmt::format("{} scram-sha-256", plan.probe_role()));
     line("host", fmt::format("{} {} scram-sha-256", plan.replication_role(), one_host(peer_address)));
     if (plan.gate.present()) line("host", fmt::format("{} {} scram-sha-256", plan.gate_role(), one_host(plan.gate.address)));
-    // Whatever password is stored for them: the gate has asked for it already.
-    if (gated) line("host", fmt::format("all {} md5", one_host(plan.gate.address)));
     line("local", hard ? "all reject" : fmt::format("+{} reject", fence));
-    line("host", hard ? "all all reject" : fmt::format("+{} all reject", fence));
+    // Whom the file's own rules let in from the gate's address, they let in; nobody else.
+    if (gated) for (const auto& network : all_but(plan.gate.address)) line("host", fmt::format("all {} reject", network));
+    line("host", hard && !gated ? "all all reject" : fmt::format("+{} all reject", fence));
   }
   return out;
 }

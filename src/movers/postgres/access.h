@@ -5,6 +5,7 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/result.h"
 #include "movers/postgres/plan.h"
@@ -28,9 +29,11 @@ Block find_block(std::string_view text, std::string_view move);
 // The block for pg_hba.conf: our own way in, the replication role from `peer_address`, and the refusals. A
 // role that is a member of a database's fence role is refused there: granting and revoking that membership is
 // how a fence for superusers is set and lifted inside one transaction. For databases in `hard` everybody else
-// is refused as well; for those in `gated` too, but for who comes from the gate's address.
+// is refused as well; for those in `gated` too, but for whom the rest of the file lets in from the gate's address.
 std::string hba_lines(const Plan& plan, std::string_view peer_address, const std::set<std::string>& hard_ones,
                       const std::set<std::string>& gated_ones = {});
+// Networks that together hold every address but that one; "all" where it is none.
+std::vector<std::string> all_but(const std::string& address);
 // And for pg_ident.conf: OS user `os_user` may be our agent's role, and nobody else.
 std::string ident_lines(const Plan& plan, std::string_view os_user);
 

@@ -1,5 +1,6 @@
 #include "movers/postgres/access.h"
 
+#include <arpa/inet.h>
 #include <gtest/gtest.h>
 
 namespace midstream::postgres {
@@ -59,6 +60,32 @@ TEST(Plan, NamesThatCouldNotBeUsedAreRefused) {
   EXPECT_FALSE(parse_plan(desired("a\"b"), "autumn"));
   EXPECT_FALSE(parse_plan(desired("postgres"), "autumn"));
   EXPECT_FALSE(parse_plan(desired("app"), "Autumn; --"));
+}
+
+TEST(Access, EveryAddressButOneIsInExactlyOneNetwork) {
+  const auto networks = all_but("10.77.0.9");
+  ASSERT_EQ(networks.size(), 33u);
+  const auto number = [](const std::string& text) {
+    in_addr address{};
+    EXPECT_EQ(::inet_pton(AF_INET, text.c_str(), &address), 1) << text;
+    return ntohl(address.s_addr);
+  };
+  const auto holds = [&](const std::string& address) {
+    int count = 0;
+    for (const auto& network : networks) {
+      if (network.find(':') != std::string::npos) continue;
+      const auto slash = network.find('/');
+      const int length = std::stoi(network.substr(slash + 1));
+      if ((number(network.substr(0, slash)) ^ number(address)) >> (32 - length) == 0) ++count;
+      EXPECT_EQ(number(network.substr(0, slash)) & (length == 32 ? 0 : 0xffffffffu >> length), 0u) << network;
+    }
+    return count;
+  };
+  EXPECT_EQ(holds("10.77.0.9"), 0);
+  for (const auto* other : {"10.77.0.8", "10.77.0.11", "10.77.1.9", "11.77.0.9", "138.77.0.9", "0.0.0.0", "255.255.255.255", "127.0.0.1"}) EXPECT_EQ(holds(other), 1) << other;
+  EXPECT_EQ(all_but("2001:db8::1").size(), 129u);
+  EXPECT_EQ(all_but("2001:db8::1").back(), "2001:db8::/128");
+  EXPECT_EQ(all_but("nonsense"), std::vector<std::string>{"all"});
 }
 
 }  // namespace

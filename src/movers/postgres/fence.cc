@@ -180,7 +180,8 @@ Result<std::set<int>> end_sessions(const Work& work, Session& session, Deadline 
   int quiet = 0;
   while (quiet < 2) {
     const auto rows = TRY(
-        session.run(fmt::format("SELECT s.*, pg_terminate_backend(pid) FROM ({}) AS s (pid, role, application, client) WHERE pid <> ALL ($1::int[])",
+        session.run(fmt::format("SELECT s.*, pg_terminate_backend(pid) FROM ({}) AS s (pid, role, application, client) WHERE NOT EXISTS (SELECT FROM "
+                                "pg_stat_activity held WHERE held.pid = s.pid AND s.pid = ANY ($1::int[]) AND held.state = 'idle' AND held.xact_start IS NULL)",
                                 strangers_sql(work.plan)),
                     {left}, deadline, work.context.stop));
     const auto starting = TRY(session.run(kStarting, {}, deadline, work.context.stop)).number(0, 0);

@@ -25,7 +25,7 @@ Result<bool> reopen(const Work& work, const std::string& database);
 std::string lift_sql(const Plan& plan, const std::string& database);
 
 // Ends every backend of the database that the fence shall not let through, again and again until none is
-// left. `spared`: those that the gate holds. Returns the process ids of the clients it ended. Out of time: retry, naming who
+// left. `spared`: those that the gate holds, if they are idle indeed. Returns the process ids of the clients it ended. Out of time: retry, naming who
 // stayed.
 Result<std::set<int>> end_sessions(const Work& work, Session& session, Deadline deadline, const std::set<int>& spared = {});
 

@@ -10,6 +10,7 @@ namespace {
 
 constexpr int kPreparedMs = 600'000;
 constexpr Millis kReady{60'000};
+constexpr Millis kBack{5'000};  // with a gate that does not answer
 
 std::string named(const Json& session) {
   return fmt::format("session {} of user {} ({}, from {})", get_int_or(session, "id", 0), printable(get_string_or(session, "user", "?")),
@@ -35,9 +36,25 @@ Result<> GateHold::wait_ready(bool to_new) const {
   }
 }
 
+// False: it is gone.
+Result<bool> GateHold::prepare(bool to_new) const {
+  const auto deadline = work_.context.deadline.sooner(kBack);
+  for (;;) {
+    // What an earlier try held, it holds no more: the titles are at rest.
+    open(to_new);
+    const auto asked = ask("prepare", to_new, {{"for_ms", kPreparedMs}});
+    if (asked) return true;
+    if (to_new || ask("ready", to_new)) return std::unexpected(asked.error());
+    if (const auto waited = wait_a_bit(Millis(200), deadline, work_.context.stop, "the gate"); !waited) {
+      if (waited.error().kind == ErrorKind::retry) return false;
+      return std::unexpected(waited.error());
+    }
+  }
+}
+
 Result<Json> GateHold::prepare_and_close(bool to_new) const {
   if (!work_.plan.gate.present()) return Json::object();
-  CHECK_OK(ask("prepare", to_new, {{"for_ms", kPreparedMs}}));
+  if (!TRY(prepare(to_new))) return Json{{"gone", true}};
   CHECK_OK(wait_ready(to_new));
   // Longer than the switch may take: the hold ends with it, by a word or by a title.
   return ask("close", to_new, {{"within_ms", work_.plan.deadline_ms}, {"for_ms", 2 * work_.plan.deadline_ms + 2'000}});

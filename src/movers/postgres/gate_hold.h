@@ -14,6 +14,8 @@ class GateHold {
 
   // Every session has what it needs on the other side, and then all of them are held. {"server_pids"}: their backends on the
   // side that they are on. Retry, with nobody held, where a session cannot go: named, with the reason.
+  // On the way back a gate that cannot be reached stops nothing: {"gone": true}, and its sessions, if it has any, are ended as
+  // those of everybody else.
   Result<Json> prepare_and_close(bool to_new) const;
   // Everybody goes over. {"moved", "ended", "ms"}.
   Result<Json> over(bool to_new) const;
@@ -24,6 +26,7 @@ class GateHold {
   Result<Json> ask(std::string_view verb, bool to_new, Json args = Json::object()) const {
     return work_.ask_gate(verb, database_, to_new ? "new" : "old", std::move(args));
   }
+  Result<bool> prepare(bool to_new) const;
   Result<> wait_ready(bool to_new) const;
   const Work& work_;
   std::string database_;

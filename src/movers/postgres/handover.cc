@@ -103,14 +103,14 @@ Result<std::int64_t> yield(const Work& work, Session& session, const std::string
 }
 
 // From here on the gate forwards nothing before it knows from a title where to.
-Result<> gate_keeps(const Work& work, const std::string& database) {
-  if (!work.plan.gate.present()) return {};
+Result<> gate_keeps(const Work& work, const std::string& database, bool gone) {
+  if (!work.plan.gate.present() || gone) return {};
   CHECK_OK(work.ask_gate("keep", database, work.on_old ? "new" : "old"));
   return {};
 }
 
 Result<Json> close_and_yield(const Work& work, Session& session, const std::string& database, Witnesses& witnesses,
-                             const std::set<int>& spared, Deadline deadline) {
+                             const std::set<int>& spared, bool gate_gone, Deadline deadline) {
   const auto start = boot_now();
   CHECK_OK(set_closing(work, session, database));
   work.at("give.closing");
@@ -133,7 +133,7 @@ Result<Json> close_and_yield(const Work& work, Session& session, const std::stri
   if (prepared.size() > 0)
     return retry(fmt::format("{} has a prepared transaction ({})", database, printable(prepared.text(0, 0))),
                  "COMMIT PREPARED or ROLLBACK PREPARED it");
-  CHECK_OK(gate_keeps(work, database));
+  CHECK_OK(gate_keeps(work, database, gate_gone));
   work.at("give.kept");
   if (deadline.expired()) return retry(fmt::format("{} missed the switch's deadline before it was yielded", database));
   const auto turn = TRY(yield(work, session, database));
@@ -277,7 +277,7 @@ Result<Json> give(const Work& work, const std::string& database, const Json& arg
                         outer.stop};
   const Work inside{bounded, work.options, work.plan, work.on_old, work.pool, work.titles, false};
   const auto spared = args.value("spared", Json::array()).get<std::set<int>>();
-  auto done = close_and_yield(inside, *session, database, witnesses, spared, bounded.deadline);
+  auto done = close_and_yield(inside, *session, database, witnesses, spared, get_bool_or(args, "gate_gone", false), bounded.deadline);
   if (done) {
     CHECK_OK(clear_lease(work, database));
     return done;

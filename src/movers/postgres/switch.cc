@@ -143,7 +143,9 @@ class Switch {
   }
 
   Result<Json> hand_over(bool from_old) const {
-    const auto ready = TRY(side(!from_old, "prepare_take"));
+    const auto can_take = side(!from_old, "prepare_take");
+    if (!can_take) return postponed(from_old, can_take.error());
+    const auto& ready = *can_take;
     const auto asked = side(from_old, "prepare_give", {{"fingerprint", ready.value("fingerprint", "")}});
     if (!asked) return postponed(from_old, asked.error());
     const auto& lag = *asked;
@@ -151,14 +153,14 @@ class Switch {
     if (!held) return postponed(from_old, held.error());
     work_.at("switch.prepared");
     const auto start = boot_now();
-    auto given = side(from_old, "give", {{"deadline_ms", work_.plan.deadline_ms}, {"spared", held->value("server_pids", Json::array())}});
+    auto given = side(from_old, "give", {{"deadline_ms", work_.plan.deadline_ms}, {"spared", held->value("server_pids", Json::array())}, {"gate_gone", held->value("gone", false)}});
     if (!given) {
       const auto kind = given.error().kind;
       if (kind == ErrorKind::retry || kind == ErrorKind::refused) return postponed(from_old, given.error());
-      if (kind != ErrorKind::unknown) return given;
+      if (kind != ErrorKind::unknown) return postponed(from_old, given.error());
       // The answer was lost on the way: the titles know.
       const auto both = TRY(settle());
-      if ((from_old ? both.new_side : both.old_side).state != "owner") return given;
+      if ((from_old ? both.new_side : both.old_side).state != "owner") return postponed(from_old, given.error());
       given = Json::object();
     }
     const auto given_at = boot_now();
@@ -240,7 +242,10 @@ Result<Json> run_switch(const Work& work, bool to_new) {
       continue;
     }
     // Half of a switch the other way: its last part makes this side fit to take the database back.
-    if (giver.state == "owner" && taker.state == "yielded") CHECK_OK(one.after_give(!to_new));
+    if (giver.state == "owner" && taker.state == "yielded") {
+      CHECK_OK(one.after_take(!to_new));
+      CHECK_OK(one.after_give(!to_new));
+    }
     if (giver.state != "owner")
       return refused(fmt::format("{} has no owner that could give it away (old '{}', new '{}')", database,
                                  both.old_side.state, both.new_side.state),
@@ -352,10 +357,9 @@ Result<bool> keep(const Work& work, bool all_leases) {
     if (title.arrived > title.turn && !title.state.empty()) {
       CHECK_OK(take(work, database, Json::object()));
       did = true;
-    } else if (all_leases && title.state == "owner" && TRY(is_gated(work, database))) {
-      CHECK_OK(admit_all(work, database));  // the agent that took it did not come so far
-      did = true;
     }
+    // Whoever took it may not have come, or come back, so far as to let everybody in.
+    if ((did || title.state == "owner") && TRY(is_gated(work, database))) CHECK_OK(admit_all(work, database));
   }
   return did;
 }
