@@ -42,7 +42,7 @@ std::string db_service(const Scenario& s, const char* every) {
                      db_host, s.database, s.probe_role, every) +
          fmt::format("    postgres: {{ old: {{ host: {}, port: 5432 }}, new: {{ host: {}, port: 5432 }}, databases: [{}] }}\n",
                      s.old_host, s.new_host, s.database) +
-         (s.db_gate.empty() ? "" : fmt::format("    gate: {{ host: {}, listen: \"{}\", close_idle: 500ms }}\n", s.edge, kGateListen)) +
+         (s.db_gate.empty() ? "" : fmt::format("    gate: {{ host: {}, listen: \"{}\", close_idle: 20ms }}\n", s.edge, kGateListen)) +
          fmt::format("    traffic: {{ haproxy: {}, backend: {}, old: {}, new: {} }}\n", s.edge, s.db_backend, s.db_old,
                      s.db_new) +
          "    names:\n" + name_line(s, s.db_name, "A", t.db4_old, t.db4_new);

@@ -27,7 +27,7 @@ Result<> look(const Work& work, const std::string& database, std::int64_t idle_m
   const auto rows = TRY(work.run_cluster(
       "SELECT pid, coalesce(usename, ''), coalesce(application_name, ''), coalesce(client_addr::text, 'local'), CASE WHEN $4::bigint > 0 AND state = 'idle' AND "
       "clock_timestamp() - state_change > $4::bigint * interval '1 ms' THEN pg_terminate_backend(pid) ELSE false END FROM pg_stat_activity WHERE datname = $1 AND "
-      "backend_type = 'client backend' AND pid <> ALL ($2::int[]) AND pid <> pg_backend_pid() AND usename <> ALL ($3::text[])",
+      "backend_type = 'client backend' AND pid <> ALL ($2::int[]) AND pid <> pg_backend_pid() AND usename <> ALL ($3::text[]) AND NOT (client_addr IS NULL AND application_name LIKE 'midstream%')",
       {database, pids,
        fmt::format("{{\"{}\",\"{}\",\"{}\",\"{}\"}}", work.plan.agent_role(), work.plan.gate_role(), work.plan.probe_role(), work.plan.replication_role()),
        std::to_string(idle_ms)}));
