@@ -227,7 +227,7 @@ addresses:
   - { pool: 198.51.100.0/28, for: new }       # the temporary home; allocations are planned and shown
 after: { old: stopped }
 )";
-  const auto refused = parse_manifest(kExample, "m");
+  const auto refused = parse_manifest(replaced(kExample, "databases: [app] }", "databases: [app], road: physical, reverse: sync }"), "m");
   ASSERT_FALSE(refused);
   std::string lines;
   for (std::string_view rest = refused.error().what; !rest.empty();) {
@@ -236,14 +236,12 @@ after: { old: stopped }
     lines += std::string(rest.substr(0, end)) + "\n";
     rest.remove_prefix(std::min(rest.find('\n'), rest.size() - 1) + 1);
   }
-  EXPECT_EQ(lines,
-            "m:16:5: services.db: found 'gate'\n");
+  EXPECT_EQ(lines, "m:15:95: services.db.postgres: found 'road'\nm:15:111: services.db.postgres: found 'reverse'\n");
 
-  std::string rest(kExample);
-  rest = replaced(rest, rest.substr(rest.find("    gate:"), rest.find("    traffic:") - rest.find("    gate:")), "");
-  const auto parsed = parse_manifest(rest, "m");
+  const auto parsed = parse_manifest(kExample, "m");
   ASSERT_TRUE(parsed) << parsed.error().text();
   ASSERT_TRUE(parsed->services.back().mail);
+  ASSERT_TRUE(parsed->services[0].gate || parsed->services[1].gate);
   EXPECT_EQ(parsed->services.back().mail->old_host, "old");
   EXPECT_EQ(parsed->services.back().mail->steps, (std::vector<int>{10, 100}));
   ASSERT_EQ(parsed->units.size(), 1u);
@@ -363,7 +361,8 @@ TEST(Schema, NamesEveryFieldThatIsThere) {
   EXPECT_TRUE(schema["properties"].contains("units"));
   const auto& service = schema["properties"]["services"]["additionalProperties"];
   EXPECT_TRUE(service["properties"].contains("traffic"));
-  EXPECT_FALSE(service["properties"].contains("gate"));
+  EXPECT_TRUE(service["properties"].contains("gate"));
+  EXPECT_FALSE(service["properties"]["postgres"]["properties"].contains("road"));
 }
 
 TEST(Json, IsCanonical) {
