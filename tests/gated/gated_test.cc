@@ -194,7 +194,7 @@ TEST_F(Gated, ToAndFroUnderLoadNobodyNotices) {
 // The agents die at every point of a switch; the gate and its clients live. They wait, and nothing fails.
 TEST_F(Gated, WhereverTheAgentsDieClientsOnlyWait) {
   ASSERT_NO_FATAL_FAILURE(follow());
-  const std::vector<std::string> points{"switch.prepared", "give.closing", "give.fenced", "give.barrier", "give.kept", "give.yielded", "switch.given",
+  const std::vector<std::string> points{"switch.prepared", "give.held", "give.closing", "give.fenced", "give.barrier", "give.kept", "give.yielded", "switch.given",
                                         "take.arrived", "take.slot", "take.owner", "switch.taken", "switch.over", "after.reverse"};
   Bench bench(directory / "bench", 10, 100, from_environment("MIDSTREAM_SECONDS", 40));
   ASSERT_NO_FATAL_FAILURE(wait_orders(false, 10));

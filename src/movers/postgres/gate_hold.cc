@@ -52,12 +52,18 @@ Result<bool> GateHold::prepare(bool to_new) const {
   }
 }
 
-Result<Json> GateHold::prepare_and_close(bool to_new) const {
-  if (!work_.plan.gate.present()) return Json::object();
-  if (!TRY(prepare(to_new))) return Json{{"gone", true}};
+Result<bool> GateHold::make_ready(bool to_new) const {
+  if (!work_.plan.gate.present()) return true;
+  if (!TRY(prepare(to_new))) return false;
   CHECK_OK(wait_ready(to_new));
+  return true;
+}
+
+Result<std::set<int>> GateHold::close(bool to_new) const {
+  if (!work_.plan.gate.present()) return std::set<int>{};
   // Longer than the switch may take: the hold ends with it, by a word or by a title.
-  return ask("close", to_new, {{"within_ms", work_.plan.deadline_ms}, {"for_ms", 2 * work_.plan.deadline_ms + 2'000}});
+  const auto closed = TRY(ask("close", to_new, {{"within_ms", work_.plan.deadline_ms}, {"for_ms", 2 * work_.plan.deadline_ms + 2'000}}));
+  return closed.value("server_pids", Json::array()).get<std::set<int>>();
 }
 
 Result<Json> GateHold::over(bool to_new) const {

@@ -2,6 +2,7 @@
 // moment's wait. Without a gate in the plan every call succeeds and does nothing.
 #pragma once
 
+#include <set>
 #include <string>
 
 #include "movers/postgres/cluster.h"
@@ -12,11 +13,12 @@ class GateHold {
  public:
   GateHold(const Work& work, std::string database) : work_(work), database_(std::move(database)) {}
 
-  // Every session has what it needs on the other side, and then all of them are held. {"server_pids"}: their backends on the
-  // side that they are on. Retry, with nobody held, where a session cannot go: named, with the reason.
-  // On the way back a gate that cannot be reached stops nothing: {"gone": true}, and its sessions, if it has any, are ended as
-  // those of everybody else.
-  Result<Json> prepare_and_close(bool to_new) const;
+  // Every session has what it needs on the other side. False: the gate is gone. Retry where a session cannot go: named, with
+  // the reason. On the way back a gate that cannot be reached stops nothing: its sessions, if it has any, are ended as those of
+  // everybody else.
+  Result<bool> make_ready(bool to_new) const;
+  // All of them are held; their backends on the side that they are on. Retry, with nobody held, where one does not come to rest.
+  Result<std::set<int>> close(bool to_new) const;
   // Everybody goes over. {"moved", "ended", "ms"}.
   Result<Json> over(bool to_new) const;
   // Nothing came of it: everybody goes on where they are.

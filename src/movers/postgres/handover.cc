@@ -6,6 +6,7 @@
 
 #include "base/text.h"
 #include "movers/postgres/fence.h"
+#include "movers/postgres/gate_hold.h"
 #include "movers/postgres/schema_sql.h"
 #include "movers/postgres/setup.h"
 #include "movers/postgres/stream.h"
@@ -276,8 +277,15 @@ Result<Json> give(const Work& work, const std::string& database, const Json& arg
   const Context bounded{outer.task, outer.host, outer.state, outer.peers, outer.deadline.sooner(Millis(span)),
                         outer.stop};
   const Work inside{bounded, work.options, work.plan, work.on_old, work.pool, work.titles, false};
-  const auto spared = args.value("spared", Json::array()).get<std::set<int>>();
-  auto done = close_and_yield(inside, *session, database, witnesses, spared, get_bool_or(args, "gate_gone", false), bounded.deadline);
+  const bool gate_gone = get_bool_or(args, "gate_gone", false);
+  // The last thing before the title: from here on clients wait.
+  const auto spared = gate_gone ? Result<std::set<int>>(std::set<int>{}) : GateHold(inside, database).close(work.on_old);
+  if (!spared) {
+    CHECK_OK(clear_lease(work, database));
+    return std::unexpected(spared.error());
+  }
+  work.at("give.held");
+  auto done = close_and_yield(inside, *session, database, witnesses, *spared, gate_gone, bounded.deadline);
   if (done) {
     CHECK_OK(clear_lease(work, database));
     return done;

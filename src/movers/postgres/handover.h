@@ -19,8 +19,8 @@ Result<Json> prepare_take(const Work& work, const std::string& database);
 Result<Json> prepare_give(const Work& work, const std::string& database, const Json& args);
 
 // closing, fence, proof, barrier, yielded with the hand-over's row. Until `yielded` every failure opens the
-// database again and is a retry (or refused where the fence did not hold). args: "deadline_ms"; "spared", the backends that
-// the gate holds; "gate_gone", nobody is to be spared or asked. With a gate, it must say just before `yielded` that it holds them for good.
+// database again and is a retry (or refused where the fence did not hold). args: "deadline_ms"; "gate_gone": nobody is to
+// be held or spared. With a gate, it must say just before `yielded` that it holds them for good.
 // {"turn", "fence_ms", "barrier_ms", "sessions_cut", "proof"}.
 Result<Json> give(const Work& work, const std::string& database, const Json& args);
 

@@ -149,11 +149,11 @@ class Switch {
     const auto asked = side(from_old, "prepare_give", {{"fingerprint", ready.value("fingerprint", "")}});
     if (!asked) return postponed(from_old, asked.error());
     const auto& lag = *asked;
-    const auto held = gate_.prepare_and_close(from_old);
-    if (!held) return postponed(from_old, held.error());
+    const auto gate_there = gate_.make_ready(from_old);
+    if (!gate_there) return postponed(from_old, gate_there.error());
     work_.at("switch.prepared");
     const auto start = boot_now();
-    auto given = side(from_old, "give", {{"deadline_ms", work_.plan.deadline_ms}, {"spared", held->value("server_pids", Json::array())}, {"gate_gone", held->value("gone", false)}});
+    auto given = side(from_old, "give", {{"deadline_ms", work_.plan.deadline_ms}, {"gate_gone", !*gate_there}});
     if (!given) {
       const auto kind = given.error().kind;
       if (kind == ErrorKind::retry || kind == ErrorKind::refused) return postponed(from_old, given.error());
