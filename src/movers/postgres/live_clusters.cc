@@ -71,6 +71,13 @@ bool as_server(const std::vector<std::string>& command) {
   return exit && exit->code == 0;
 }
 
+bool somebody_works_in(const std::filesystem::path& directory) {
+  std::error_code ignored;
+  for (const auto& process : std::filesystem::directory_iterator("/proc", ignored))
+    if (std::filesystem::read_symlink(process.path() / "cwd", ignored) == directory) return true;
+  return false;
+}
+
 constexpr const char* kPrograms = "/usr/lib/postgresql/15/bin/";
 
 }  // namespace
@@ -115,6 +122,8 @@ void Server::crash() {
   siginfo_t how{};
   ::waitid(P_PID, static_cast<id_t>(running_->pid()), &how, WEXITED | WNOWAIT);
   running_.reset();
+  // Its logger goes last, a moment after.
+  for (const auto deadline = Deadline::in(Millis(10'000)); somebody_works_in(directory_ / "data") && !deadline.expired();) pause_for(Millis(5), {});
 }
 
 std::string Server::sql(const std::string& database, const std::string& text, bool through) {

@@ -29,6 +29,7 @@ struct Crash {
 class Server {
  public:
   Server(std::filesystem::path directory, std::uint16_t port);
+  ~Server() { crash(); }  // returns when none of its processes is left
   bool start();
   // The server is gone at once, as after a power cut: no checkpoint, nothing said to anybody. start() recovers it.
   void crash();
