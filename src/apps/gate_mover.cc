@@ -27,11 +27,11 @@ class GateMover final : public Mover {
     if (get_string_or(desired, "kind", "") == "end") return undo(context, desired);
     const Files files(context, TRY(service_of(desired)));
     const auto text = TRY(config_text(context, desired, files));
-    CHECK_OK(parse_gate_config_shape(text, files));
     const auto password = TRY(ask_password(context, desired));
     // The note of what was installed comes last: without it the service is installed, again if need be.
     if (const auto before = read_file(files.note); before && *before == text) return Json::object();
     CHECK_OK(write_file_durably(files.password, password + "\n", 0600));
+    CHECK_OK(parse_gate_config(text, files.config.string()));
     CHECK_OK(write_file_durably(files.config, text, 0600));
     CHECK_OK(install_service(files.unit, {TRY(own_program()), "gate", "--config", files.config.string()}));
     CHECK_OK(wait_until_served(context, files));
@@ -41,7 +41,11 @@ class GateMover final : public Mover {
 
   Result<Json> observe(const Context& context, const Json& desired) override {
     const Files files(context, TRY(service_of(desired)));
-    if (get_string_or(desired, "kind", "") == "end") return observation(!fs::exists(files.note), fs::exists(files.note) ? "the gate is installed" : "");
+    if (get_string_or(desired, "kind", "") == "end") {
+      // The configuration goes after the service: as long as it is there, so may the service be.
+      const bool there = fs::exists(files.note) || fs::exists(files.config);
+      return observation(!there, there ? "the gate is installed" : "");
+    }
     if (!fs::exists(files.note)) return observation(false, "the gate is not installed");
     const auto answer = gate::ask_gate(files.control, {{"verb", "sessions"}});
     if (!answer) return observation(false, fmt::format("the gate does not answer: {}", answer.error().what));
@@ -108,15 +112,6 @@ class GateMover final : public Mover {
     return service;
   }
 
-  static Result<std::string> own_program() {
-    std::error_code failed;
-    auto program = fs::read_symlink("/proc/self/exe", failed).string();
-    if (failed) return errno_failure("cannot find this program's own file", failed.value());
-    // After an upgrade the file of the running agent reads "... (deleted)"; the service must name the new one.
-    if (program.ends_with(" (deleted)")) program.resize(program.size() - 10);
-    return program;
-  }
-
   // JSON is YAML.
   static Result<std::string> config_text(const Context& context, const Json& desired, const Files& files) {
     const auto end = [](const Json& one) -> Result<Json> { return Json{{"host", TRY(get_string(one, "address"))}, {"port", TRY(get_int(one, "port"))}}; };
@@ -126,12 +121,6 @@ class GateMover final : public Mover {
                 {"databases", TRY(get_strings(desired, "databases"))},
                 {"lookup", {{"user", "midstream_gate_" + context.task.move}, {"password_file", files.password.string()}}}};
     return config.dump(1);
-  }
-
-  static Result<> parse_gate_config_shape(const std::string& text, const Files& files) {
-    if (!fs::exists(files.password)) CHECK_OK(write_file_durably(files.password, "none yet\n", 0600));
-    CHECK_OK(parse_gate_config(text, files.config.string()));
-    return {};
   }
 
   static Result<std::string> ask_password(const Context& context, const Json& desired) {

@@ -29,13 +29,7 @@ class ProbeMover final : public Mover {
     const auto note = context.state / "installed.json";
     if (const auto before = read_file(note); before && *before == text) return Json::object();
     CHECK_OK(write_file_durably(path, text, 0600));
-    std::error_code failed;
-    const auto self = fs::read_symlink("/proc/self/exe", failed);
-    if (failed) return errno_failure("cannot find this program's own file", failed.value());
-    // After an upgrade the file of the running agent reads "... (deleted)"; the service must name the new one.
-    auto program = self.string();
-    if (program.ends_with(" (deleted)")) program.resize(program.size() - 10);
-    CHECK_OK(install_service(service(context), {program, "probe", "--config", path.string()}));
+    CHECK_OK(install_service(service(context), {TRY(own_program()), "probe", "--config", path.string()}));
     CHECK_OK(write_file_durably(note, text, 0600));
     return Json{{"services", config.services.size()}, {"addresses", config.addresses.size()}};
   }

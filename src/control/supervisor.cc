@@ -66,6 +66,14 @@ Result<> install_runit(const std::string& name, const std::string& command) {
 
 }  // namespace
 
+Result<std::string> own_program() {
+  std::error_code failed;
+  auto program = fs::read_symlink("/proc/self/exe", failed).string();
+  if (failed) return errno_failure("cannot find this program's own file", failed.value());
+  if (program.ends_with(" (deleted)")) program.resize(program.size() - 10);
+  return program;
+}
+
 Result<> install_service(const std::string& name, const std::vector<std::string>& argv) {
   const auto command = TRY(quoted(argv));
   if (has_systemd()) return install_systemd(name, command);

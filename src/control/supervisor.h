@@ -8,6 +8,8 @@
 
 namespace midstream {
 
+// The file of this program. After an upgrade that of a running one reads "... (deleted)"; a service must name the new one.
+Result<std::string> own_program();
 // Makes `name` a service that runs argv, is restarted whenever it ends, and starts with the host; starts it now.
 // An existing service of that name is replaced. Refused on a host with neither supervisor. Not shell: argv is
 // quoted for the supervisor's own syntax; arguments must not hold newlines.

@@ -166,8 +166,6 @@ void Changeover::final(bool on) {
   if (known_ && !known_->pinned.empty()) known_.reset();
 }
 
-bool Changeover::ready(const Traffic& traffic) const { return why_not(traffic).empty(); }
-
 std::string Changeover::why_not(const Traffic& traffic) const {
   if (failed()) return trouble_;
   if (connecting()) return fmt::format("it is not connected to {} yet", label_);

@@ -45,9 +45,8 @@ class Changeover {
 
   // In the hold: from here on what is known must be of now, and the session's locks are taken too. Off: they are given back.
   void final(bool on);
-  // Everything that belongs to the session is there, and it has not been used since.
-  bool ready(const Traffic& traffic) const;
-  // Why not; and why it never will ("" if it can).
+  // Why it could not go over now: "" if everything that belongs to the session is there, and it has not been used since; and
+  // why it never will ("" if it can).
   std::string why_not(const Traffic& traffic) const;
   std::string pinned() const { return known_ ? known_->pinned : ""; }
   const std::optional<Known>& known() const { return known_; }
@@ -56,7 +55,7 @@ class Changeover {
   void keep_notifications() { (void)heard_.take_for_client(), keep_ = true; }
   // Asks the session's own connection for nothing, so that everything the server had to say to it has come (`ask` before it).
   void drain();
-  // REQUIRES ready(). The other connection; what it said that is the client's; the settings that it reported.
+  // REQUIRES why_not() == "". The other connection; what it said that is the client's; the settings that it reported.
   struct Taken {
     TlsSocket socket;
     std::string for_client;  // whole messages

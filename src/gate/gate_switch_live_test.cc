@@ -80,6 +80,13 @@ class World {
     over["close_ms"] = closed["ms"];
     return over;
   }
+  // From old to new, between close and over.
+  void hand_over() {
+    title("old", "closing");
+    ASSERT_FALSE(ask({{"verb", "keep"}, {"to", "new"}}).contains("failed"));
+    title("old", "yielded");
+    title("new", "owner");
+  }
   Json go_when_possible(const std::string& to) {
     for (const auto deadline = Deadline::in(Millis(30'000));; pause_for(Millis(20), {})) {
       auto gone = go(to);
@@ -261,10 +268,7 @@ TEST_F(Switch, LosesNoNotification) {
   ASSERT_FALSE(world.close("new").contains("failed"));
   // Sent while everybody is held: it is on its way to the session's old connection.
   EXPECT_EQ(world.server("old").sql("NOTIFY news, 'the last of old'", "app").code, 0);
-  world.title("old", "closing");
-  ASSERT_FALSE(world.ask({{"verb", "keep"}, {"to", "new"}}).contains("failed"));
-  world.title("old", "yielded");
-  world.title("new", "owner");
+  ASSERT_NO_FATAL_FAILURE(world.hand_over());
   EXPECT_EQ(world.ask({{"verb", "over"}, {"to", "new"}}).value("moved", 0), 2);
   teller.run("NOTIFY news, 'the first of new'");
   EXPECT_EQ(listener.heard(2), (std::vector<std::string>{"the last of old", "the first of new"}));
@@ -331,10 +335,7 @@ TEST_F(Switch, ALockTakenBetweenPreparationAndHoldIsCarried) {
   late.run("SELECT pg_advisory_lock(77)");
   const auto over = world.close("new");
   ASSERT_FALSE(over.contains("failed")) << over.dump();
-  world.title("old", "closing");
-  ASSERT_FALSE(world.ask({{"verb", "keep"}, {"to", "new"}}).contains("failed"));
-  world.title("old", "yielded");
-  world.title("new", "owner");
+  ASSERT_NO_FATAL_FAILURE(world.hand_over());
   EXPECT_EQ(world.ask({{"verb", "over"}, {"to", "new"}}).value("moved", 0), 1);
   EXPECT_EQ(world.server("new").value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 77", "app"), "1");
 }
@@ -354,10 +355,7 @@ TEST_F(Switch, ManyNotificationsInTheHoldCutNobody) {
   world.prepared("new");
   ASSERT_FALSE(world.close("new").contains("failed"));
   EXPECT_EQ(world.server("old").sql("SELECT pg_notify('news', repeat('x', 200) || g) FROM generate_series(1, 500) g", "app").code, 0);
-  world.title("old", "closing");
-  ASSERT_FALSE(world.ask({{"verb", "keep"}, {"to", "new"}}).contains("failed"));
-  world.title("old", "yielded");
-  world.title("new", "owner");
+  ASSERT_NO_FATAL_FAILURE(world.hand_over());
   EXPECT_EQ(world.ask({{"verb", "over"}, {"to", "new"}}).value("moved", 0), 1);
   EXPECT_EQ(listener.heard(500).size(), 500u);
   EXPECT_EQ(listener.port(), "5433");
@@ -440,10 +438,7 @@ TEST_F(Switch, WhoComesMeanwhileWaitsAndIsOnTheOtherSide) {
   ASSERT_FALSE(world.close("new").contains("failed"));
   auto late = std::async(std::launch::async, [&] { return Client(world.info()).port(); });
   EXPECT_EQ(late.wait_for(300ms), std::future_status::timeout);
-  world.title("old", "closing");
-  ASSERT_FALSE(world.ask({{"verb", "keep"}, {"to", "new"}}).contains("failed"));
-  world.title("old", "yielded");
-  world.title("new", "owner");
+  ASSERT_NO_FATAL_FAILURE(world.hand_over());
   ASSERT_FALSE(world.ask({{"verb", "over"}, {"to", "new"}}).contains("failed"));
   EXPECT_EQ(late.get(), "5433");
   EXPECT_EQ(early.port(), "5433");

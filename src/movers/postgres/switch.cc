@@ -354,12 +354,11 @@ Result<bool> keep(const Work& work, bool all_leases) {
       CHECK_OK(clear_lease(work, database));
     }
     const auto title = TRY(read_title(work, database));
-    if (title.arrived > title.turn && !title.state.empty()) {
-      CHECK_OK(take(work, database, Json::object()));
-      did = true;
-    }
+    const bool takes = title.arrived > title.turn && !title.state.empty();
+    if (takes) CHECK_OK(take(work, database, Json::object()));
+    did = did || takes;
     // Whoever took it may not have come, or come back, so far as to let everybody in.
-    if ((did || title.state == "owner") && TRY(is_gated(work, database))) CHECK_OK(admit_all(work, database));
+    if ((takes || title.state == "owner") && TRY(is_gated(work, database))) CHECK_OK(admit_all(work, database));
   }
   return did;
 }
