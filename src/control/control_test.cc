@@ -176,7 +176,9 @@ TEST(PlannerTest, TheWholeStoryInOrder) {
   EXPECT_LT(at("web.files-0-back"), at("web.weights-5")) << "uploads to new must already flow back";
   EXPECT_LT(at("web.weights-5"), at("web.weights-100"));
   EXPECT_LT(at("web.weights-100"), at("web.drained"));
-  EXPECT_LT(at("db.verify"), at("db.switch"));
+  EXPECT_LT(at("db.verify"), at("db.verified"));
+  EXPECT_LT(at("db.verified"), at("db.verified-close")) << "and again, young enough, where a day may lie between";
+  EXPECT_EQ(at("db.verified-close") + 1, at("db.switch"));
   EXPECT_LT(at("db.switch"), at("stage"));
   EXPECT_LT(at("stage"), at("own"));
   EXPECT_LT(at("own"), at("web.shop-a-home"));

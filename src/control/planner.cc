@@ -14,6 +14,7 @@ constexpr Span kPatience{24 * 3'600'000};  // with those who still talk to old
 constexpr std::int64_t kAssumedEffect = 2'000;  // where nothing of the kind was measured yet
 constexpr std::int64_t kAssumedWait = 10'000;
 constexpr std::int64_t kLooks = 2'000;  // of a guard, beyond its sample
+constexpr Span kVerify{24 * 3'600'000};  // until every row was compared
 constexpr Span kEaseBack{3'000};  // at most, at each share on the way back
 
 // Collects the steps phase by phase: every service adds its own to each, in the manifest's order.
@@ -293,8 +294,8 @@ class Builder {
       if (service.mail) add("follow", service.name, "mail-verify", service.mail->new_host, "mail", with(mail_base(*service.mail), "verify")).deadline_ms = 3'600'000;
       if (!service.postgres) continue;
       const auto& spec = *service.postgres;
-      add("follow", service.name, "verify", spec.new_side.host, "postgres", with(with_port(postgres_base(service), spec.new_side), "verify"))
-          .deadline_ms = 3'600'000;
+      add("follow", service.name, "verify", spec.new_side.host, "postgres", verified(service));
+      add_wait("follow", service.name, "verified", spec.new_side.host, "postgres", verified(service), kVerify);
     }
   }
 
@@ -303,6 +304,11 @@ class Builder {
   }
   Json mirror(const ServiceSpec& service, const std::string& until) const {
     return with(with_port(postgres_base(service), service.postgres->new_side), "follow", {{"until", until}});
+  }
+
+  // Begun once, it goes on in the background; it is seen clean before traffic moves, and young enough before the switch.
+  Json verified(const ServiceSpec& service) const {
+    return with(with_port(postgres_base(service), service.postgres->new_side), "verify", {{"age_ms", service.postgres->verify_age.count()}});
   }
 
   void wait_for_data(const std::string& phase, const std::string& until, Span deadline) {
@@ -417,12 +423,14 @@ class Builder {
       if (!service.postgres) continue;
       const auto& spec = *service.postgres;
       add_wait("switch", service.name, "mirror-close", spec.new_side.host, "postgres", mirror(service, "caught-up"), Span(600'000));
+      add_wait("switch", service.name, "verified-close", spec.new_side.host, "postgres", verified(service), kVerify);
       auto& step = add("switch", service.name, "switch", spec.new_side.host, "postgres",
-                       with(with_port(postgres_base(service), spec.new_side), "switch", {{"deadline_ms", spec.deadline.count()}}));
+                       with(with_port(postgres_base(service), spec.new_side), "switch",
+                            {{"deadline_ms", spec.deadline.count()}, {"verified_within_ms", spec.verify_age.count()}}));
       step.expected_blackout_ms = spec.deadline.count();
       step.in_window = true;
       step.attempts = 6;
-      step.needs = {service.name + ".verify"};
+      step.needs = {service.name + ".verified"};
     }
     // Behind the databases: what works on one finds it where it will stay.
     for (const auto& unit : manifest_.units) add_unit("switch", "unit", unit, manifest_.new_host);

@@ -242,6 +242,7 @@ PostgresSpec Builder::postgres(const MapReader& from) {
   };
   PostgresSpec spec{.old_side = cluster("old"), .new_side = cluster("new"), .databases = from.texts("databases")};
   spec.deadline = from.span("deadline", spec.deadline);
+  spec.verify_age = from.span("verify_age", spec.verify_age);
   if (spec.old_side.host == spec.new_side.host) {
     add(from.at("new"), from.path("new"), found_expected(spec.new_side.host, "another host than that of 'old'", {}));
   }

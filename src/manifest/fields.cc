@@ -191,6 +191,7 @@ constexpr Field kPostgresFields[] = {
     {"new", &kCluster, required, "the cluster that is moved to"},
     {"databases", &kDatabases, required, "what moves"},
     {"deadline", &kPositive, optional, "of the switch; 1s where silent"},
+    {"verify_age", &kPositive, optional, "how long before the switch both sides may have been found equal; 24h where silent"},
     {"road", nullptr, later, "other roads than the logical one"},
     {"reverse", nullptr, later, "making new's commits wait for old"},
 };

@@ -74,6 +74,7 @@ struct PostgresSpec {
   ClusterSpec new_side;
   std::vector<std::string> databases;
   Span deadline{1'000};  // of the switch
+  Span verify_age{24 * 3'600'000};  // both sides were found equal no longer before the switch
 };
 
 // The PostgreSQL session gate: HAProxy leads to it, and it to whichever database owns.

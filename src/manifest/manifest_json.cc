@@ -54,7 +54,8 @@ Json json_of(const PostgresSpec& postgres) {
   return {{"old", json_of(postgres.old_side)},
           {"new", json_of(postgres.new_side)},
           {"databases", postgres.databases},
-          {"deadline_ms", postgres.deadline.count()}};
+          {"deadline_ms", postgres.deadline.count()},
+          {"verify_age_ms", postgres.verify_age.count()}};
 }
 
 Json json_of(const GateSpec& gate) { return {{"host", gate.host}, {"listen", gate.listen}, {"close_idle_ms", gate.close_idle.count()}}; }

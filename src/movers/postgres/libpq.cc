@@ -60,6 +60,7 @@ constexpr const char* kQuiet =
 // What is read and compared must look the same on both sides, and nothing may end our sessions early.
 constexpr const char* kSame =
     "-c TimeZone=UTC -c DateStyle=ISO -c IntervalStyle=postgres -c extra_float_digits=3 -c bytea_output=hex "
+    "-c lc_monetary=C -c quote_all_identifiers=off -c jit=off "
     "-c search_path= -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 "
     "-c idle_session_timeout=0 -c client_min_messages=error -c row_security=off "
     "-c default_transaction_read_only=off -c default_transaction_isolation=read\\ committed "

@@ -186,8 +186,8 @@ World::World() {
 }
 
 World::~World() {
+  new_side_.mover.reset();  // it asks the other
   old_side_.mover.reset();
-  new_side_.mover.reset();
   old_.reset();
   new_.reset();
   std::error_code ignored;
@@ -205,8 +205,10 @@ void World::forget() {
 
 void World::restart_agents(bool with_keepers, Millis lease) {
   ++epoch;
+  new_side_.mover.reset();  // it asks the other, in the background too
+  old_side_.mover.reset();
   for (auto* side : {&old_side_, &new_side_}) {
-    side->mover.reset();
+    side->options.keeper = with_keepers;
     side->options.lease = lease;
     side->options.checkpoint = [this](std::string_view point) {
       std::unique_lock lock(acts_mutex_);
@@ -219,7 +221,7 @@ void World::restart_agents(bool with_keepers, Millis lease) {
     };
     side->mover = make_postgres_mover(side->options);
     side->stop = std::stop_source();
-    if (with_keepers) (void)side->mover->start(context(*side));
+    (void)side->mover->start(context(*side));
   }
 }
 
@@ -239,6 +241,10 @@ void World::set_wal_floor(std::int64_t bytes) {
 
 void World::set_copy_chunk(std::int64_t bytes) {
   for (auto* side : {&old_side_, &new_side_}) side->options.copy_chunk = bytes;
+}
+
+void World::set_verify_rows(std::int64_t rows) {
+  for (auto* side : {&old_side_, &new_side_}) side->options.verify_rows = rows;
 }
 
 void World::make_shop() {
@@ -294,7 +300,7 @@ Json World::desired(const std::string& kind) const {
   Json desired{{"kind", kind},          {"port", kind == "source" ? 5501 : 5502},
                {"databases", {"shop"}}, {"old", old_end},
                {"new", new_end},        {"until", "caught-up"},
-               {"deadline_ms", 3000}};
+               {"deadline_ms", 3000},   {"verified_within_ms", verified_within_ms}};
   if (joined_.gate) desired["gate"] = {{"host", "gamma"}, {"address", "127.0.0.1"}};
   return desired;
 }

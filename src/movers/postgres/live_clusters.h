@@ -83,12 +83,14 @@ class World {
   void forget();                                                          // state directories emptied
 
   void set_copy_chunk(std::int64_t bytes);                                // the same
+  void set_verify_rows(std::int64_t rows);                                // the same
 
   // From here on (and until it is given none) clients come through a gate, which answers what movers ask of it.
   void use_gate(std::function<Result<Json>(std::string_view verb, const Json& args)> gate) { joined_.gate = std::move(gate); }
   std::filesystem::path state_of(const std::string& host) const { return root_ / ("state-" + host); }
 
   Json desired(const std::string& kind) const;
+  std::int64_t verified_within_ms = 0;  // what a switch asks for; 0: nothing
   Result<Json> apply(const std::string& kind);
   Result<Json> undo(const std::string& kind);
   Result<Json> observe(const std::string& kind);

@@ -44,6 +44,8 @@ class PostgresMover : public Mover {
   std::string_view name() const override { return "postgres"; }
 
   Result<> start(const Context& base) override {
+    verifier_.use(base.peers);
+    if (!options_.keeper) return {};
     keeper_ = std::jthread([this, host = base.host, state = base.state, stop = base.stop](const std::stop_token& own) {
       bool fresh = true;
       const std::stop_callback both(stop, [this] { keeper_.request_stop(); });
@@ -67,7 +69,7 @@ class PostgresMover : public Mover {
       const auto record = TRY(Record::load(context, work.plan.move));
       return observation(record.empty(), record.empty() ? "" : "what midstream set is still there");
     }
-    return observation(false, "");  // verify is an act, not a state
+    return verifier_.observe(work);
   }
 
   Result<Json> apply(const Context& context, const Json& desired) override {
@@ -76,9 +78,10 @@ class PostgresMover : public Mover {
     const auto& kind = work.plan.kind;
     if (kind == "source" || kind == "target") return apply_setup(work);
     if (kind == "follow") return apply_follow(work, copier_);
-    if (kind == "verify") return run_verify(work);
+    if (kind == "verify") return verifier_.begin(work);
     if (kind == "drain") return apply_drain(work);
-    if (kind == "switch") return run_switch(work, true);
+    if (kind == "switch") return run_verified_switch(work);
+    CHECK_OK(verifier_.forget(work));
     return apply_finish(work);
   }
 
@@ -87,10 +90,14 @@ class PostgresMover : public Mover {
     CHECK_OK(right_side(work));
     const auto& kind = work.plan.kind;
     if (kind == "source" || kind == "target") CHECK_OK(remove_file_durably(setup_note(work)));
+    if (kind == "target" || kind == "follow" || kind == "verify") CHECK_OK(verifier_.forget(work));
     if (kind == "source") return undo_source(work);
     if (kind == "target") return undo_target(work);
     if (kind == "follow") return undo_follow(work, copier_);
-    if (kind == "switch") return run_switch(work, false);
+    if (kind == "switch") {
+      const auto pause = TRY(verifier_.pause(context.deadline, context.stop));
+      return run_switch(work, false);
+    }
     if (kind == "finish") return refused("finish cannot be undone: the way back was taken down");
     return Json::object();
   }
@@ -114,7 +121,7 @@ class PostgresMover : public Mover {
     if (kind == "source") return fmt::format("makes {} on old ready to be followed", what);
     if (kind == "target") return fmt::format("makes {} on new, fenced, with roles and schema", what);
     if (kind == "follow") return fmt::format("copies {} and follows every commit from old to new", what);
-    if (kind == "verify") return fmt::format("compares every row of {} on both sides", what);
+    if (kind == "verify") return fmt::format("compares every row, sequence and large object of {} on both sides", what);
     if (kind == "drain") return fmt::format("waits until every session of {} on old comes through the gate", what);
     if (kind == "switch") return fmt::format("hands {} from old to new, and follows back from new to old", what);
     if (kind == "finish") return fmt::format("takes down the way back of {}; old stays closed", what);
@@ -129,6 +136,23 @@ class PostgresMover : public Mover {
   static Result<> right_side(const Work& work) {
     if ((work.plan.kind == "source" || work.plan.kind == "drain") == work.on_old) return {};
     return refused(fmt::format("'{}' does not run on host {}", work.plan.kind, work.context.host));
+  }
+
+  // Nothing is compared while users wait, and nothing is handed over that was not compared.
+  Result<Json> run_verified_switch(const Work& work) {
+    const auto pause = TRY(verifier_.pause(work.context.deadline, work.context.stop));
+    const auto age = get_int_or(work.plan.raw, "verified_within_ms", 0);
+    if (age > 0 && TRY(old_owns_all(work))) CHECK_OK(verifier_.recently_clean(work, age));
+    return run_switch(work, true);
+  }
+
+  // Once one was handed over there is no way but on.
+  static Result<bool> old_owns_all(const Work& work) {
+    for (const auto& database : work.plan.databases) {
+      const auto old_side = title_from_json(TRY(work.ask("title", {{"database", database}})));
+      if (old_side.state != "owner") return false;
+    }
+    return true;
   }
 
   // Setting a side up is many small effects; a note on disk says that the last of them was made. Without it apply is
@@ -194,7 +218,9 @@ class PostgresMover : public Mover {
     work.keeping = true;
     guard(work);
     copier_.go_on(work);
-    return keep(work, fresh);
+    const auto kept = TRY(keep(work, fresh));
+    verifier_.go_on(work);
+    return kept;
   }
 
   // Its trouble is its own: leases must not count as ended because a disk cannot be looked at.
@@ -214,6 +240,7 @@ class PostgresMover : public Mover {
   std::string blind_;                    // why it could not be
   std::string trouble_;  // the keeper's last, so that it is told once
   Copier copier_{options_};
+  Verifier verifier_{options_};
   std::stop_source ending_;
   std::jthread keeper_;  // last: joined before what it uses goes
 };

@@ -25,6 +25,8 @@ struct PostgresOptions {
   // What holds a copy's snapshot, with its argument; empty: this program's own `hold-snapshot`.
   std::vector<std::string> holder;
   std::int64_t copy_chunk = 32 << 20;  // bytes on disk that are copied in one transaction
+  std::int64_t verify_rows = 1'000'000;  // at most, compared by one statement
+  bool keeper = true;  // off: the agent's own duties wait until somebody asks (tests of what is left half-done)
   // Called at every named point between two effects; tests throw here to stand for a crash.
   std::function<void(std::string_view point)> checkpoint;
 };

@@ -5,15 +5,16 @@
 #include <map>
 #include <set>
 
+#include "movers/postgres/carry.h"
 #include "movers/postgres/catalog.h"
 #include "movers/postgres/check.h"
+#include "movers/postgres/digests.h"
 #include "movers/postgres/fence.h"
 #include "movers/postgres/gate_hold.h"
 #include "movers/postgres/handover.h"
 #include "movers/postgres/setup.h"
 #include "movers/postgres/stream.h"
 #include "movers/postgres/title.h"
-#include "movers/postgres/verify.h"
 
 namespace midstream::postgres {
 
@@ -54,11 +55,21 @@ const std::map<std::string_view, Handler>& handlers() {
        [](const Work& w, const std::string& d, const Json&) -> Result<Json> {
          return to_json(TRY(look_at_slot(w, w.outgoing(d))));
        }},
-      {"buckets", [](const Work& w, const std::string& d, const Json& a) { return bucket_hashes(w, d, a); }},
-      {"rows", [](const Work& w, const std::string& d, const Json& a) { return row_hashes(w, d, a); }},
+      {"subjects", [](const Work& w, const std::string& d, const Json&) { return list_subjects(w, d); }},
+      {"walk", [](const Work& w, const std::string& d, const Json& a) { return walk_keys(w, d, a); }},
+      {"digest", [](const Work& w, const std::string& d, const Json& a) { return digest_range(w, d, a); }},
+      {"digest_buckets", [](const Work& w, const std::string& d, const Json& a) { return digest_buckets(w, d, a); }},
+      {"digest_rows", [](const Work& w, const std::string& d, const Json& a) { return digest_rows(w, d, a); }},
+      {"digest_keys", [](const Work& w, const std::string& d, const Json& a) { return digest_keys(w, d, a); }},
+      {"name_row", [](const Work& w, const std::string& d, const Json& a) { return name_row(w, d, a); }},
       {"pinned_rows", [](const Work& w, const std::string& d, const Json& a) { return pinned_rows(w, d, a); }},
       {"report_promptly", [](const Work& w, const std::string& d, const Json&) { return report_promptly(w, d); }},
-      {"settle_lag", [](const Work& w, const std::string& d, const Json& a) { return settle_lag(w, d, a); }},
+      {"settle_lag", [](const Work& w, const std::string& d, const Json&) { return settle_lag(w, d); }},
+      {"sequences", [](const Work& w, const std::string& d, const Json&) { return sequences_here(w, d); }},
+      {"take_sequences", [](const Work& w, const std::string& d, const Json& a) { return take_sequences(w, d, a); }},
+      {"objects", [](const Work& w, const std::string& d, const Json& a) { return objects_here(w, d, a); }},
+      {"object", [](const Work& w, const std::string& d, const Json& a) { return object_piece(w, d, a); }},
+      {"take_object", [](const Work& w, const std::string& d, const Json& a) { return take_object(w, d, a); }},
       {"dump", [](const Work& w, const std::string&,
                   const Json& a) { return dump_catalog(w, get_bool_or(a, "schema", false)); }},
       {"credentials",

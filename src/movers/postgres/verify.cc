@@ -2,225 +2,264 @@
 
 #include <fmt/format.h>
 
-#include <map>
+#include <algorithm>
 
 #include "base/text.h"
-#include "movers/postgres/schema_sql.h"
+#include "movers/postgres/comparison.h"
 #include "movers/postgres/stream.h"
 #include "movers/postgres/switch.h"
 #include "movers/postgres/title.h"
+#include "sys/file.h"
+#include "sys/log.h"
 
 namespace midstream::postgres {
 
 namespace {
 
-constexpr int kRounds = 3;      // without a lock
-constexpr int kPins = 10;       // with one, where others may be in the way
-constexpr Millis kPinned(300);  // the longest that a writer is kept waiting
+namespace fs = std::filesystem;
 
-// The columns that tell rows apart, as one text; a table with REPLICA IDENTITY FULL is told apart by all of
-// them.
-Result<std::string> key_of(const Work& work, Session& session, const std::string& table) {
-  const auto rows = TRY(session.run(
-      "SELECT string_agg(format('midstream_row.%I', a.attname), ', ' ORDER BY a.attnum) FROM pg_class c JOIN "
-      "pg_index i ON "
-      "i.indrelid = c.oid AND ((c.relreplident <> 'i' AND i.indisprimary) OR (c.relreplident = 'i' AND "
-      "i.indisreplident)) "
-      "JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey) WHERE c.oid = $1::regclass",
-      {table}, work.context.deadline, work.context.stop));
-  return rows.is_null(0, 0) ? std::string("midstream_row::text") : fmt::format("ROW({})::text", rows.text(0, 0));
+constexpr Millis kCall{60'000};
+constexpr Millis kAgain{2'000};
+constexpr std::int64_t kAge = 24 * 3'600'000;  // where the plan says nothing
+
+fs::path note_of(const Context& context, const Plan& plan, const std::string& database) {
+  return context.state / fmt::format("{}-{}.verify", plan.move, plan.number(database));
 }
 
-std::string hashed_rows(const std::string& table, const std::string& key) {
-  return fmt::format(
-      "SELECT {1} AS k, hashtextextended({1} COLLATE \"C\", 0) & 63 AS b, "
-      "hashtextextended(midstream_row::text COLLATE \"C\", 1)::numeric AS h FROM ONLY {0} midstream_row",
-      table, key);
+Result<Progress> load(const fs::path& path) {
+  std::error_code ignored;
+  if (!fs::exists(path, ignored)) return Progress{};
+  return progress_from_json(TRY(parse_json(TRY(read_file(path)))));
 }
 
-struct Comparison {
-  const Work& work;
-  const std::string& database;
-  bool owner_is_old;
+Result<> save(const fs::path& path, const Progress& progress) { return write_file_durably(path, to_json(progress).dump(), 0600); }
 
-  Result<Json> side(bool owner, std::string_view verb, Json args) const {
-    args["database"] = database;
-    const bool old_side = owner == owner_is_old;
-    return old_side == work.on_old ? answer(work, verb, args) : work.ask(verb, std::move(args));
-  }
+std::int64_t age_of(const Plan& plan) { return get_int_or(plan.raw, "age_ms", kAge); }
 
-  // Keys of `keys` (or of whole buckets) that differ between what the owner had and what the follower has
-  // once the stream has passed; and those among them that did not change on the owner meanwhile.
-  struct Look {
-    Json differing = Json::array();
-    Json still = Json::array();
-  };
-  Result<Look> look(const Json& args) const {
-    const auto before = TRY(side(true, "rows", args));
-    CHECK_OK(side(true, "settle_lag", Json::object()));
-    const auto there = TRY(side(false, "rows", args));
-    const auto after = TRY(side(true, "rows", args));
-    Look look;
-    const auto judge = [&](const std::string& key) {
-      const auto of = [&](const Json& rows) { return get_string_or(rows, key, ""); };
-      if (of(before) == of(there)) return;
-      look.differing.push_back(key);
-      if (of(before) == of(after)) look.still.push_back(key);
-    };
-    for (const auto& [key, hash] : before.items()) judge(key);
-    for (const auto& [key, hash] : there.items())
-      if (!before.contains(key)) judge(key);
-    return look;
-  }
+// What was compared is worth nothing for another copy, another owner, or once the title has changed sides.
+std::string cut_of(const Title& here, const std::string& subscription) {
+  return fmt::format("{} {} {}", subscription, here.turn, here.state == "owner" ? "new" : "old");
+}
 
-  // Keys that really differ, and the rows that were compared.
-  Result<Json> table(const std::string& name, std::int64_t& rows) const {
-    const auto mine = TRY(side(true, "buckets", {{"table", name}}));
-    CHECK_OK(side(true, "settle_lag", Json::object()));
-    const auto theirs = TRY(side(false, "buckets", {{"table", name}}));
-    rows += get_int_or(mine, "rows", 0);
-    Json buckets = Json::array();
-    for (int bucket = 0; bucket < 64; ++bucket) {
-      const auto key = std::to_string(bucket);
-      if (get_string_or(mine["buckets"], key, "") != get_string_or(theirs["buckets"], key, ""))
-        buckets.push_back(bucket);
-    }
-    if (buckets.empty()) return Json::array();
-    return sort_out(name, TRY(look({{"table", name}, {"buckets", buckets}})).differing);
-  }
-
-  Result<Json> sort_out(const std::string& name, Json candidates) const {
-    std::map<std::string, int> strikes;
-    for (int round = 0; !candidates.empty() && round < kRounds; ++round) {
-      const auto found = TRY(look({{"table", name}, {"keys", candidates}}));
-      Json real = Json::array();
-      for (const auto& key : found.still)
-        if (++strikes[key.get<std::string>()] >= 2) real.push_back(key);
-      // Those that stand still have been seen twice: nothing on its way can mend them.
-      if (!real.empty() && real.size() == found.differing.size()) return real;
-      candidates = found.differing;
-    }
-    for (int pin = 0; !candidates.empty(); ++pin) {
-      const auto found = side(true, "pinned_rows", {{"table", name}, {"keys", candidates}});
-      if (found) return found->value("differing", Json::array());
-      if (found.error().kind != ErrorKind::retry || pin >= kPins) return found;
-      CHECK_OK(wait_a_bit(Millis(50), work.context.deadline, work.context.stop, "busy rows"));
-    }
-    return candidates;
-  }
-};
+Result<std::string> cut_now(const Work& work, const std::string& database) {
+  const auto title = TRY(read_title(work, database));
+  const auto subscription =
+      TRY(work.run(database, "SELECT s.oid FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid WHERE subname = $1 AND "
+                             "datname = current_database()",
+                   {work.incoming(database)}));
+  return cut_of(title, subscription.size() > 0 ? subscription.text(0, 0) : "none");
+}
 
 }  // namespace
 
-Result<Json> bucket_hashes(const Work& work, const std::string& database, const Json& args) {
-  auto session = TRY(work.session(database));
-  const auto table = TRY(get_string(args, "table"));
-  const auto key = TRY(key_of(work, *session, table));
-  const auto rows = TRY(session->run(
-      fmt::format("SELECT b, count(*), count(*) || ':' || sum(h) FROM ({}) x GROUP BY b", hashed_rows(table, key)), {},
-      work.context.deadline, work.context.stop));
-  Json out{{"rows", 0}, {"buckets", Json::object()}};
-  std::int64_t count = 0;
-  for (int i = 0; i < rows.size(); ++i) {
-    count += rows.number(i, 1);
-    out["buckets"][rows.text(i, 0)] = rows.text(i, 2);
+std::string words_of(const VerifyFigures& figures, std::int64_t now_ms) {
+  const auto done = figures.rows_done.load();
+  const auto total = std::max(figures.rows_total.load(), done);
+  const auto span = std::max<std::int64_t>(now_ms - figures.began_ms.load(), 1);
+  const auto rate = figures.rows_now.load() * 1000 / span;
+  auto text = fmt::format("{} of {} tables, {} % of {} rows", figures.tables_done.load(), figures.tables.load(),
+                          total > 0 ? done * 100 / total : 100, total);
+  if (rate > 0) text += fmt::format(", {} rows/s", rate);
+  if (rate > 0 && done < total) text += fmt::format(", about {} s left", (total - done) / rate);
+  if (figures.looked_again > 0) text += fmt::format(", {} rows looked at again", figures.looked_again.load());
+  return text;
+}
+
+bool Verifier::enter(std::uint64_t generation) {
+  const std::lock_guard lock(mutex_);
+  if (paused_ > 0 || generation != generation_) return false;
+  ++asking_;
+  return true;
+}
+
+void Verifier::leave() {
+  {
+    const std::lock_guard lock(mutex_);
+    --asking_;
   }
-  out["rows"] = count;
-  return out;
+  idle_.notify_all();
 }
 
-Result<Json> row_hashes(const Work& work, const std::string& database, const Json& args) {
-  auto session = TRY(work.session(database));
-  const auto table = TRY(get_string(args, "table"));
-  const auto key = TRY(key_of(work, *session, table));
-  const bool by_key = args.contains("keys");
-  const auto filter = by_key ? "k IN (SELECT jsonb_array_elements_text($1::jsonb))"
-                             : "b IN (SELECT jsonb_array_elements_text($1::jsonb)::int)";
-  const auto rows = TRY(session->run(fmt::format("SELECT k, count(*) || ':' || sum(h) FROM ({}) x WHERE {} GROUP BY k",
-                                                 hashed_rows(table, key), filter),
-                                     {(by_key ? args.at("keys") : args.at("buckets")).dump()}, work.context.deadline,
-                                     work.context.stop));
-  Json out = Json::object();
-  for (int i = 0; i < rows.size(); ++i) out[rows.text(i, 0)] = rows.text(i, 1);
-  return out;
+std::uint64_t Verifier::generation() const {
+  const std::lock_guard lock(mutex_);
+  return generation_;
 }
 
-Result<Json> pinned_rows(const Work& work, const std::string& database, const Json& args) {
-  auto holder = TRY(work.session(database));
-  auto marker = TRY(work.session(database));
-  const auto table = TRY(get_string(args, "table"));
-  const auto key = TRY(key_of(work, *holder, table));
-  const auto deadline = work.context.deadline.sooner(kPinned);
-  const auto& stop = work.context.stop;
-  const auto compare = [&]() -> Result<Json> {
-    CHECK_OK(holder->run("BEGIN", {}, deadline, stop));
-    CHECK_OK(holder->run("SET LOCAL lock_timeout = '100ms'", {}, deadline, stop));
-    const auto rows =
-        TRY(holder->run(fmt::format("WITH held AS MATERIALIZED (SELECT {1} AS k, "
-                                    "hashtextextended(midstream_row::text COLLATE \"C\", 1)::numeric "
-                                    "AS h FROM ONLY {0} midstream_row WHERE {1} IN (SELECT "
-                                    "jsonb_array_elements_text($1::jsonb)) FOR SHARE OF "
-                                    "midstream_row) SELECT k, count(*) || ':' || sum(h) FROM held GROUP BY k",
-                                    table, key),
-                        {args.at("keys").dump()}, deadline, stop));
-    const auto position = TRY(barrier_position(work, *marker));
-    CHECK_OK(wait_confirmed(work, *marker, work.outgoing(database), position, deadline));
-    const auto theirs = TRY(work.ask("rows", {{"database", database}, {"table", table}, {"keys", args.at("keys")}}));
-    Json mine = Json::object();
-    for (int i = 0; i < rows.size(); ++i) mine[rows.text(i, 0)] = rows.text(i, 1);
-    Json differing = Json::array();
-    for (const auto& one : args.at("keys")) {
-      const auto name = one.get<std::string>();
-      if (get_string_or(mine, name, "") != get_string_or(theirs, name, "")) differing.push_back(name);
-    }
-    return Json{{"differing", std::move(differing)}};
-  };
-  auto out = compare();
-  (void)holder->query("ROLLBACK", {}, Deadline::in(Millis(2000)), {});
-  return out;
+Verifier::Pause::~Pause() {
+  if (verifier_ == nullptr) return;
+  const std::lock_guard lock(verifier_->mutex_);
+  --verifier_->paused_;
 }
 
-Result<Json> report_promptly(const Work& work, const std::string& database) {
-  CHECK_OK(enable_subscription(work, database));
-  return Json::object();
+Result<Verifier::Pause> Verifier::pause(Deadline deadline, const std::stop_token& stop) {
+  {
+    const std::lock_guard lock(mutex_);
+    ++paused_;
+    ++generation_;
+  }
+  Pause pause(*this);
+  std::unique_lock lock(mutex_);
+  while (asking_ > 0) {
+    if (stop.stop_requested()) break;
+    if (deadline.expired()) break;
+    idle_.wait_for(lock, Millis(20));
+  }
+  const bool quiet = asking_ == 0;
+  lock.unlock();
+  if (!quiet) return retry("a comparison of both sides does not come to rest");
+  return pause;
 }
 
-Result<Json> settle_lag(const Work& work, const std::string& database, const Json&) {
-  auto session = TRY(work.session(database));
-  const auto position = TRY(barrier_position(work, *session));
-  CHECK_OK(wait_confirmed(work, *session, work.outgoing(database), position, work.context.deadline));
-  return Json{{"position", position}};
-}
-
-Result<Json> run_verify(const Work& work) {
-  const auto start = boot_now();
-  std::int64_t rows = 0;
-  std::int64_t tables = 0;
-  std::vector<std::string> bad;
+Result<Json> Verifier::begin(const Work& work) {
   for (const auto& database : work.plan.databases) {
-    const auto title = TRY(read_title(work, database));
-    const Comparison compare{work, database, (title.state == "owner") == work.on_old};
-    CHECK_OK(compare.side(false, "report_promptly", Json::object()));
-    const auto names =
-        TRY(work.run(database, fmt::format("SELECT name FROM ({}) AS t (name, kind, persistence, oid) WHERE "
-                                           "kind = 'r' AND persistence = 'p'",
-                                           kTablesSql)))
-            .column(0);
-    for (const auto& name : names) {
-      ++tables;
-      const auto differing = TRY(compare.table(name, rows));
-      if (differing.empty()) continue;
-      std::vector<std::string> keys;
-      for (const auto& key : differing)
-        if (keys.size() < 10) keys.push_back(printable(key.get<std::string>().substr(0, 60)));
-      bad.push_back(fmt::format("{}: {} rows, with keys {}", name, differing.size(), join(keys, " ")));
+    const auto path = note_of(work.context, work.plan, database);
+    auto progress = TRY(load(path));
+    const auto cut = TRY(cut_now(work, database));
+    if (progress.running && progress.cut == cut) continue;
+    if (progress.fresh(cut, wall_now_ms(), age_of(work.plan) / 2)) continue;
+    progress.age_ms = age_of(work.plan);
+    progress.begin(cut, wall_now_ms());
+    CHECK_OK(save(path, progress));
+  }
+  go_on(work);
+  return Json{{"databases", work.plan.databases.size()}};
+}
+
+Result<Json> Verifier::observe(const Work& work) {
+  auto out = observation(true, "");
+  std::vector<std::string> bad, waits;
+  std::int64_t rows = 0, tables = 0, ms = 0;
+  for (const auto& database : work.plan.databases) {
+    const auto progress = TRY(load(note_of(work.context, work.plan, database)));
+    rows += progress.rows;
+    tables += progress.tables;
+    ms += progress.took_ms;
+    if (!progress.findings.empty() && !progress.running) bad.push_back(words_of(progress.findings));
+    if (progress.fresh(TRY(cut_now(work, database)), wall_now_ms(), age_of(work.plan))) continue;
+    auto why = fmt::format("{} is being compared", database);
+    const std::lock_guard lock(mutex_);
+    if (const auto found = threads_.find(work.plan.move); found != threads_.end()) {
+      if (const auto& figures = found->second->figures.at(database); figures.began_ms > 0)
+        why += ": " + words_of(figures, std::chrono::duration_cast<Millis>(boot_now()).count());
+      if (!progress.findings.empty()) why += "; so far both sides differ in " + words_of(progress.findings);
+      if (const auto& trouble = found->second->trouble[database]; !trouble.empty()) why += "; " + trouble;
     }
+    waits.push_back(std::move(why));
   }
   if (!bad.empty())
-    return refused("both sides differ in " + join(bad, "; "),
-                   "undo follow and run it again, and find who wrote on new");
-  const auto ms = std::chrono::duration_cast<Millis>(boot_now() - start).count();
-  return Json{{"rows", rows}, {"tables", tables}, {"ms", ms}};
+    return refused("both sides differ in " + join(bad, "; "), "undo follow and run it again, and find who wrote on new");
+  out["reached"] = waits.empty();
+  out["why"] = join(waits, "; ");
+  out.update({{"rows", rows}, {"tables", tables}, {"ms", ms}});
+  return out;
+}
+
+void Verifier::go_on(const Work& work) {
+  std::error_code ignored;
+  const bool noted = std::ranges::any_of(work.plan.databases, [&](const auto& database) { return fs::exists(note_of(work.context, work.plan, database), ignored); });
+  if (work.on_old || !noted || peers_ == nullptr) return;
+  const std::lock_guard lock(mutex_);
+  auto& slot = threads_[work.plan.move];
+  if (slot) return;
+  slot = std::make_unique<Thread>();
+  for (const auto& database : work.plan.databases) slot->figures[database], slot->trouble[database];
+  slot->thread = std::jthread([this, desired = work.plan.raw, task = Task{work.plan.move, "verify", 0}, host = work.context.host,
+                               state = work.context.state, thread = slot.get()](const std::stop_token& stop) {
+    run(desired, task, host, state, *thread, stop);
+  });
+}
+
+Result<> Verifier::forget(const Work& work) {
+  std::unique_ptr<Thread> thread;
+  {
+    const std::lock_guard lock(mutex_);
+    if (const auto found = threads_.find(work.plan.move); found != threads_.end()) {
+      thread = std::move(found->second);
+      threads_.erase(found);
+    }
+  }
+  thread.reset();
+  for (const auto& database : work.plan.databases) CHECK_OK(remove_file_durably(note_of(work.context, work.plan, database)));
+  return {};
+}
+
+Result<> Verifier::recently_clean(const Work& work, std::int64_t age_ms) const {
+  for (const auto& database : work.plan.databases) {
+    const auto progress = TRY(load(note_of(work.context, work.plan, database)));
+    if (progress.fresh(TRY(cut_now(work, database)), wall_now_ms(), age_ms)) continue;
+    return retry(fmt::format("both sides of {} were not found equal within the last {} s", database, age_ms / 1000),
+                 "they are compared again by themselves; what differs is told by step 'verified'");
+  }
+  return {};
+}
+
+// One database's turn: nothing to do, or a comparison to its end.
+class Turn {
+ public:
+  Turn(const Work& work, const std::string& database, Comparison::Ask ask, VerifyFigures& figures)
+      : work_(work), database_(database), ask_(std::move(ask)), figures_(figures), path_(note_of(work.context, work.plan, database)) {}
+
+  Result<> take() {
+    auto progress = TRY(load(path_));
+    if (progress.cut.empty()) return {};
+    const auto cut = TRY(cut_now(work_, database_));
+    const bool same = cut == progress.cut;
+    if (!progress.running && same && !progress.due(wall_now_ms())) return {};
+    const bool old_owns = TRY(owner_is_old());
+    if (!progress.running && !old_owns) return {};  // done again by itself only before the switch
+    if (!progress.running || !same) progress.begin(cut, wall_now_ms());
+    Comparison comparison(ask_, [&](const Progress& now) { return save(path_, now); }, work_.options.verify_rows, progress, figures_);
+    return comparison.run();
+  }
+
+ private:
+  Result<bool> owner_is_old() const {
+    const auto here = TRY(read_title(work_, database_));
+    const auto there = title_from_json(TRY(work_.ask("title", {{"database", database_}})));
+    if ((here.state == "owner") == (there.state == "owner")) return retry(fmt::format("{} has no owner just now", database_));
+    return there.state == "owner";
+  }
+
+  const Work& work_;
+  const std::string& database_;
+  Comparison::Ask ask_;
+  VerifyFigures& figures_;
+  fs::path path_;
+};
+
+void Verifier::run(const Json& desired, const Task& task, const std::string& host, const fs::path& state, Thread& thread,
+                   const std::stop_token& stop) {
+  const auto with_work = [&](auto act) -> decltype(act(std::declval<const Work&>())) {
+    const Context context{task, host, state, *peers_, Deadline::in(kCall), stop};
+    const auto work = TRY(make_work(context, options_, pool_, titles_, desired));
+    return act(work);
+  };
+  const auto databases = get_strings(desired, "databases").value_or(std::vector<std::string>{});
+  for (bool again = true; again; again = pause_for(kAgain, stop)) {
+    for (const auto& database : databases) {
+      const auto begun = generation();
+      const auto turn = with_work([&](const Work& here) -> Result<> {
+        bool new_owns = TRY(read_title(here, database)).state == "owner";
+        const auto ask = [&](bool owner, std::string_view verb, Json args) -> Result<Json> {
+          if (!enter(begun)) return retry(fmt::format("{} is being handed over: nothing is compared meanwhile", database));
+          args["database"] = database;
+          auto answered = with_work([&](const Work& work) -> Result<Json> {
+            return owner == new_owns ? answer(work, verb, args) : work.ask(verb, std::move(args));
+          });
+          leave();
+          return answered;
+        };
+        return Turn(here, database, ask, thread.figures.at(database)).take();
+      });
+      if (stop.stop_requested()) break;
+      const auto trouble = turn ? "" : turn.error().text();
+      const std::lock_guard lock(mutex_);
+      if (!trouble.empty() && thread.trouble[database] != trouble)
+        log_warn("postgres", "move {}: the comparison of {}: {}", task.move, database, trouble);
+      thread.trouble[database] = trouble;
+    }
+  }
+  pool_.drop_all();  // the roles of these sessions may go before they are too old
 }
 
 }  // namespace midstream::postgres
