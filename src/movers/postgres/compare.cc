@@ -12,6 +12,7 @@ namespace {
 
 constexpr std::int64_t kFirstBytes = 8 << 20;  // of rows in a table's first part
 constexpr std::int64_t kFirstRows = 50'000;
+constexpr std::int64_t kFoundAgain = 300'000;  // ms
 
 }  // namespace
 
@@ -152,6 +153,12 @@ void Progress::passed_all(const std::string& name) {
 void Progress::end() {
   running = false;
   clean_ms = findings.empty() ? began_ms : 0;
+}
+
+bool Progress::due(std::int64_t now_ms) const {
+  if (running) return false;
+  if (!findings.empty()) return now_ms - began_ms - took_ms > kFoundAgain;
+  return clean_ms > 0 && (clean_ms > now_ms || now_ms - clean_ms > age_ms / 2);
 }
 
 bool Progress::fresh(const std::string& now_cut, std::int64_t now_ms, std::int64_t age_ms) const {

@@ -109,8 +109,9 @@ struct Progress {
   void passed_all(const std::string& name);
   bool is_done(const std::string& name) const { return !table.empty() && (name < table || (name == table && !in_table)); }
   void end();
-  // Clean, and old enough to be done again, so that there is always a verdict that is young enough.
-  bool due(std::int64_t now_ms) const { return !running && clean_ms > 0 && (clean_ms > now_ms || now_ms - clean_ms > age_ms / 2); }
+  // Shall be done again: it was clean and is half as old as it may be, so that there is always a verdict that is young enough;
+  // or it found something some minutes ago, which somebody may have set right.
+  bool due(std::int64_t now_ms) const;
   // Found nothing, on this copy, and began no longer ago than `age_ms`.
   bool fresh(const std::string& now_cut, std::int64_t now_ms, std::int64_t age_ms) const;
 };

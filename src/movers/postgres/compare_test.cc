@@ -90,6 +90,7 @@ TEST(Compare, ProgressIsKeptAndOutlivesItsAgent) {
   progress.end();
   EXPECT_FALSE(progress.fresh("copy 1", 5'500, 1'000)) << "something was found";
   EXPECT_FALSE(progress.due(9'000)) << "that is for somebody to look at first";
+  EXPECT_TRUE(progress.due(305'001)) << "who may have set it right";
   EXPECT_FALSE(progress_from_json(Json::object()));
 }
 
