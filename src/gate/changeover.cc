@@ -9,6 +9,9 @@ namespace midstream::gate {
 
 namespace {
 
+constexpr int kCancelled = 20;  // questions in a row
+constexpr std::string_view kQueryCanceled = "57014";
+
 // What is to be sent, as far as the socket takes it. False: the connection is of no more use.
 bool send(TlsSocket& socket, std::string& out) {
   while (!out.empty()) {
@@ -151,7 +154,10 @@ Changeover::Own Changeover::step_own(TlsSocket& own, const Traffic& traffic, std
   if (!draining_) {
     const auto encoding = traffic.parameters().find("client_encoding");
     auto known = read_belongings(*own_, traffic.statements(), encoding == traffic.parameters().end() ? "" : encoding->second);
+    // A cancel request of the client that came too late for its own statement, or its statement_timeout: asked again.
+    cancelled_ = own_->sqlstate() == kQueryCanceled ? cancelled_ + 1 : 0;
     if (known) known_ = std::move(*known);
+    else if (cancelled_ > 0 && cancelled_ < kCancelled) known_.reset();
     else known_ = Known{{}, {}, "it could not be asked what belongs to it: " + known.error()};
     if (!known) question_there_ = false;
     known_at_ = traffic.changes();

@@ -84,6 +84,7 @@ class Changeover {
   std::optional<Exchange> own_;
   std::string own_in_;
   std::optional<Known> known_;
+  int cancelled_ = 0;  // questions in a row
   std::uint64_t known_at_ = 0;  // the session's requests when it was asked
   bool draining_ = false;
   bool question_there_ = false;  // prepared in the session

@@ -8,6 +8,7 @@ void Exchange::again(Exchange&& next) {
   out_ += next.out_;
   left_ += next.left_;
   error_.clear();
+  sqlstate_.clear();
   rows_.clear();
 }
 
@@ -52,7 +53,10 @@ void Exchange::said(const Message& message) {
 }
 
 void Exchange::failed(const Message& message) {
-  if (error_.empty()) error_ = error_field(message.head, 'M');
+  if (error_.empty()) {
+    error_ = error_field(message.head, 'M');
+    sqlstate_ = error_field(message.head, 'C');
+  }
   if (error_.empty()) error_ = "an error without a message";
   auto severity = error_field(message.head, 'V');
   if (severity.empty()) severity = error_field(message.head, 'S');

@@ -30,6 +30,7 @@ class Exchange {
   bool done() const { return left_ == 0 || broken_; }
   // The first error, in the server's words; "" if there was none.
   const std::string& error() const { return error_; }
+  const std::string& sqlstate() const { return sqlstate_; }  // of that error
   // The server ends the session: its ErrorResponse, whole; or it does not speak the protocol.
   bool broken() const { return broken_; }
   const std::string& fatal() const { return fatal_; }
@@ -51,7 +52,7 @@ class Exchange {
   Scanner scanner_{Sender::server, 1u << 20};
   bool broken_ = false;
   char transaction_ = 'I';
-  std::string error_, fatal_;
+  std::string error_, sqlstate_, fatal_;
   std::string for_client_;
   std::vector<std::vector<std::string>> rows_;
   std::map<std::string, std::string> parameters_;

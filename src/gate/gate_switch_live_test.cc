@@ -361,6 +361,59 @@ TEST_F(Switch, ManyNotificationsInTheHoldCutNobody) {
   EXPECT_EQ(listener.port(), "5433");
 }
 
+// Questions of the gate to sessions of old wait until it goes.
+class Unanswered {
+ public:
+  explicit Unanswered(World& world) : world_(world), lock_(std::async(std::launch::async, [this] { locked(); })) {
+    wait_for("granted AND mode = 'AccessExclusiveLock'", "1");
+  }
+  ~Unanswered() { end(); }
+  void wait_for_questions(int count) { wait_for("NOT granted", std::to_string(count)); }
+  void end() {
+    world_.server("old").sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LOCK TABLE%'", "app");
+    if (lock_.valid()) lock_.get();
+  }
+
+ private:
+  void locked() { world_.server("old").sql("BEGIN; LOCK TABLE pg_catalog.pg_cursors; SELECT pg_sleep(60)", "app"); }
+  void wait_for(const std::string& which, const std::string& wanted) {
+    const auto sql = fmt::format("SELECT count(*) FROM pg_locks WHERE {} AND relation = 'pg_catalog.pg_cursors'::regclass", which);
+    for (const auto deadline = Deadline::in(Millis(10'000)); world_.server("old").value(sql, "app") != wanted; pause_for(Millis(5), {}))
+      if (deadline.expired()) return ADD_FAILURE() << which, void();
+  }
+  World& world_;
+  std::future<void> lock_;
+};
+
+// What comes to a session while it is asked is passed on with the answer, also where nothing more happens then.
+TEST_F(Switch, ANotificationThatComesWithTheAnswerIsPassedOn) {
+  Client listener(world.info());
+  listener.run("LISTEN news");
+  listener.run("CREATE TEMP TABLE mine (n int)");
+  Unanswered questions(world);
+  world.ask({{"verb", "prepare"}, {"to", "new"}, {"for_ms", 60'000}});
+  questions.wait_for_questions(1);
+  EXPECT_EQ(world.server("old").sql("NOTIFY news, 'meanwhile'", "app").code, 0);
+  questions.end();
+  EXPECT_EQ(listener.heard(1), std::vector<std::string>{"meanwhile"});
+}
+
+TEST_F(Switch, ACancelRequestThatMeetsTheQuestionDoesNoHarm) {
+  Unanswered questions(world);
+  Client client(world.info());
+  const std::unique_ptr<PGcancel, decltype(&PQfreeCancel)> cancel(PQgetCancel(client.get()), &PQfreeCancel);
+  world.ask({{"verb", "prepare"}, {"to", "new"}, {"for_ms", 60'000}});
+  questions.wait_for_questions(1);
+  std::array<char, 256> why{};
+  EXPECT_EQ(PQcancel(cancel.get(), why.data(), why.size()), 1) << why.data();
+  questions.end();
+  const auto ready = world.prepared("new");
+  EXPECT_TRUE(ready.value("in_the_way", Json::array()).empty()) << ready.dump();
+  const auto over = world.go("new");
+  EXPECT_EQ(over.value("moved", -1), 1) << over.dump();
+  EXPECT_EQ(client.port(), "5433");
+}
+
 TEST_F(Switch, WhereOldDoesNotAnswerNewIsStillFound) {
   ASSERT_FALSE(world.go("new").contains("failed"));
   const auto stopped = world.server("old").value("SELECT pg_postmaster_start_time() IS NOT NULL");

@@ -224,6 +224,8 @@ void Session::begin_relay() {
 Session::Turn Session::relay() {
   if (!flush()) return phase_ == Phase::over ? Turn::over : Turn::waiting;
   if (changeover_ && !step_changeover()) return phase_ == Phase::relay ? Turn::waiting : Turn::over;
+  // What came for the client while its server was asked: nothing else may happen for long.
+  if (!flush()) return phase_ == Phase::over ? Turn::over : Turn::waiting;
   const bool rested = changeover_ && at_rest();
   if (final_ && last_) return Turn::waiting;
   if (final_ && rested) {
