@@ -4,8 +4,10 @@
 
 #include <algorithm>
 
-#include "tests/gated/gated.h"
+#include "base/text.h"
 #include "sys/clock.h"
+#include "tests/gated/gated.h"
+#include "tests/gated/torture.h"
 
 namespace midstream {
 namespace {
@@ -15,6 +17,8 @@ TEST_F(Gated, ToAndFroUnderLoadNobodyNotices) {
   const int rate = from_environment("MIDSTREAM_RATE", 200);
   ASSERT_NO_FATAL_FAILURE(follow());
   Bench bench(directory / "bench", clients, rate, from_environment("MIDSTREAM_SECONDS", 20));
+  // Beside it: what may belong to a session, all of it, in each of these.
+  Torture torture(from_environment("MIDSTREAM_TORTURE", 3), kGatePort);
   ASSERT_NO_FATAL_FAILURE(wait_orders(false, clients));
   std::vector<std::pair<std::int64_t, std::int64_t>> windows;
   int postponed = 0;
@@ -27,19 +31,46 @@ TEST_F(Gated, ToAndFroUnderLoadNobodyNotices) {
     windows.emplace_back(from, wall_now_ms() * 1000 + 500'000);
     const auto& figures = (*done)["databases"]["shop"];
     fmt::print("switch {}: {}\n", i, Json{{"total_ms", figures["total_ms"]}, {"fence_ms", figures["fence_ms"]}, {"proof_ms", figures["proof_ms"]}, {"barrier_ms", figures["barrier_ms"]}, {"took_ms", figures["took_ms"]}, {"gate", figures["gate"]}}.dump());
-    ASSERT_EQ(figures["gate"].value("moved", 0), clients) << figures.dump();
+    ASSERT_EQ(figures["gate"].value("moved", 0), clients + torture.sessions()) << figures.dump();
     EXPECT_TRUE(figures["gate"].value("ended", Json::array()).empty()) << figures.dump();
     ASSERT_NO_FATAL_FAILURE(wait_orders(to_new, clients));
+    ASSERT_TRUE(torture.all_looked(30'000)) << join(torture.wrong(), "\n");
   }
+  torture.end();
+  EXPECT_TRUE(torture.wrong().empty()) << join(torture.wrong(), "\n");
   bench.end();
   EXPECT_EQ(bench.failed(), 0) << bench.out();
   EXPECT_EQ(bench.out().find("aborted"), std::string::npos) << bench.out();
-  EXPECT_EQ(orders(switches % 2 == 1), bench.processed()) << bench.out();
+  EXPECT_EQ(orders(switches % 2 == 1), bench.processed() + torture.orders()) << bench.out();
+  fmt::print("{} torture sessions: {} rounds, {} rows, {} notifications\n", torture.sessions(), torture.rounds(), torture.orders(), torture.notifications());
   std::vector<std::int64_t> stalls;
   for (const auto& [from, to] : windows) stalls.push_back(bench.longest_us(from, to));
   std::ranges::sort(stalls);
   fmt::print("{} switches, {} postponed, {} transactions; longest wait of a transaction around each: p50 {} us, p95 {} us, worst {} us\n", switches, postponed,
              bench.processed(), stalls[stalls.size() / 2], stalls[stalls.size() * 95 / 100], stalls.back());
+}
+
+// What pins a session is named, and holds the switch up as long as it lasts, and no longer.
+TEST_F(Gated, WhatPinsASessionIsNamed) {
+  ASSERT_NO_FATAL_FAILURE(follow());
+  Torture torture(2, kGatePort);
+  Result<Json> done = Json::object();
+  bool to_new = true;
+  for (const auto& [with_cursor, why] : {std::pair(false, "temporary table"), std::pair(true, "WITH HOLD")}) {
+    torture.pin(with_cursor);
+    done = to_new ? world.apply("switch") : world.undo("switch");
+    ASSERT_FALSE(done);
+    EXPECT_NE(done.error().text().find(why), std::string::npos) << done.error().text();
+    EXPECT_NE(done.error().text().find("torture 0"), std::string::npos) << done.error().text();
+    torture.let_go();
+    switch_over(to_new, done);
+    OK(done);
+    to_new = !to_new;
+    ASSERT_TRUE(torture.all_looked(30'000)) << join(torture.wrong(), "\n");
+  }
+  torture.end();
+  EXPECT_TRUE(torture.wrong().empty()) << join(torture.wrong(), "\n");
+  EXPECT_EQ(orders(false), torture.orders());
 }
 
 // The agents die at every point of a switch; the gate and its clients live. They wait, and nothing fails.
