@@ -145,8 +145,11 @@ Result<Json> Coordinator::close(const Json& request, const std::stop_token& stop
   for (;;) {
     Hold hold;
     auto ready = ready_now(asked, hold);
-    const bool in_time = hold.in_time && !deadline.expired() && !stop.stop_requested();
-    if (in_time && ready["in_the_way"].empty()) {
+    // Held, a session cannot get rid of what pins it: everybody would wait for nothing.
+    const auto& waiting = ready["in_the_way"];
+    const auto hopeless = std::ranges::find_if(waiting, [](const Json& one) { return !one.value("soon", false); });
+    const bool in_time = hold.in_time && hopeless == waiting.end() && !deadline.expired() && !stop.stop_requested();
+    if (in_time && waiting.empty()) {
       ready["ms"] = ms_since(start);
       return ready;
     }
@@ -155,8 +158,8 @@ Result<Json> Coordinator::close(const Json& request, const std::stop_token& stop
       continue;
     }
     open_all(asked.database, *asked.state);
-    const auto first = ready["in_the_way"].empty() ? Json{{"why", "the hold ended"}} : ready["in_the_way"][0];
-    return retry(fmt::format("{} of {} sessions of {} could not go over in {} ms; session {} of user {} at {}: {}", ready["in_the_way"].size(),
+    const auto first = waiting.empty() ? Json{{"why", "the hold ended"}} : hopeless == waiting.end() ? waiting[0] : *hopeless;
+    return retry(fmt::format("{} of {} sessions of {} could not go over in {} ms; session {} of user {} at {}: {}", waiting.size(),
                              ready["sessions"].get<std::size_t>(), asked.database, ms_since(start), first.value("id", 0), first.value("user", "-"),
                              first.value("client", "-"), first.value("why", "-")));
   }

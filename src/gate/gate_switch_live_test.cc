@@ -301,6 +301,26 @@ TEST_F(Switch, NamesWhoCannotGoAndGoesOnWhereItWas) {
   }
 }
 
+TEST_F(Switch, NobodyWaitsForWhoIsPinned) {
+  world.prepared("new");
+  Client client(world.info());
+  world.prepared("new");
+  client.run("CREATE TEMP TABLE mine (n int)");
+  const auto start = boot_now();
+  const auto closed = world.close("new", 30'000, 40'000);
+  ASSERT_TRUE(closed.contains("failed")) << closed.dump();
+  EXPECT_NE(closed["failed"].get<std::string>().find("temporary table"), std::string::npos) << closed.dump();
+  EXPECT_LT(boot_now() - start, Millis(10'000));
+  // Who has only to end a transaction is waited for.
+  client.run("DROP TABLE mine");
+  client.run("BEGIN");
+  auto closing = std::async(std::launch::async, [&] { return world.close("new", 20'000, 30'000); });
+  EXPECT_EQ(closing.wait_for(300ms), std::future_status::timeout);
+  client.run("COMMIT");
+  EXPECT_FALSE(closing.get().contains("failed"));
+  world.ask({{"verb", "open"}, {"to", "new"}});
+}
+
 TEST_F(Switch, NothingThatStoodInOneQueryWithAPreparationIsRunAgain) {
   Client client(world.info());
   client.run("SET app.tenant = 'boot'; PREPARE one AS SELECT 1");
