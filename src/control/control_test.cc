@@ -278,6 +278,28 @@ TEST(PlannerTest, AStepInvolvesTheHostsThatItsMoverAsksAndNoOther) {
   EXPECT_EQ(hosts("db.end"), List({"new", "old"}));
 }
 
+// The road goes with every desired state of the databases, and a plan by the logical one says nothing of roads.
+TEST(PlannerTest, TheDatabasesGoByTheRoadOfTheManifest) {
+  auto manifest = whole_manifest();
+  for (const bool seeded : {false, true}) {
+    for (auto& service : manifest.services) {
+      if (!service.postgres) continue;
+      service.postgres->road = seeded ? "seeded" : "logical";
+      service.postgres->limit = seeded ? 64 << 20 : 0;
+    }
+    const auto plan = make_plan(manifest, {}, no_text);
+    ASSERT_TRUE(plan);
+    int steps = 0;
+    for (const auto& step : plan->steps) {
+      if (step.mover != "postgres") continue;
+      ++steps;
+      EXPECT_EQ(step.desired.contains("road"), seeded) << step.id;
+      EXPECT_EQ(step.desired.value("limit", 0), seeded ? 64 << 20 : 0) << step.id;
+    }
+    EXPECT_GT(steps, 5);
+  }
+}
+
 TEST(PlannerTest, ASubnetWithoutAddressesIsRefused) {
   auto manifest = whole_manifest();
   manifest.subnets[0].addresses.clear();

@@ -145,6 +145,8 @@ class Builder {
       return Json{{"host", cluster.host}, {"address", manifest_.host(cluster.host)->data}, {"port", cluster.port}};
     };
     Json base{{"databases", spec.databases}, {"old", side(spec.old_side)}, {"new", side(spec.new_side)}};
+    if (spec.road != "logical") base["road"] = spec.road;
+    if (spec.limit > 0) base["limit"] = spec.limit;
     if (!service.gate) return base;
     base["service"] = service.name;
     base["gate"] = {{"host", service.gate->host}, {"address", manifest_.host(service.gate->host)->data}};

@@ -243,6 +243,9 @@ PostgresSpec Builder::postgres(const MapReader& from) {
   PostgresSpec spec{.old_side = cluster("old"), .new_side = cluster("new"), .databases = from.texts("databases")};
   spec.deadline = from.span("deadline", spec.deadline);
   spec.verify_age = from.span("verify_age", spec.verify_age);
+  spec.road = from.text("road", spec.road);
+  if (from.has("limit")) spec.limit = parse_size(from.text("limit")).value_or(0);
+  if (spec.limit > 0 && spec.road != "seeded") add(from.at("limit"), from.path("limit"), "found a limit of the logical road, expected one of the seeded road only");
   if (spec.old_side.host == spec.new_side.host) {
     add(from.at("new"), from.path("new"), found_expected(spec.new_side.host, "another host than that of 'old'", {}));
   }

@@ -186,13 +186,21 @@ constexpr Field kClusterFields[] = {
     {"port", &kPort, optional, "5432 where silent"},
 };
 constexpr Shape kCluster = object("a cluster, {host: HOST, port: 5432}", kClusterFields);
+bool valid_limit(std::string_view t) {
+  const auto size = parse_size(t);
+  return size && *size >= (1 << 20) && *size <= (1 << 30);
+}
+constexpr std::array<std::string_view, 2> kRoadWords{"logical", "seeded"};
+constexpr Shape kRoad = words("logical or seeded (physical is not there yet)", kRoadWords);
+constexpr Shape kLimit = text("bytes a second from 1M to 1G such as 64M", valid_limit, "^[0-9]+[MG]$");
 constexpr Field kPostgresFields[] = {
     {"old", &kCluster, required, "the cluster that is moved from"},
     {"new", &kCluster, required, "the cluster that is moved to"},
     {"databases", &kDatabases, required, "what moves"},
     {"deadline", &kPositive, optional, "of the switch; 1s where silent"},
     {"verify_age", &kPositive, optional, "how long before the switch both sides may have been found equal; 24h where silent"},
-    {"road", nullptr, later, "other roads than the logical one"},
+    {"road", &kRoad, optional, "how new comes to have the rows: logical where silent; seeded, from a base backup of old's whole cluster"},
+    {"limit", &kLimit, optional, "of the seeded road: bytes a second that its base backup may read; no limit where silent"},
     {"reverse", nullptr, later, "making new's commits wait for old"},
 };
 constexpr Shape kPostgres = object("{old: {host}, new: {host}, databases: [..]}", kPostgresFields);

@@ -75,6 +75,8 @@ struct PostgresSpec {
   std::vector<std::string> databases;
   Span deadline{1'000};  // of the switch
   Span verify_age{24 * 3'600'000};  // both sides were found equal no longer before the switch
+  std::string road = "logical";  // how new comes to have the rows: logical, or seeded
+  std::uint64_t limit = 0;       // seeded: bytes a second of the base backup; 0: as fast as it goes
 };
 
 // The PostgreSQL session gate: HAProxy leads to it, and it to whichever database owns.

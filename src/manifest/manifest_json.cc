@@ -54,6 +54,8 @@ Json json_of(const PostgresSpec& postgres) {
   return {{"old", json_of(postgres.old_side)},
           {"new", json_of(postgres.new_side)},
           {"databases", postgres.databases},
+          {"road", postgres.road},
+          {"limit", postgres.limit},
           {"deadline_ms", postgres.deadline.count()},
           {"verify_age_ms", postgres.verify_age.count()}};
 }

@@ -228,7 +228,7 @@ addresses:
   - { pool: 198.51.100.0/28, for: new }       # the temporary home; allocations are planned and shown
 after: { old: stopped }
 )";
-  const auto refused = parse_manifest(replaced(kExample, "databases: [app] }", "databases: [app], road: physical, reverse: sync }"), "m");
+  const auto refused = parse_manifest(replaced(kExample, "databases: [app] }", "databases: [app], road: seeded, reverse: sync }"), "m");
   ASSERT_FALSE(refused);
   std::string lines;
   for (std::string_view rest = refused.error().what; !rest.empty();) {
@@ -237,7 +237,7 @@ after: { old: stopped }
     lines += std::string(rest.substr(0, end)) + "\n";
     rest.remove_prefix(std::min(rest.find('\n'), rest.size() - 1) + 1);
   }
-  EXPECT_EQ(lines, "m:15:95: services.db.postgres: found 'road'\nm:15:111: services.db.postgres: found 'reverse'\n");
+  EXPECT_EQ(lines, "m:15:109: services.db.postgres: found 'reverse'\n");
 
   const auto parsed = parse_manifest(kExample, "m");
   ASSERT_TRUE(parsed) << parsed.error().text();
@@ -363,7 +363,8 @@ TEST(Schema, NamesEveryFieldThatIsThere) {
   const auto& service = schema["properties"]["services"]["additionalProperties"];
   EXPECT_TRUE(service["properties"].contains("traffic"));
   EXPECT_TRUE(service["properties"].contains("gate"));
-  EXPECT_FALSE(service["properties"]["postgres"]["properties"].contains("road"));
+  EXPECT_EQ(service["properties"]["postgres"]["properties"]["road"]["enum"], (Json{"logical", "seeded"}));
+  EXPECT_FALSE(service["properties"]["postgres"]["properties"].contains("reverse"));
 }
 
 TEST(Json, IsCanonical) {

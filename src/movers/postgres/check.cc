@@ -8,6 +8,7 @@
 #include "base/text.h"
 #include "movers/postgres/copier.h"
 #include "movers/postgres/catalog.h"
+#include "movers/postgres/roads.h"
 #include "movers/postgres/schema_sql.h"
 #include "movers/postgres/setup.h"
 #include "movers/postgres/stream.h"
@@ -97,7 +98,8 @@ void check_database(const Json& facts, const std::string& database, Json& findin
 }
 
 void check_pair(const Work& work, const Json& old_facts, const Json& new_facts, Json& findings) {
-  findings.push_back(finding("both clusters are different ones", old_facts["system"] != new_facts["system"],
+  const bool copy = get_bool_or(new_facts["road"], "copy", false);  // it has old's identity, and databases
+  findings.push_back(finding("both clusters are different ones", copy || old_facts["system"] != new_facts["system"],
                              get_string_or(new_facts, "system", ""), "old and new name the same server"));
   std::int64_t bytes = 0;
   for (const auto& [name, facts] : old_facts.at("databases").items()) {
@@ -113,12 +115,13 @@ void check_pair(const Work& work, const Json& old_facts, const Json& new_facts, 
   findings.push_back(finding("room for the databases on new", room > bytes + bytes / 2,
                              fmt::format("{} MiB needed, {} MiB free", bytes >> 20, room >> 20),
                              "make half as much room again as the databases take on old"));
+  check_roads(work.plan, old_facts["road"], new_facts["road"], findings);
   for (const auto& database : work.plan.databases) {
     findings.push_back(finding(fmt::format("database {} on old", database), old_facts["databases"].contains(database),
                                "", "there is no such database"));
     const bool there = new_facts["databases"].contains(database);
     const auto ours = new_facts.value("made", std::vector<std::string>{});
-    const bool made = std::ranges::find(ours, database) != ours.end();
+    const bool made = copy || std::ranges::find(ours, database) != ours.end();
     findings.push_back(
         finding(fmt::format("no database {} on new", database), !there || made, "", "drop or rename it there"));
   }
@@ -141,6 +144,9 @@ Result<Json> cluster_facts(const Work& work) {
   Json facts{{"version", row.number(0, 0)},      {"wal_level", row.text(0, 1)}, {"free_slots", row.number(0, 2)},
              {"free_senders", row.number(0, 3)}, {"workers", row.number(0, 4)}, {"timestamps", row.text(0, 5)},
              {"system", row.text(0, 6)},         {"needed_slots", (work.on_old ? 3 : 3 + kCopyWorkers) * count},   {"databases", Json::object()}};
+  // The base backup's own, while it is under way: one slot, two senders.
+  if (work.plan.seeded() && work.on_old) facts["needed_slots"] = get_int_or(facts, "needed_slots", 0) + 2;
+  facts["road"] = TRY(road_facts(work));
   facts.update(TRY(wal_facts(work)));
   facts["prepared"] = number_of(work, "max_prepared_transactions");
   struct statvfs room {};

@@ -9,7 +9,10 @@
 #include <sys/wait.h>
 
 #include <algorithm>
+#include <condition_variable>
 #include <csignal>
+#include <deque>
+#include <future>
 
 #include "movers/postgres/access.h"
 #include "movers/postgres/as_user.h"
@@ -78,6 +81,39 @@ bool somebody_works_in(const std::filesystem::path& directory) {
   return false;
 }
 
+// A thread that lives as long as this process: what is started by one dies with it (pdeathsig), a server must not.
+class Starter {
+ public:
+  static Result<Child> start(const std::vector<std::string>& argv) {
+    static Starter one;
+    std::packaged_task<Result<Child>()> task([&] { return Child::start(argv); });
+    auto done = task.get_future();
+    {
+      const std::lock_guard lock(one.mutex_);
+      one.tasks_.push_back(std::move(task));
+    }
+    one.more_.notify_one();
+    return done.get();
+  }
+
+ private:
+  Starter() : thread_([this](const std::stop_token& stop) { run(stop); }) {}
+  void run(const std::stop_token& stop) {
+    std::unique_lock lock(mutex_);
+    while (more_.wait(lock, stop, [this] { return !tasks_.empty(); })) {
+      auto task = std::move(tasks_.front());
+      tasks_.pop_front();
+      lock.unlock();
+      task();
+      lock.lock();
+    }
+  }
+  std::mutex mutex_;
+  std::condition_variable_any more_;
+  std::deque<std::packaged_task<Result<Child>()>> tasks_;
+  std::jthread thread_;  // last: joined before what it uses goes
+};
+
 constexpr const char* kPrograms = "/usr/lib/postgresql/15/bin/";
 
 }  // namespace
@@ -107,13 +143,21 @@ bool Server::start() {
     if (!as || !write_file_durably(data / "postgresql.conf", conf)) return false;
   }
   // It dies with this process, however that ends.
-  auto child = Child::start({"setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", "--pdeathsig=KILL",
+  auto child = Starter::start({"setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", "--pdeathsig=KILL",
                              std::string(kPrograms) + "postgres", "-D", data});
   if (!child) return false;
   running_.emplace(std::move(*child));
   for (const auto deadline = Deadline::in(Millis(20'000)); !deadline.expired(); pause_for(Millis(20), {}))
     if (sql("postgres", "SELECT 1") == "1") return true;
   return false;
+}
+
+bool Server::stop() {
+  if (!running_) return true;
+  ::kill(running_->pid(), SIGINT);  // "fast"
+  const auto code = running_->wait(Deadline::in(Millis(30'000)));
+  if (code) running_.reset();
+  return code.has_value();
 }
 
 void Server::crash() {
@@ -181,6 +225,10 @@ World::World() {
   old_side_.options.socket_dir = root_ / "old";
   new_side_.options.socket_dir = root_ / "new";
   for (auto* side : {&old_side_, &new_side_}) side->options.holder = {MIDSTREAM_PROGRAMS "/midstream-agent", "hold-snapshot"};
+  new_side_.options.server = [this](bool up) -> Result<> {
+    if (up ? new_->running() || new_->start() : new_->stop()) return {};
+    return retry(up ? "the server does not start" : "the server does not stop");
+  };
   joined_.sides = {{"alpha", &old_side_}, {"beta", &new_side_}};
   forget();
 }
@@ -215,6 +263,7 @@ void World::restart_agents(bool with_keepers, Millis lease) {
       auto act = acts_.extract(std::string(point));
       lock.unlock();
       if (!act.empty()) act.mapped()();
+      lock.lock();
       if (point != crash_point_) return;
       crash_point_.clear();
       throw Crash{std::string(point)};
@@ -223,6 +272,39 @@ void World::restart_agents(bool with_keepers, Millis lease) {
     side->stop = std::stop_source();
     (void)side->mover->start(context(*side));
   }
+}
+
+void World::crash_at(const std::string& point) {
+  const std::lock_guard lock(acts_mutex_);
+  crash_point_ = point;
+}
+
+bool World::crashed() {
+  const std::lock_guard lock(acts_mutex_);
+  return crash_point_.empty();
+}
+
+void World::use_road(const std::string& road, std::int64_t limit) {
+  road_ = road;
+  limit_ = limit;
+}
+
+void World::restore_new() {
+  for (auto* side : {&new_side_, &old_side_}) side->mover.reset();  // new's asks the other
+  new_->crash();
+  const auto data = new_->directory() / "data";
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(new_->directory())) {
+    const auto name = entry.path().filename().native();
+    if (!name.starts_with("data.before-")) continue;
+    if (std::filesystem::exists(data / "midstream.seed")) std::filesystem::remove_all(data);
+    else std::filesystem::rename(data, new_->directory() / "data.finished");
+    std::filesystem::rename(entry.path(), data);
+    break;
+  }
+  std::filesystem::remove_all(new_->directory() / "data.finished", ignored);
+  std::filesystem::remove_all(new_->directory() / ".midstream-autumn-1-5502", ignored);
+  usable_ = new_->start();
 }
 
 void World::once_at(const std::string& point, std::function<void()> act) {
@@ -301,6 +383,8 @@ Json World::desired(const std::string& kind) const {
                {"databases", {"shop"}}, {"old", old_end},
                {"new", new_end},        {"until", "caught-up"},
                {"deadline_ms", 3000},   {"verified_within_ms", verified_within_ms}};
+  if (!road_.empty()) desired["road"] = road_;
+  if (limit_ > 0) desired["limit"] = limit_;
   if (joined_.gate) desired["gate"] = {{"host", "gamma"}, {"address", "127.0.0.1"}};
   return desired;
 }

@@ -31,6 +31,8 @@ class Server {
   Server(std::filesystem::path directory, std::uint16_t port);
   ~Server() { crash(); }  // returns when none of its processes is left
   bool start();
+  bool stop();  // in order, as a supervisor would
+  bool running() const { return running_.has_value(); }
   // The server is gone at once, as after a power cut: no checkpoint, nothing said to anybody. start() recovers it.
   void crash();
 
@@ -82,6 +84,9 @@ class World {
   void set_wal_floor(std::int64_t bytes);                                 // for the agents that are started next
   void forget();                                                          // state directories emptied
 
+  void use_road(const std::string& road, std::int64_t limit = 0);         // of what is desired from here on
+  void restore_new();  // new's own cluster is in its place again, whatever a seed has left
+  bool crashed();      // the point of crash_at() was reached
   void set_copy_chunk(std::int64_t bytes);                                // the same
   void set_verify_rows(std::int64_t rows);                                // the same
 
@@ -98,7 +103,7 @@ class World {
   Result<Json> check(const std::string& kind);
   bool wait_reached(const std::string& kind, Millis within);  // with the last `why` in `why`
   std::string why;
-  void crash_at(const std::string& point) { crash_point_ = point; }  // "" for never
+  void crash_at(const std::string& point);  // "" for never
   // Once, when that point is reached; ahead of the crash there, if there is one.
   void once_at(const std::string& point, std::function<void()> act);
   void forget_acts();
@@ -116,7 +121,9 @@ class World {
   Side old_side_;
   Side new_side_;
   Joined joined_;
-  std::string crash_point_;
+  std::string road_;
+  std::int64_t limit_ = 0;
+  std::string crash_point_;  // guarded by acts_mutex_
   std::mutex acts_mutex_;
   std::map<std::string, std::function<void()>> acts_;  // guarded: workers of one copy come to the same point
 };

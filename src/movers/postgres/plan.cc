@@ -53,6 +53,26 @@ std::string Plan::stream(const std::string& database, bool forward) const {
   return name;
 }
 
+std::string Plan::seed_slot() const {
+  auto name = fmt::format("midstream_{}_seed", move);
+  std::ranges::replace(name, '-', '_');
+  return name;
+}
+
+namespace {
+
+Result<> parse_road(const Json& desired, Plan& plan) {
+  plan.road = get_string_or(desired, "road", plan.road);
+  if (plan.road != "logical" && plan.road != "seeded")
+    return refused(fmt::format("there is no road '{}' from old to new yet", printable(plan.road)), "use logical or seeded");
+  plan.limit = get_int_or(desired, "limit", 0);
+  if (plan.limit != 0 && (plan.limit < kLeastLimit || plan.limit > kMostLimit))
+    return corrupt(fmt::format("desired: 'limit' of {} bytes a second is not among {} and {}", plan.limit, kLeastLimit, kMostLimit));
+  return {};
+}
+
+}  // namespace
+
 Result<Plan> parse_plan(const Json& desired, const std::string& move) {
   static constexpr std::array kKinds{"source", "target", "follow", "verify", "drain", "switch", "finish"};
   Plan plan;
@@ -67,6 +87,7 @@ Result<Plan> parse_plan(const Json& desired, const std::string& move) {
   plan.gate = TRY(parse_gate(desired));
   plan.until = get_string_or(desired, "until", "caught-up");
   plan.deadline_ms = static_cast<int>(get_int_or(desired, "deadline_ms", 1000));
+  CHECK_OK(parse_road(desired, plan));
   plan.raw = desired;
   if (plan.databases.empty()) return corrupt("desired: 'databases' is empty");
   for (const auto& database : plan.databases) {

@@ -10,6 +10,10 @@
 
 namespace midstream::postgres {
 
+// What pg_basebackup takes as a rate.
+inline constexpr std::int64_t kLeastLimit = 32 << 10;
+inline constexpr std::int64_t kMostLimit = 1 << 30;
+
 struct End {
   std::string host;     // in the manifest
   std::string address;  // numeric, does not move
@@ -32,7 +36,11 @@ struct Plan {
   GateEnd gate;
   std::string until;  // follow: "copied" or "caught-up"
   int deadline_ms = 1000;
+  std::string road = "logical";  // how the copy comes to be: "logical" or "seeded"
+  std::int64_t limit = 0;        // seeded: bytes a second of the base backup; 0: as fast as it goes
   Json raw;
+
+  bool seeded() const { return road == "seeded"; }
 
   // Everything of ours in a cluster carries the move's name. Cluster-wide names end in the database's number.
   std::string agent_role() const { return "midstream_" + move; }
@@ -44,6 +52,8 @@ struct Plan {
   std::string event_trigger() const { return "midstream_" + move; }
   // Slot on the sending side and subscription on the receiving side of one direction share a name.
   std::string stream(const std::string& database, bool forward) const;
+  // The physical slot on old that keeps the log for a base backup and what recovers from it.
+  std::string seed_slot() const;
   // `database`'s place in `databases`; -1 where it is not listed.
   int number(const std::string& database) const;
 };

@@ -10,6 +10,7 @@
 #include "movers/postgres/cluster.h"
 #include "movers/postgres/drain.h"
 #include "movers/postgres/follow.h"
+#include "movers/postgres/seed_follow.h"
 #include "movers/postgres/setup.h"
 #include "movers/postgres/switch.h"
 #include "movers/postgres/title.h"
@@ -62,6 +63,7 @@ class PostgresMover : public Mover {
     const auto work = TRY(make_work(context, options_, pool_, titles_, desired));
     const auto& kind = work.plan.kind;
     if (kind == "source" || kind == "target") return observe_setup(work);
+    if (kind == "follow" && work.plan.seeded()) return observe_seeded_follow(work, seeder_, copier_);
     if (kind == "follow") return observe_follow(work, copier_);
     if (kind == "drain") return observe_drain(work);
     if (kind == "switch") return observe_switch(work);
@@ -77,6 +79,7 @@ class PostgresMover : public Mover {
     CHECK_OK(right_side(work));
     const auto& kind = work.plan.kind;
     if (kind == "source" || kind == "target") return apply_setup(work);
+    if (kind == "follow" && work.plan.seeded()) return apply_seeded_follow(work, seeder_);
     if (kind == "follow") return apply_follow(work, copier_);
     if (kind == "verify") return verifier_.begin(work);
     if (kind == "drain") return apply_drain(work);
@@ -93,6 +96,7 @@ class PostgresMover : public Mover {
     if (kind == "target" || kind == "follow" || kind == "verify") CHECK_OK(verifier_.forget(work));
     if (kind == "source") return undo_source(work);
     if (kind == "target") return undo_target(work);
+    if (kind == "follow" && work.plan.seeded()) return undo_seeded_follow(work, seeder_);
     if (kind == "follow") return undo_follow(work, copier_);
     if (kind == "switch") {
       const auto pause = TRY(verifier_.pause(context.deadline, context.stop));
@@ -118,6 +122,11 @@ class PostgresMover : public Mover {
     const auto names = get_strings(desired, "databases");
     const auto what = names ? join(*names, ", ") : std::string("?");
     const auto kind = get_string_or(desired, "kind", "");
+    if (get_string_or(desired, "road", "") == "seeded") {
+      if (kind == "target") return fmt::format("makes new's cluster ready to become a copy of old's with {}; nobody will be let in", what);
+      if (kind == "follow")
+        return fmt::format("puts a base backup of old's cluster in the place of new's, which is set aside, and follows every commit of {} from old to new", what);
+    }
     if (kind == "source") return fmt::format("makes {} on old ready to be followed", what);
     if (kind == "target") return fmt::format("makes {} on new, fenced, with roles and schema", what);
     if (kind == "follow") return fmt::format("copies {} and follows every commit from old to new", what);
@@ -173,6 +182,8 @@ class PostgresMover : public Mover {
     if (!std::filesystem::exists(setup_note(work), ignored)) {
       return observation(false, fmt::format("{} is not set up to its end on {}", work.plan.kind, work.context.host));
     }
+    // On the seeded road new has titles once it is a copy.
+    if (work.plan.seeded() && !work.on_old && !TRY(runs_on_copy(work))) return observation(true, "");
     for (const auto& database : work.plan.databases) {
       const auto title = TRY(read_title(work, database));
       if (title.state.empty())
@@ -217,6 +228,7 @@ class PostgresMover : public Mover {
     auto work = TRY(make_work(context, options_, pool_, titles_, record.at("desired")));
     work.keeping = true;
     guard(work);
+    seeder_.go_on(work);
     copier_.go_on(work);
     const auto kept = TRY(keep(work, fresh));
     verifier_.go_on(work);
@@ -241,6 +253,7 @@ class PostgresMover : public Mover {
   std::string trouble_;  // the keeper's last, so that it is told once
   Copier copier_{options_};
   Verifier verifier_{options_};
+  Seeder seeder_{options_};
   std::stop_source ending_;
   std::jthread keeper_;  // last: joined before what it uses goes
 };

@@ -27,6 +27,8 @@ struct PostgresOptions {
   std::int64_t copy_chunk = 32 << 20;  // bytes on disk that are copied in one transaction
   std::int64_t verify_rows = 1'000'000;  // at most, compared by one statement
   bool keeper = true;  // off: the agent's own duties wait until somebody asks (tests of what is left half-done)
+  // Stops (false) or starts (true) the local server; empty: by whoever supervises it (server_unit.h).
+  std::function<Result<>(bool up)> server;
   // Called at every named point between two effects; tests throw here to stand for a crash.
   std::function<void(std::string_view point)> checkpoint;
 };

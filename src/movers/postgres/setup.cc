@@ -8,6 +8,8 @@
 #include "movers/postgres/access.h"
 #include "movers/postgres/catalog.h"
 #include "movers/postgres/fence.h"
+#include "movers/postgres/roads.h"
+#include "movers/postgres/seeder.h"
 #include "movers/postgres/stream.h"
 #include "movers/postgres/title.h"
 #include "sys/file.h"
@@ -138,6 +140,7 @@ Result<> write_access(const Work& work, std::string_view hba, std::string_view m
 
 Result<> remove_access(const Work& work) {
   CHECK_OK(remove_pass_file(work));
+  if (work.on_old && work.plan.seeded()) CHECK_OK(drop_slot(work, work.plan.seed_slot()));
   work.pool.drop_all();
   CHECK_OK(write_access(work, "", ""));
   std::vector<std::string> roles{work.plan.replication_role(), work.plan.probe_role()};
@@ -195,6 +198,8 @@ Result<> prepare_database(const Work& work, const Json& catalog, const std::stri
 }
 
 }  // namespace
+
+Result<> make_own_roles(const Work& work) { return make_our_roles(work, TRY(Record::load(work.context, work.plan.move))); }
 
 Result<> set_access(const Work& work, const std::string& database, Access access) {
   auto record = TRY(Record::load(work.context, work.plan.move));
@@ -278,6 +283,28 @@ Result<Json> undo_source(const Work& work) {
   return Json::object();
 }
 
+namespace {
+
+Result<> swap_passwords(const Work& work, Json& record) {
+  const auto answer = TRY(work.ask("credentials", {{"password", get_string_or(record, "own_password", "")}}));
+  record["peer_password"] = TRY(get_string(answer, "password"));
+  CHECK_OK(Record::save(work.context, work.plan.move, record));
+  CHECK_OK(write_pass_file(work, get_string_or(record, "peer_password", "")));
+  return {};
+}
+
+// New's cluster is to become a copy of old's: what stands before that is that nobody will be let in when it has.
+Result<Json> ready_for_seed(const Work& work, Json record) {
+  const auto why = why_not_seeded(work.plan, TRY(work.ask("road_facts", Json::object())), TRY(road_facts(work)));
+  if (!why.empty()) return refused(fmt::format("the seeded road is closed: {}", join(why, "; ")), "change that, or take the logical road");
+  CHECK_OK(set_access(work, "", Access::refused));
+  work.at("target.fenced");
+  CHECK_OK(swap_passwords(work, record));
+  return Json{{"roles", 0}, {"databases", 0}};
+}
+
+}  // namespace
+
 Result<Json> apply_target(const Work& work) {
   auto record = TRY(open_record(work));
   if (work.plan.gate.present()) {
@@ -285,6 +312,7 @@ Result<Json> apply_target(const Work& work) {
     record["gate_password"] = TRY(get_string(TRY(work.ask("gate_password", Json::object())), "password"));
     CHECK_OK(Record::save(work.context, work.plan.move, record));
   }
+  if (work.plan.seeded()) return ready_for_seed(work, std::move(record));
   CHECK_OK(make_our_roles(work, record));
   work.at("target.roles");
   CHECK_OK(set_access(work, "", Access::refused));
@@ -317,14 +345,17 @@ Result<Json> apply_target(const Work& work) {
     work.at("target.database");
     CHECK_OK(prepare_database(work, catalog, database));
   }
-  const auto answer = TRY(work.ask("credentials", {{"password", get_string_or(record, "own_password", "")}}));
-  record["peer_password"] = TRY(get_string(answer, "password"));
-  CHECK_OK(Record::save(work.context, work.plan.move, record));
-  CHECK_OK(write_pass_file(work, get_string_or(record, "peer_password", "")));
+  CHECK_OK(swap_passwords(work, record));
   return Json{{"roles", record["made_roles"].size()}, {"databases", record["made_databases"].size()}};
 }
 
+Result<> forget_seed(const Work& work) {
+  for (const auto& database : work.plan.databases) CHECK_OK(drop_slot(work, work.outgoing(database)));
+  return drop_slot(work, work.plan.seed_slot());
+}
+
 Result<> forget_streams(const Work& work) {
+  if (work.on_old && work.plan.seeded()) CHECK_OK(forget_seed(work));
   if (!TRY(role_exists(work, work.plan.agent_role()))) return {};
   for (const auto& database : work.plan.databases) {
     const auto title = TRY(read_title(work, database));
@@ -336,6 +367,8 @@ Result<> forget_streams(const Work& work) {
 }
 
 Result<Json> undo_target(const Work& work) {
+  if (work.plan.seeded() && TRY(runs_on_copy(work)))
+    return refused(fmt::format("{} still runs on the copy of old's cluster", work.context.host), "undo the follow step first");
   const auto record = TRY(Record::load(work.context, work.plan.move));
   if (TRY(role_exists(work, work.plan.agent_role()))) {
     CHECK_OK(refresh_access(work));
@@ -396,6 +429,7 @@ Result<Json> apply_finish(const Work& work) {
   CHECK_OK(work.ask("finish_old", Json::object()));
   work.at("finish.old");
   for (const auto& database : work.plan.databases) CHECK_OK(remove_from_database(work, database));
+  if (work.plan.seeded()) CHECK_OK(settle_copy(work));
   CHECK_OK(remove_access(work));
   return Json{{"finished", true}};
 }

@@ -16,6 +16,8 @@ Result<Json> undo_target(const Work& work);
 Result<Json> apply_finish(const Work& work);
 Result<> finish_old(const Work& work);
 
+// Our own roles in the cluster that `work` speaks to, with the passwords of this host's record; made, or made so.
+Result<> make_own_roles(const Work& work);
 // Writes our blocks into the access files, has the server read them, and waits until it has. `database` ("":
 // all) is open but for who is in the fence role (soft), refused to everybody but us, or to everybody but us and the gate's
 // host; which is which is kept in the record.
@@ -27,6 +29,8 @@ Result<bool> is_gated(const Work& work, const std::string& database);
 Result<> access_is_readable(const Work& work);
 // Peer verb: takes the other side's replication password, gives ours.
 Result<Json> exchange_credentials(const Work& work, const std::string& password);
+// Peer verb, on old: what a seed keeps there: its slot, and those of the streams.
+Result<> forget_seed(const Work& work);
 // Peer verb: streams that touch this side as part of the other side's undo.
 Result<> forget_streams(const Work& work);
 

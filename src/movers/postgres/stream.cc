@@ -26,7 +26,7 @@ std::string libpq_value(std::string_view text) {
 
 Result<std::filesystem::path> pass_directory(const Work& work) {
   const auto data = TRY(work.run_cluster("SHOW data_directory")).text(0, 0);
-  return std::filesystem::path(data).parent_path() / fmt::format(".midstream-{}-{}", work.plan.move, work.mine().port);
+  return our_directory(work, data);
 }
 
 Result<std::string> conninfo(const Work& work, const std::string& database) {
@@ -39,6 +39,10 @@ Result<std::string> conninfo(const Work& work, const std::string& database) {
 }
 
 }  // namespace
+
+std::filesystem::path our_directory(const Work& work, const std::filesystem::path& data) {
+  return data.parent_path() / fmt::format(".midstream-{}-{}", work.plan.move, work.mine().port);
+}
 
 Result<std::vector<std::string>> tables_without_identity(const Work& work, Session& session) {
   const auto rows = TRY(session.run(

@@ -2,6 +2,7 @@
 // directions are the same but for their names; PostgreSQL's own apply does the work.
 #pragma once
 
+#include <filesystem>
 #include <string>
 
 #include "movers/postgres/cluster.h"
@@ -27,6 +28,8 @@ Result<std::string> oldest_writer(const Work& work);
 Result<> drop_slot(const Work& work, const std::string& name);
 Result<> drop_slot_alone(const Work& work, const std::string& name);  // what is noted about it stays
 
+// Our own directory beside the data directory `data`, as the server's user has it.
+std::filesystem::path our_directory(const Work& work, const std::filesystem::path& data);
 // The file with the replication password, readable by the server alone, and the line that points to it.
 Result<std::string> write_pass_file(const Work& work, const std::string& password);
 Result<> remove_pass_file(const Work& work);

@@ -12,6 +12,7 @@
 #include "movers/postgres/fence.h"
 #include "movers/postgres/gate_hold.h"
 #include "movers/postgres/handover.h"
+#include "movers/postgres/roads.h"
 #include "movers/postgres/setup.h"
 #include "movers/postgres/stream.h"
 #include "movers/postgres/title.h"
@@ -92,6 +93,14 @@ const std::map<std::string_view, Handler>& handlers() {
        [](const Work& w, const std::string&, const Json&) -> Result<Json> {
          return Json{{"password", TRY(get_string(TRY(Record::load(w.context, w.plan.move)), "gate_password"))}};
        }},
+      {"road_facts", [](const Work& w, const std::string&, const Json&) { return road_facts(w); }},
+      {"forget_seed",
+       [](const Work& w, const std::string&, const Json&) -> Result<Json> {
+         CHECK_OK(forget_seed(w));
+         return Json::object();
+       }},
+      {"seed_room",
+       [](const Work& w, const std::string&, const Json&) -> Result<Json> { return to_json(TRY(look_at_wal(w, w.plan.seed_slot()))); }},
       {"facts", [](const Work& w, const std::string&, const Json&) { return cluster_facts(w); }},
   };
   return all;

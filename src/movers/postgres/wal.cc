@@ -109,7 +109,20 @@ std::string alarm_of(const WalRoom& room, const std::string& host) {
                      ending ? fmt::format(" or after {} MiB more (max_slot_wal_keep_size)", room.safe / kMiB) : "");
 }
 
+namespace {
+
+// The log that a seed's recovery needs; whatever the titles say, nothing else hangs on it.
+Result<> guard_seed(const Work& work) {
+  const auto name = work.plan.seed_slot();
+  const auto room = TRY(look_at_wal(work, name));
+  if (!room.status.empty() && room.burdens() && room.free >= 0 && room.free < room.floor) CHECK_OK(give_up(work, name, room));
+  return {};
+}
+
+}  // namespace
+
 Result<> guard_wal(const Work& work) {
+  if (work.on_old && work.plan.seeded()) CHECK_OK(guard_seed(work));
   for (const auto& database : work.plan.databases) {
     const auto name = work.outgoing(database);
     const auto room = TRY(look_at_wal(work, name));

@@ -1,0 +1,18 @@
+// Which roads lead from old to new: what each asks of both clusters, and why one is closed.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "movers/postgres/cluster.h"
+
+namespace midstream::postgres {
+
+// Of the local cluster and host, for the other side and ours; read-only.
+Result<Json> road_facts(const Work& work);
+// Each reason why new's cluster cannot become a copy of old's, in words; empty where it can. To be asked on new's host.
+std::vector<std::string> why_not_seeded(const Plan& plan, const Json& old_facts, const Json& new_facts);
+// One finding for each road; that of the plan's road is not ok where it is closed.
+void check_roads(const Plan& plan, const Json& old_facts, const Json& new_facts, Json& findings);
+
+}  // namespace midstream::postgres
