@@ -132,7 +132,7 @@ Result<> Lab::launch(const LabSpec& spec, const fs::path& cluster_old, const fs:
   ::close(ends[1]);
   std::vector<std::string> argv = {(programs_ / "midstream-lab").string(), "guardian", directory_.string(),
                                    spec.scenario, spec.fast ? "fast" : "slow", cluster_old.string(),
-                                   cluster_new.string(), spec.mail ? "mail" : "no-mail"};
+                                   cluster_new.string(), spec.mail ? "mail" : "no-mail", spec.seeded ? "seeded" : "logical"};
   CHECK_OK(start_guardian(argv, theirs.get(), directory_ / "lab.log"));
   theirs.reset();
   CHECK_OK(wait_fd(lifeline_.get(), POLLIN, deadline, stop));
@@ -149,6 +149,7 @@ Result<Lab> Lab::up(const LabSpec& spec, Deadline deadline, const std::stop_toke
   Lab lab;
   lab.scenario_ = TRY(find_scenario(spec.scenario, spec.fast));
   lab.scenario_.mail = spec.mail;
+  lab.scenario_.seeded = spec.seeded;
   lab.programs_ = spec.programs;
   CHECK_OK(make_directories(spec.directory, 0755));
   std::error_code failed;
@@ -173,6 +174,7 @@ Result<Lab> Lab::open(const fs::path& directory, const fs::path& programs) {
   lab.programs_ = programs;
   lab.scenario_ = TRY(find_scenario(TRY(get_string(about, "name")), get_bool_or(about, "fast", false)));
   lab.scenario_.mail = get_bool_or(about, "mail", false);
+  lab.scenario_.seeded = get_bool_or(about, "seeded", false);
   return lab;
 }
 

@@ -33,6 +33,7 @@ struct LabSpec {
   std::filesystem::path programs;   // the directory that midstream-lab, midstream, midstream-agent ... are in
   std::function<void(std::string_view)> tell;  // a line for a person, where something takes longer; may be empty
   bool mail = false;  // as Scenario::mail
+  bool seeded = false;  // as Scenario::seeded
 };
 
 // Thread-safe but for up, open and destruction. Errors: refused where an operator must change something, retry where

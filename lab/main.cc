@@ -28,7 +28,8 @@ constexpr const char* kUsage =
     "usage: midstream-lab [--dir DIR] COMMAND\n"
     "  up [SCENARIO] [--fast]        build a lab; it stays until down\n"
     "  hold [SCENARIO] [--fast]      build one and hold it until Ctrl-C\n"
-    "  run [SCENARIO] [--fast] [--mail] [--roll-back]   a whole move, and back again; --mail: mail has users\n"
+    "  run [SCENARIO] [--fast] [--mail] [--seeded] [--roll-back]   a whole move, and back again; --mail: mail has users;\n"
+    "                                --seeded: the database goes by the seeded road\n"
     "  trial [NAME [SEED]]           a move with faults, then the checker; without a name: which there are\n"
     "  down                          end it\n"
     "  hosts                         what runs, as JSON\n"
@@ -46,6 +47,7 @@ struct Arguments {
   bool fast = false;
   bool roll_back = false;
   bool mail = false;
+  bool seeded = false;
   std::vector<std::string> words;  // up to "--"
   std::vector<std::string> rest;   // after it
 };
@@ -62,6 +64,8 @@ Arguments parse(int argc, char** argv) {
       arguments.fast = true;
     } else if (word == "--mail") {
       arguments.mail = true;
+    } else if (word == "--seeded") {
+      arguments.seeded = true;
     } else if (word == "--roll-back") {
       arguments.roll_back = true;
     } else if (word == "--dir" && i + 1 < argc) {
@@ -88,6 +92,7 @@ LabSpec spec_of(const Arguments& arguments) {
   if (arguments.words.size() > 1) spec.scenario = arguments.words[1];
   spec.fast = arguments.fast;
   spec.mail = arguments.mail;
+  spec.seeded = arguments.seeded;
   spec.directory = arguments.directory;
   spec.programs = own_directory();
   spec.tell = [](std::string_view line) { fmt::print(stderr, "lab: {}\n", line); };
@@ -125,6 +130,7 @@ int run_move(const Arguments& arguments) {
   if (arguments.words.size() > 1) spec.scenario = arguments.words[1];
   spec.fast = arguments.fast;
   spec.mail = arguments.mail;
+  spec.seeded = arguments.seeded;
   spec.directory = arguments.directory;
   spec.programs = own_directory();
   spec.tell = [](std::string_view line) {
@@ -142,6 +148,7 @@ int trial(const Arguments& arguments) {
   TrialSpec spec;
   spec.fast = true;
   spec.mail = arguments.mail;
+  spec.seeded = arguments.seeded;
   spec.directory = arguments.directory;
   spec.programs = own_directory();
   spec.tell = [](std::string_view line) {
@@ -154,7 +161,7 @@ int trial(const Arguments& arguments) {
 }
 
 int guardian(const std::vector<std::string>& words) {
-  if (words.size() != 7) return usage();
+  if (words.size() != 8) return usage();
   GuardianSpec spec;
   spec.directory = words[1];
   spec.programs = own_directory();
@@ -162,6 +169,7 @@ int guardian(const std::vector<std::string>& words) {
   if (!scenario) return fail(scenario.error());
   spec.scenario = std::move(*scenario);
   spec.scenario.mail = words[6] == "mail";
+  spec.scenario.seeded = words[7] == "seeded";
   spec.cluster_old = words[4];
   spec.cluster_new = words[5];
   spec.lifeline = Fd(3);

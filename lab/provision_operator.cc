@@ -40,8 +40,8 @@ std::string db_service(const Scenario& s, const char* every) {
          fmt::format("    probe: {{ postgres: \"host={} port=5432 dbname={} user={}\", write: true, every: {},\n"
                      "      password_file: /etc/midstream/probe.pgpass }}\n",
                      db_host, s.database, s.probe_role, every) +
-         fmt::format("    postgres: {{ old: {{ host: {}, port: 5432 }}, new: {{ host: {}, port: 5432 }}, databases: [{}] }}\n",
-                     s.old_host, s.new_host, s.database) +
+         fmt::format("    postgres: {{ old: {{ host: {}, port: 5432 }}, new: {{ host: {}, port: 5432 }}, databases: [{}]{} }}\n",
+                     s.old_host, s.new_host, s.database, s.seeded ? ", road: seeded" : "") +
          (s.db_gate.empty() ? "" : fmt::format("    gate: {{ host: {}, listen: \"{}\", close_idle: 20ms }}\n", s.edge, kGateListen)) +
          fmt::format("    traffic: {{ haproxy: {}, backend: {}, old: {}, new: {} }}\n", s.edge, s.db_backend, s.db_old,
                      s.db_new) +

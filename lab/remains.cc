@@ -149,6 +149,8 @@ std::vector<Expected> what_the_manifest_asks(const Scenario& s, const std::strin
   expected.push_back({fmt::format("{} \\+ database {} {} t -1 .*", n, s.database, s.app_role)});
   expected.push_back({fmt::format("{} \\+ role ({}|{}) f .*", n, s.app_role, s.probe_role)});
   expected.push_back({fmt::format("{} \\+ catalog {} (?!.*midstream).*", n, s.database)});
+  // New's own cluster, set aside: its directory, and what is in it.
+  if (s.seeded) expected.push_back({fmt::format("{} \\+ file /var/lib/postgresql/15/main\\.before-{}(/.*| .*)", n, s.name)});
   for (const char* sign : {"\\+", "-"}) {
     expected.push_back({fmt::format("{} {} line /etc/haproxy/haproxy.cfg: +server ({}|{}) .* weight [0-9]+", s.edge, sign, join(s.web_old, "|"), join(s.web_new, "|"))});
     expected.push_back({fmt::format("{} {} file /etc/haproxy/haproxy.cfg .*", s.edge, sign)});

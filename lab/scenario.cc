@@ -112,6 +112,7 @@ Json to_json(const Scenario& s) {
   return {{"name", s.name},
           {"fast", s.fast},
           {"mail", s.mail},
+          {"seeded", s.seeded},
           {"hosts", hosts},
           {"web_service", s.web_service},
           {"db_service", s.db_service},

@@ -34,6 +34,7 @@ struct Scenario {
   std::string name;
   bool fast = false;  // short holds, TTLs and observation, for tests
   bool mail = false;  // mail is a service of the move, and has users
+  bool seeded = false;  // the database goes by the seeded road
   std::string edge, old_host, new_host, ns1, ns2, out, ops;  // host names
 
   std::string web_service, db_service;  // as the manifest names them

@@ -80,7 +80,7 @@ Result<> Command::wait_for_line(const std::function<bool(std::string_view)>& mar
 }
 
 Result<Trial> Trial::begin(const TrialSpec& spec) {
-  LabSpec lab_spec{spec.scenario, spec.fast, spec.directory, spec.programs, spec.tell, spec.mail};
+  LabSpec lab_spec{spec.scenario, spec.fast, spec.directory, spec.programs, spec.tell, spec.mail, spec.seeded};
   Trial trial(spec, TRY(Lab::up(lab_spec, Deadline::in(Millis(120'000)))));
   CHECK_OK(trial.start_witness());
   CHECK_OK(trial.start_clients());

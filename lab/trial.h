@@ -22,6 +22,7 @@ struct TrialSpec {
   std::filesystem::path programs;
   std::function<void(std::string_view)> tell;  // progress, for a person
   bool mail = false;  // mail is a service of the move, and has users
+  bool seeded = false;  // the database goes by the seeded road
 };
 
 // `midstream ...` running on the operator's host.
