@@ -6,6 +6,7 @@
 #include <cstdio>
 
 #include "movers/postgres/postgres.h"
+#include "sys/child.h"
 #include "sys/clock.h"
 
 namespace midstream {
@@ -37,9 +38,23 @@ class Joined final : public Peers {
 
 struct Order {
   std::string old_socket, new_socket, database, agent;
+  std::string road = "logical", new_data;
   std::filesystem::path state;
   std::uint16_t old_port = 5501, new_port = 5502;
 };
+
+// As a supervisor would, who has it started with what its configuration says.
+Result<> run_server(const std::string& data, bool up) {
+  const auto pg_ctl = [&](const std::vector<std::string>& words) {
+    std::vector<std::string> argv{"setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", "/usr/lib/postgresql/15/bin/pg_ctl", "-D", data, "-s"};
+    argv.insert(argv.end(), words.begin(), words.end());
+    return run_child(argv, "", Deadline::in(Millis(120'000)));
+  };
+  const bool running = TRY(pg_ctl({"status"})).code == 0;
+  if (running == up) return {};
+  const auto exit = TRY(up ? pg_ctl({"-w", "-l", data + ".log", "start"}) : pg_ctl({"-w", "-m", "fast", "stop"}));
+  return exit.code == 0 ? Result<>() : retry("pg_ctl: " + exit.err);
+}
 
 class Copy {
  public:
@@ -48,6 +63,7 @@ class Copy {
       PostgresOptions options;
       options.socket_dir = old ? order.old_socket : order.new_socket;
       options.holder = {order.agent, "hold-snapshot"};
+      if (!old && !order.new_data.empty()) options.server = [data = order.new_data](bool up) { return run_server(data, up); };
       auto& side = sides_[old ? "old" : "new"];
       side.host = old ? "old" : "new";
       side.state = order.state / side.host;
@@ -91,7 +107,7 @@ class Copy {
   Json desired(std::string_view kind) const {
     const Json old_end{{"host", "old"}, {"address", "127.0.0.1"}, {"port", order_.old_port}};
     const Json new_end{{"host", "new"}, {"address", "127.0.0.1"}, {"port", order_.new_port}};
-    return {{"kind", kind}, {"databases", {order_.database}}, {"old", old_end}, {"new", new_end}, {"until", "caught-up"}, {"deadline_ms", 3000}};
+    return {{"kind", kind}, {"road", order_.road}, {"databases", {order_.database}}, {"old", old_end}, {"new", new_end}, {"until", "caught-up"}, {"deadline_ms", 3000}};
   }
   Result<> apply(const char* kind) {
     auto& side = side_of(kind);
@@ -133,6 +149,8 @@ int main(int argc, char** argv) {
   app.add_option("--new-socket", order.new_socket, "directory of new's socket")->required();
   app.add_option("--new-port", order.new_port)->required();
   app.add_option("--database", order.database)->required();
+  app.add_option("--road", order.road, "logical or seeded");
+  app.add_option("--new-data", order.new_data, "seeded: new's data directory; its server is stopped and started by pg_ctl");
   app.add_option("--state", order.state, "what the agents keep")->required();
   app.add_option("--agent", order.agent, "midstream-agent, which holds the snapshot")->required();
   CLI11_PARSE(app, argc, argv);
