@@ -40,8 +40,9 @@ Result<> systemctl(std::vector<std::string> arguments) {
 fs::path unit_path(const std::string& name) { return fs::path("/etc/systemd/system") / (name + ".service"); }
 
 Result<> install_systemd(const std::string& name, const std::string& command) {
+  // The main process alone is ended: what an agent has set apart (a copy's snapshot, a base backup) outlives it.
   const auto unit = fmt::format(
-      "[Unit]\nDescription=midstream ({0})\nAfter=network.target\n\n[Service]\nExecStart={1}\nRestart=always\n"
+      "[Unit]\nDescription=midstream ({0})\nAfter=network.target\n\n[Service]\nExecStart={1}\nRestart=always\nKillMode=process\n"
       "RestartSec=100ms\nOOMScoreAdjust=-900\n\n[Install]\nWantedBy=multi-user.target\n",
       name, command);
   CHECK_OK(write_file_durably(unit_path(name), unit, 0644));

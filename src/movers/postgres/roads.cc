@@ -205,7 +205,7 @@ Names why_not_seeded(const Plan& plan, const Json& old_facts, const Json& new_fa
   add(listed("new's cluster is not empty: tablespaces", list_of(new_facts, "tablespaces")));
   if (get_int_or(new_facts, "prepared", 0) < get_int_or(old_facts, "prepared", 0))
     add(fmt::format("max_prepared_transactions is {} on new and {} on old", get_int_or(new_facts, "prepared", 0), get_int_or(old_facts, "prepared", 0)));
-  const auto needed = get_int_or(old_facts, "bytes", 0) * 11 / 10 + (256 << 20);
+  const auto needed = get_int_or(old_facts, "bytes", 0) * 11 / 10 + (128 << 20);
   if (get_int_or(new_facts, "free", 0) < needed)
     add(fmt::format("not enough room on new: {} MiB needed, {} MiB free", needed >> 20, get_int_or(new_facts, "free", 0) >> 20));
   for (const char* key : {"unfit_directory", "programs", "no_unit"}) add(get_string_or(new_facts, key, ""));

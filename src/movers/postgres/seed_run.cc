@@ -24,7 +24,7 @@ namespace {
 
 constexpr Millis kStuck{60'000};      // one statement on old
 constexpr Millis kOpenWriters{30'000};  // a slot waits for who has written and not committed
-constexpr Millis kLook{200};
+constexpr Millis kLook{50};
 constexpr int kMostStarts = 5;
 
 // "16/B374D848"
