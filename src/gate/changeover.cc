@@ -112,7 +112,7 @@ void Changeover::make(bool settled) {
 
 bool Changeover::wants_rest(const Traffic& traffic) const {
   if (failed() || own_ || connecting()) return false;
-  return !known_ || (final_ && !fresh(traffic));
+  return !known_ || ((final_ || again_) && !fresh(traffic));
 }
 
 void Changeover::ask(const Traffic& traffic, std::string_view user, const std::set<std::string>& also) {
@@ -161,6 +161,7 @@ Changeover::Own Changeover::step_own(TlsSocket& own, const Traffic& traffic, std
     else known_ = Known{{}, {}, "it could not be asked what belongs to it: " + known.error()};
     if (!known) question_there_ = false;
     known_at_ = traffic.changes();
+    again_ = false;
   }
   own_.reset();
   return Own::answered;

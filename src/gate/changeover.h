@@ -31,6 +31,8 @@ class Changeover {
 
   // The session is to be at rest for a moment, so that it can be asked.
   bool wants_rest(const Traffic& traffic) const;
+  // It is to be asked again before the hold, for it has been used since: the hold is shorter by every session that need not be.
+  void refresh() { again_ = true; }
   bool fresh(const Traffic& traffic) const { return known_ && known_at_ == traffic.changes(); }
   // Asks on the session's own connection. REQUIRES a session at rest. From here until step_own() has answered nobody else may
   // read from that connection.
@@ -87,6 +89,7 @@ class Changeover {
   int cancelled_ = 0;  // questions in a row
   std::uint64_t known_at_ = 0;  // the session's requests when it was asked
   bool draining_ = false;
+  bool again_ = false;           // asked before the hold, though it is known
   bool question_there_ = false;  // prepared in the session
   std::uint64_t resets_ = 0;     // of the session's statements, when it was
 };

@@ -260,6 +260,33 @@ TEST_F(Switch, WhatChangesAfterThePreparationIsCarriedToo) {
   EXPECT_EQ(world.server("new").value("SELECT string_agg(objid::text, ',') FROM pg_locks WHERE locktype = 'advisory'", "app"), "2");
 }
 
+TEST_F(Switch, WhatChangesAfterThePreparationIsAskedBeforeTheHold) {
+  Client client(world.info());
+  world.prepared("new");
+  EXPECT_EQ(client.run("SET app.tenant = 'second'"), "SET");
+  EXPECT_EQ(client.run("PREPARE late AS SELECT 7"), "PREPARE");
+  const auto fresh = [&] { return world.sessions().at(0).value("fresh", false); };
+  for (const auto deadline = Deadline::in(Millis(5'000)); !fresh() && !deadline.expired();) pause_for(Millis(5), {});
+  EXPECT_TRUE(fresh());
+  const auto over = world.go("new");
+  ASSERT_EQ(over.value("moved", -1), 1) << over.dump();
+  EXPECT_EQ(client.run("SHOW app.tenant"), "second");
+  EXPECT_EQ(client.run("EXECUTE late"), "7");
+}
+
+TEST_F(Switch, WhatARunningStatementChangesIsAskedInTheHold) {
+  Client client(world.info());
+  world.prepared("new");
+  ASSERT_EQ(PQsendQuery(client.get(), "SELECT pg_sleep(0.3), set_config('app.tenant', 'third', false), pg_advisory_lock(3)"), 1);
+  const auto running = [&] { return world.sessions().at(0).value("why", "") == "a request is not answered yet"; };
+  for (const auto deadline = Deadline::in(Millis(5'000)); !running() && !deadline.expired();) pause_for(Millis(1), {});
+  const auto over = world.go("new");
+  ASSERT_EQ(over.value("moved", -1), 1) << over.dump();
+  while (PGresult* result = PQgetResult(client.get())) PQclear(result);
+  EXPECT_EQ(client.run("SHOW app.tenant"), "third");
+  EXPECT_EQ(world.server("new").value("SELECT string_agg(objid::text, ',') FROM pg_locks WHERE locktype = 'advisory'", "app"), "3");
+}
+
 TEST_F(Switch, LosesNoNotification) {
   Client listener(world.info());
   listener.run("LISTEN news");

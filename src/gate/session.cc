@@ -291,6 +291,7 @@ Json Session::describe() const {
   out["server"] = shared_.servers[place_].config.label;
   // Before it is prepared for a switch, only the wire has been looked at.
   out["asked"] = changeover_ && changeover_->known();
+  out["fresh"] = changeover_ && changeover_->fresh(*traffic_);
   out["transaction"] = std::string(1, traffic_->transaction());
   out["statements"] = traffic_->statements().all().size();
   out["requests"] = counts.requests;

@@ -49,6 +49,12 @@ class Session {
   void start_target();  // REQUIRES wants_target(); turn() after it
   bool logging_in() const { return !traffic_ && phase_ != Phase::over; }
   bool connecting() const { return changeover_ && changeover_->connecting(); }
+  bool prepared() const { return changeover_.has_value(); }
+  // While it is prepared: how long ago it was last used, where that was after it was asked what belongs to it, and it could be
+  // asked again at once; nullopt where there is nothing to ask. As exact as the calls are frequent.
+  std::optional<std::chrono::nanoseconds> stale_for(std::chrono::nanoseconds now);
+  // Asks it again, before the hold; turn() after it.
+  void refresh();
   // In a hold that is to end on the other server: everything must be as it is now. turn() after it.
   void final(bool on);
   // Why it could not go over to that server at once; "" if it could, is there, or has not begun.
@@ -118,6 +124,8 @@ class Session {
   std::optional<std::size_t> wanted_;  // the server that it is being prepared for
   bool final_ = false, last_ = false;
   std::set<std::string> also_;
+  std::uint64_t used_ = 0;  // its requests, when stale_for() last saw that there were more of them
+  std::chrono::nanoseconds used_at_{0};
   std::optional<Changeover> changeover_;
 };
 

@@ -38,6 +38,18 @@ void Session::start_target() {
   apply_hold();
 }
 
+std::optional<std::chrono::nanoseconds> Session::stale_for(std::chrono::nanoseconds now) {
+  if (!changeover_ || final_ || phase_ != Phase::relay || !traffic_) return std::nullopt;
+  if (used_ != traffic_->changes()) used_ = traffic_->changes(), used_at_ = now;
+  const bool may_be = changeover_->known() && !changeover_->fresh(*traffic_) && !changeover_->asking() && traffic_->safe();
+  return may_be ? std::optional(now - used_at_) : std::nullopt;
+}
+
+void Session::refresh() {
+  if (changeover_) changeover_->refresh();
+  apply_hold();
+}
+
 void Session::give_up_target() {
   wanted_.reset();
   if (changeover_ && changeover_->asking()) return;  // its answer is under way

@@ -173,6 +173,7 @@ void Worker::run(const std::stop_token& stop) {
     for (int i = 0; i < count; ++i) ready(events[static_cast<std::size_t>(i)].data.u64);
     for (const auto id : std::exchange(again_, {})) turn(id);
     connect_some();
+    refresh_some();
     if (boot_now() < next_sweep) continue;
     sweep();
     next_sweep = boot_now() + Millis(kSweepMs);

@@ -94,6 +94,7 @@ class Worker {
   void open_now(const std::string& database);
   bool held(const std::string& database) const;
   void connect_some();
+  void refresh_some();
   int wait_ms() const;
   bool watch(int fd, std::uint64_t token) const;
   bool listen();
@@ -114,6 +115,7 @@ class Worker {
   std::map<std::string, Switching> switching_;      // by database
   std::deque<std::uint64_t> to_connect_;            // want to be connected to the other server
   std::vector<std::uint64_t> connecting_;           // are being
+  std::chrono::nanoseconds refresh_at_{0};          // 0: no session is prepared
   std::vector<std::uint64_t> again_;  // stopped to be fair; go on in the next round
   std::vector<std::unique_ptr<Lookup>> lookups_;  // one a server
   std::mutex asked_mutex_;

@@ -14,6 +14,10 @@ namespace {
 // Sessions of one worker that are being connected to the other server at once: each costs both servers a process.
 constexpr std::size_t kConnecting = 8;
 constexpr int kSweepMs = 1'000;
+// Prepared sessions are asked again once they have rested for so long, and so many of them at once: an old server spends about a
+// millisecond on each.
+constexpr Millis kRefresh{4};
+constexpr std::size_t kRefreshes = 2;
 
 bool due(std::chrono::nanoseconds until) { return until.count() != 0 && boot_now() >= until; }
 
@@ -74,6 +78,7 @@ int Worker::wait_ms() const {
     if (until.count() != 0) next = std::min(next, until);
   };
   sooner(hold_until_);
+  sooner(refresh_at_);
   for (const auto& [database, one] : switching_) {
     if (one.closed_until.count() == 0) sooner(one.prepared_until);
   }
@@ -107,8 +112,29 @@ void Worker::connect_some() {
     if (it->second->logging_in()) to_connect_.push_back(id);
     if (!it->second->wants_target()) continue;
     it->second->start_target();
+    if (refresh_at_.count() == 0) refresh_at_ = boot_now();
     connecting_.push_back(id);
     again_.push_back(id);
+  }
+}
+
+// In the hold nobody has to be asked who was asked since it was used last. Those who have rested longest come first: they are
+// the likeliest to be at rest when the hold comes.
+void Worker::refresh_some() {
+  const auto now = boot_now();
+  if (refresh_at_.count() == 0 || now < refresh_at_) return;
+  bool any = false;
+  std::vector<std::pair<std::chrono::nanoseconds, Session*>> stale;
+  for (const auto& [id, session] : sessions_) {
+    any = any || session->prepared();
+    if (const auto since = session->stale_for(now); since && *since >= kRefresh) stale.emplace_back(*since, session.get());
+  }
+  refresh_at_ = any ? now + kRefresh : std::chrono::nanoseconds(0);
+  const auto most = std::min(stale.size(), kRefreshes);
+  std::ranges::partial_sort(stale, stale.begin() + static_cast<std::ptrdiff_t>(most), std::greater{});
+  for (std::size_t i = 0; i < most; ++i) {
+    stale[i].second->refresh();
+    again_.push_back(stale[i].second->id());
   }
 }
 
