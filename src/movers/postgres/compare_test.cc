@@ -143,6 +143,8 @@ TEST(DigestSql, ATableWithoutKeyIsReadByPagesAndARowIsItsHash) {
   EXPECT_NE(sql.find("ctid >= '(8,0)' AND midstream_row.ctid < '(12,0)'"), std::string::npos) << sql;
   EXPECT_NE(sql.find("SELECT h::text, count(*), sum(h)"), std::string::npos) << sql;
   EXPECT_NE(sql.find("(h & 15)::int IN (1, 5)"), std::string::npos) << sql;
+  EXPECT_EQ(digest_sql({"public.t", {"a"}, {}, true}, Range{}),
+            "SELECT count(*), sum(hash_record_extended(ROW(record_send(ROW(midstream_row.a))), 1)) FROM ONLY public.t midstream_row WHERE true");
   EXPECT_EQ(digest_sql({"t", {}, {}}, Range{}).find("ROW("), std::string::npos) << "a table without columns has rows all the same";
 }
 

@@ -105,8 +105,12 @@ Result<> Comparison::keep_now_and_then() {
 
 Result<std::vector<Comparison::Table>> Comparison::tables() {
   const auto lists = TRY(both("subjects", Json::object()));
-  std::set<std::string> there, here;
-  for (const auto& one : lists.follower.value("tables", Json::array())) there.insert(TRY(get_string(one, "table")));
+  std::set<std::string> there, here, exact;
+  for (const auto& one : lists.follower.value("tables", Json::array())) {
+    const auto name = TRY(get_string(one, "table"));
+    there.insert(name);
+    if (get_bool_or(one, "exact", false)) exact.insert(name);
+  }
   std::vector<Table> out;
   figures_.rows_total = 0;
   figures_.tables_done = 0;
@@ -118,6 +122,7 @@ Result<std::vector<Comparison::Table>> Comparison::tables() {
     table.key = one.value("key", Json::array());
     table.rows = TRY(get_int(one, "rows"));
     table.bytes = TRY(get_int(one, "bytes"));
+    table.exact = get_bool_or(one, "exact", false) && exact.contains(table.name);
     here.insert(table.name);
     figures_.rows_total += table.rows;
     if (progress_.is_done(table.name)) ++figures_.tables_done;
@@ -216,11 +221,14 @@ Result<> Comparison::by_range(const Table& table) {
   Pace pace(table.bytes / std::max<std::int64_t>(table.rows, 1), kStatementMs, most_rows_);
   Json after = progress_.table == table.name && progress_.in_table ? progress_.after : Json(nullptr);
   const auto walk = [&](const Json& from) {
-    return ask_(true, "walk", {{"table", table.name}, {"key", table.key}, {"after", from}, {"rows", pace.rows()}});
+    auto asked = table.named("after", from);
+    asked["rows"] = pace.rows();
+    return ask_(true, "walk", std::move(asked));
   };
   auto until = TRY(walk(after)).value("until", Json(nullptr));
   while (!hopeless(table.name)) {
-    const Json part{{"table", table.name}, {"key", table.key}, {"after", after}, {"until", until}};
+    auto part = table.named("after", after);
+    part["until"] = until;
     std::future<Result<Json>> next;
     if (!until.is_null()) next = std::async(std::launch::async, [&, from = until] { return walk(from); });
     const auto start = boot_now();
@@ -265,7 +273,7 @@ Result<> Comparison::sort_out_buckets(const Table& table, const Json& part, cons
 }
 
 Result<> Comparison::by_pages(const Table& table) {
-  const Json part{{"table", table.name}, {"key", table.key}};
+  const auto part = table.named();
   Buckets sums[2];
   std::atomic<std::int64_t> rows = 0;
   CHECK_OK(both([&](bool owner) {
@@ -317,7 +325,7 @@ Result<RowDigests> Comparison::rows_of(const Table& table, bool owner, std::stri
 Result<RowDigests> Comparison::look(const Table& table, bool owner, const std::set<std::string>& keys) const {
   RowDigests all;
   for (const auto& slice : in_slices(keys, kMostLooked))
-    all.merge(TRY(rows_of(table, owner, "digest_keys", {{"table", table.name}, {"key", table.key}, {"keys", keys_json(table.key, slice)}})));
+    all.merge(TRY(rows_of(table, owner, "digest_keys", table.named("keys", keys_json(table.key, slice)))));
   return all;
 }
 
@@ -350,7 +358,7 @@ Result<std::vector<std::string>> Comparison::rows_shown(const Table& table, cons
     std::string name;
     for (const bool owner : {true, false}) {
       if (!name.empty()) break;
-      CHECK_OK(through_pages(owner, "name_row", {{"table", table.name}, {"key", table.key}, {"hash", hash}}, [&](const Json& answer) -> Result<bool> {
+      CHECK_OK(through_pages(owner, "name_row", table.named("hash", hash), [&](const Json& answer) -> Result<bool> {
         name = get_string_or(answer, "name", "");
         return name.empty();
       }));
@@ -363,7 +371,7 @@ Result<std::vector<std::string>> Comparison::rows_shown(const Table& table, cons
 Result<std::set<std::string>> Comparison::pinned(const Table& table, const std::set<std::string>& keys) const {
   std::set<std::string> bad;
   for (const auto& slice : in_slices(keys, kMostPinned)) {
-    const Json args{{"table", table.name}, {"key", table.key}, {"keys", keys_json(table.key, slice)}};
+    const auto args = table.named("keys", keys_json(table.key, slice));
     for (int pin = 0;; ++pin) {
       const auto answer = ask_(true, "pinned_rows", args);
       if (!answer && (answer.error().kind != ErrorKind::retry || pin >= kPins)) return std::unexpected(answer.error());

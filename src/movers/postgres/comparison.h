@@ -29,6 +29,14 @@ class Comparison {
     Json key = Json::array();
     std::int64_t rows = 0;
     std::int64_t bytes = 0;
+    bool exact = false;  // both sides can hash values by their binary form
+    // What every question about it has.
+    Json named() const { return {{"table", name}, {"key", key}, {"exact", exact}}; }
+    Json named(std::string_view field, Json value) const {
+      auto out = named();
+      out[field] = std::move(value);
+      return out;
+    }
   };
   // What both sides answered, asked at the same time.
   struct Both {

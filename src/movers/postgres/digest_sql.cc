@@ -13,14 +13,23 @@ constexpr const char* kRow = "midstream_row";
 
 std::string column(const std::string& name) { return fmt::format("{}.{}", kRow, name); }
 
-// NULL prints as nothing, an empty string as "": a row's text tells them apart.
-std::string text_of(const Subject& subject) {
+std::string values_of(const Subject& subject) {
   std::vector<std::string> parts;
   for (const auto& name : subject.columns) parts.push_back(column(name));
-  return parts.empty() ? "''" : fmt::format("ROW({})::text", join(parts, ", "));
+  return join(parts, ", ");
 }
 
-std::string hash_of(const Subject& subject) { return fmt::format("hashtextextended({} COLLATE \"C\", 1)", text_of(subject)); }
+// NULL prints as nothing, an empty string as "": a row's text tells them apart.
+std::string text_of(const Subject& subject) {
+  return subject.columns.empty() ? "''" : fmt::format("ROW({})::text", values_of(subject));
+}
+
+// The binary form of a whole row is one value of type bytea: its hash does not depend on what a type takes for equal (1.0 and
+// 1.00), and the lengths and NULLs are in it.
+std::string hash_of(const Subject& subject) {
+  if (!subject.exact || subject.columns.empty()) return fmt::format("hashtextextended({} COLLATE \"C\", 1)", text_of(subject));
+  return fmt::format("hash_record_extended(ROW(record_send(ROW({}))), 1)", values_of(subject));
+}
 
 // What tells rows apart, as text: a JSON array of the key's columns.
 std::string name_of(const Subject& subject) {

@@ -18,6 +18,8 @@ struct Subject {
   std::vector<std::string> columns;  // all that hold values, quoted, in the order of their names: that of a table may differ
   // What tells rows apart, in the order of an index; none: only all of its values do, and parts are pages.
   std::vector<Column> key;
+  // Rows are hashed by their values' binary form, which is a third cheaper than their text. Both sides must be asked alike.
+  bool exact = false;
 };
 
 using Key = std::vector<std::string>;

@@ -29,8 +29,15 @@ SELECT t.name, coalesce((SELECT to_jsonb(array_agg(a.attname ORDER BY k.at)) FRO
            OR o.opcnamespace <> 'pg_catalog'::regnamespace)
      ORDER BY i.indisprimary DESC, i.indisreplident DESC, i.indnkeyatts, x.relname LIMIT 1) i,
     generate_series(0, i.indnkeyatts - 1) AS k (at) JOIN pg_attribute a ON true
-    WHERE a.attrelid = t.oid AND a.attnum = i.indkey[k.at]), '[]'), greatest(c.reltuples, 0)::bigint, pg_table_size(t.oid)
-FROM ()sql";
+    WHERE a.attrelid = t.oid AND a.attnum = i.indkey[k.at]), '[]'), greatest(c.reltuples, 0)::bigint, pg_table_size(t.oid),
+  getdatabaseencoding() = pg_client_encoding() AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.oid AND a.attnum > 0
+    AND NOT a.attisdropped AND a.atttypid NOT IN ()sql"
+    // Types whose binary form is one for each value that text can tell from others, and the same on every server. Not the
+    // floating ones (NaN has many forms), nor what holds numbers of catalogs' rows.
+    "'bool'::regtype, 'bytea'::regtype, 'name'::regtype, 'int8'::regtype, 'int2'::regtype, 'int4'::regtype, 'text'::regtype, "
+    "'json'::regtype, 'bpchar'::regtype, 'varchar'::regtype, 'date'::regtype, 'time'::regtype, 'timestamp'::regtype, "
+    "'timestamptz'::regtype, 'interval'::regtype, 'timetz'::regtype, 'bit'::regtype, 'varbit'::regtype, 'numeric'::regtype, "
+    "'uuid'::regtype, 'jsonb'::regtype, 'inet'::regtype, 'cidr'::regtype, 'macaddr'::regtype, 'money'::regtype)) FROM (";
 
 constexpr const char* kSubjectsEnd =
     ") AS t (name, kind, persistence, oid) JOIN pg_class c ON c.oid = t.oid WHERE kind = 'r' AND persistence = 'p'";
@@ -57,6 +64,7 @@ Result<Pool::Loan> reading(const Work& work, const std::string& database) {
 Result<Subject> subject_of(const Work& work, Session& session, const Json& args) {
   Subject subject;
   subject.table = TRY(get_string(args, "table"));
+  subject.exact = get_bool_or(args, "exact", false);
   const auto rows = TRY(session.run(
       "SELECT attname, quote_ident(attname), format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = "
       "to_regclass($1) AND attnum > 0 AND NOT attisdropped ORDER BY attname COLLATE \"C\"",
@@ -133,7 +141,7 @@ Result<Json> list_subjects(const Work& work, const std::string& database) {
   Json out = Json::array();
   for (int i = 0; i < rows.size(); ++i) {
     auto key = TRY(parse_json(rows.text(i, 1)));
-    out.push_back({{"table", rows.text(i, 0)}, {"key", std::move(key)}, {"rows", rows.number(i, 2)}, {"bytes", rows.number(i, 3)}});
+    out.push_back({{"table", rows.text(i, 0)}, {"key", std::move(key)}, {"rows", rows.number(i, 2)}, {"bytes", rows.number(i, 3)}, {"exact", rows.text(i, 4) == "t"}});
   }
   return Json{{"tables", std::move(out)}};
 }

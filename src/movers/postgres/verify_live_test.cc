@@ -44,6 +44,9 @@ class LiveVerify : public testing::Test {
     old_side("INSERT INTO kinds SELECT g, g::money, 1.0 / g, g * interval '1 day 2 hours', 'epoch'::timestamptz + g * interval '7 hours', "
              "decode(md5(g::text), 'hex'), g / 7.0, tstzrange('epoch', now()), CASE g % 3 WHEN 0 THEN '' WHEN 1 THEN NULL ELSE 'x' END FROM "
              "generate_series(1, 2000) g");
+    old_side("CREATE TABLE plain (id int PRIMARY KEY, a int8, n numeric, t text, j jsonb, c char(4), at timestamptz, u uuid, b bytea, i interval)");
+    old_side("INSERT INTO plain SELECT g, g, g / 4.0, CASE g % 2 WHEN 0 THEN '' END, jsonb_build_object('k', g), 'x', 'epoch'::timestamptz + g * "
+             "interval '7 hours', md5(g::text)::uuid, decode(md5(g::text), 'hex'), '1 month'::interval * g FROM generate_series(1, 2000) g");
     old_side("CREATE TABLE pairs (a text COLLATE \"C\", b uuid, v int, PRIMARY KEY (a, b)); INSERT INTO pairs SELECT md5(g::text), "
              "md5(g::text)::uuid, g FROM generate_series(1, 3000) g; CREATE TABLE lonely (v text); ALTER TABLE lonely REPLICA IDENTITY FULL; "
              "INSERT INTO lonely SELECT CASE g WHEN 5 THEN NULL WHEN 6 THEN '' ELSE 'row ' || g / 2 END FROM generate_series(1, 3000) g");
@@ -164,6 +167,12 @@ TEST_F(LiveVerify, EachPlantedFaultIsFound) {
       {"a row too many", "INSERT INTO public.big VALUES (-5, 0, 'x', NULL)", "DELETE FROM public.big WHERE id = -5", "public.big: 1 rows, with keys (-5)"},
       {"NULL for an empty string", "UPDATE public.kinds SET e = NULL WHERE id = 999", "UPDATE public.kinds SET e = '' WHERE id = 999",
        "public.kinds: 1 rows, with keys (999)"},
+      {"the same number with another scale", "UPDATE public.plain SET n = n + 0.00000000000000000000 WHERE id = 8", "UPDATE public.plain SET n = trim_scale(n) + 0.0000000000000000 WHERE id = 8",
+       "public.plain: 1 rows, with keys (8)"},
+      {"halves of a number exchanged", "UPDATE public.plain SET a = 7::int8 << 32 WHERE id = 7", "UPDATE public.plain SET a = 7 WHERE id = 7",
+       "public.plain: 1 rows, with keys (7)"},
+      {"NULL for an empty string, by binary form", "UPDATE public.plain SET t = NULL WHERE id = 8", "UPDATE public.plain SET t = '' WHERE id = 8",
+       "public.plain: 1 rows, with keys (8)"},
       {"another key", "UPDATE public.pairs SET a = a || 'x' WHERE v = 42", "UPDATE public.pairs SET a = rtrim(a, 'x') WHERE v = 42", "public.pairs: 2 rows, with keys"},
       {"a row twice where there is no key", "INSERT INTO public.lonely VALUES ('row 9')", "DELETE FROM public.lonely WHERE ctid = (SELECT max(ctid) FROM public.lonely)",
        "public.lonely: 1 rows, with keys (\"row 9\")"},
