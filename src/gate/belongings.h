@@ -65,6 +65,9 @@ std::expected<Known, std::string> read_belongings(const Exchange& answered, cons
 
 // Makes them again on a connection that has nothing, or, after `discard`, anything of its own. Every request of it must succeed.
 Exchange make_again(const Belongings& belongings, bool discard);
+// Makes the new connection's server process ready for what the session does: its statements are planned, so that the first of them
+// does not cost a multiple of the second. Runs nothing of them. Its failure means nothing.
+Exchange warm_up();
 // One row a lock: 't' where it was taken.
 Exchange take_locks(const std::vector<AdvisoryLock>& locks);
 Exchange drop_locks();

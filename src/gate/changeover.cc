@@ -89,6 +89,7 @@ void Changeover::answered() {
       if (!heard_.error().empty()) trouble_ = fmt::format("its advisory locks cannot be taken on {}: {}", label_, heard_.error());
       break;
     case Doing::unlocking: locked_ = false; break;
+    case Doing::warming:  // whatever came of it
     case Doing::nothing: break;
   }
 }
@@ -99,8 +100,12 @@ void Changeover::make(bool settled) {
   if (!made_ || *made_ != known_->belongings) {
     heard_.again(make_again(known_->belongings, made_.has_value()));
     made_ = known_->belongings;
-    locked_ = false;
+    locked_ = warm_ = false;
     doing_ = Doing::making;
+  } else if (!warm_ && !final_) {
+    heard_.again(warm_up());
+    warm_ = true;
+    doing_ = Doing::warming;
   } else if (final_ && settled && !locked_ && !known_->locks.empty()) {
     heard_.again(take_locks(known_->locks));
     doing_ = Doing::locking;

@@ -71,7 +71,7 @@ class Changeover {
   void make(bool settled);
   bool talk(bool settled);
   void answered();
-  enum class Doing { nothing, making, locking, unlocking };
+  enum class Doing { nothing, making, warming, locking, unlocking };
   const std::size_t place_;
   const std::string label_;
   ServerLink link_;
@@ -80,7 +80,7 @@ class Changeover {
   Doing doing_ = Doing::nothing;
   std::string in_;
   std::optional<Belongings> made_;
-  bool keep_ = false, final_ = false, locked_ = false;
+  bool keep_ = false, final_ = false, locked_ = false, warm_ = false;
   std::string trouble_;
   // On the session's own.
   std::optional<Exchange> own_;

@@ -101,7 +101,7 @@ Result<Coordinator::Asked> Coordinator::switch_of(const Json& request) {
 
 Json Coordinator::ready_now(const Asked& asked, Hold& hold) {
   Json out{{"sessions", 0}, {"in_the_way", Json::array()}, {"server_pids", Json::array()}};
-  std::size_t sessions = 0;
+  std::size_t sessions = 0, leaving = 0;
   for (const auto& worker : workers_) {
     const auto one = worker->readiness(asked.database, asked.to);
     sessions += one.sessions;
@@ -109,8 +109,10 @@ Json Coordinator::ready_now(const Asked& asked, Hold& hold) {
     hold.in_time = hold.in_time && one.in_time;
     for (const auto& session : one.in_the_way) out["in_the_way"].push_back(session);
     for (const auto pid : one.server_pids) out["server_pids"].push_back(pid);
+    leaving += one.leaving;
   }
   out["sessions"] = sessions;
+  out["leaving"] = leaving;
   return out;
 }
 

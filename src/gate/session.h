@@ -68,8 +68,8 @@ class Session {
   void last_words();
   bool fetching() const { return changeover_ && changeover_->asking(); }
   // REQUIRES why_not() == "". The other server is its own from here on; or it has ended, where its connection did
-  // not live up to it. turn() after it, once the hold is off.
-  void go_over();
+  // not live up to it. turn() after it, once the hold is off. The connection that it has left, to be closed.
+  TlsSocket go_over();
   // The connection to the other server is not needed any more.
   void give_up_target();
 

@@ -117,11 +117,10 @@ void Session::last_words() {
   apply_hold();
 }
 
-void Session::go_over() {
-  if (!traffic_ || phase_ != Phase::relay || !changeover_) return;
+TlsSocket Session::go_over() {
+  if (!traffic_ || phase_ != Phase::relay || !changeover_) return {};
   auto taken = changeover_->take();
-  std::size_t n = 0;
-  (void)server_->socket().write(message('X', ""), n);  // as far as it is taken: the server notices the end too
+  auto left = std::move(server_->socket());
   server_->replace(std::move(taken.socket));
   place_ = changeover_->place();
   shared_.cancel_keys.moved(*key_, {place_, taken.key});
@@ -137,6 +136,7 @@ void Session::go_over() {
   server_told_ = false;
   apply_hold();
   if (!fits || !whole) end({"08P01", "the database server was in the middle of a message", ""});
+  return left;
 }
 
 }  // namespace midstream::gate

@@ -174,6 +174,7 @@ void Worker::run(const std::stop_token& stop) {
     for (const auto id : std::exchange(again_, {})) turn(id);
     connect_some();
     refresh_some();
+    leave_some();
     if (boot_now() < next_sweep) continue;
     sweep();
     next_sweep = boot_now() + Millis(kSweepMs);

@@ -50,6 +50,7 @@ class Worker {
     std::size_t sessions = 0;
     std::vector<Json> in_the_way;  // who could not go over at once; described, "why" says why
     std::vector<std::uint32_t> server_pids;
+    std::size_t leaving = 0;  // connections that sessions have left, and that are not closed yet
   };
   Readiness readiness(const std::string& database, std::size_t to);
   // From here on the hold has no end of its own. False: its time is over already.
@@ -95,6 +96,7 @@ class Worker {
   bool held(const std::string& database) const;
   void connect_some();
   void refresh_some();
+  void leave_some();
   int wait_ms() const;
   bool watch(int fd, std::uint64_t token) const;
   bool listen();
@@ -115,7 +117,14 @@ class Worker {
   std::map<std::string, Switching> switching_;      // by database
   std::deque<std::uint64_t> to_connect_;            // want to be connected to the other server
   std::vector<std::uint64_t> connecting_;           // are being
+  std::chrono::nanoseconds connect_at_{0};          // not before
   std::chrono::nanoseconds refresh_at_{0};          // 0: no session is prepared
+  struct Left {
+    std::string database;
+    TlsSocket connection;
+  };
+  std::deque<Left> left_;                // sessions have gone over from there
+  std::chrono::nanoseconds leave_at_{0};  // 0: none
   std::vector<std::uint64_t> again_;  // stopped to be fair; go on in the next round
   std::vector<std::unique_ptr<Lookup>> lookups_;  // one a server
   std::mutex asked_mutex_;

@@ -11,13 +11,18 @@ namespace midstream::gate {
 
 namespace {
 
-// Sessions of one worker that are being connected to the other server at once: each costs both servers a process.
+// Sessions of one worker that are being connected to the other server at once, and how soon one after the other: each costs that
+// server a process and a login, which are not to be felt by those who are served meanwhile.
 constexpr std::size_t kConnecting = 8;
+constexpr Millis kConnect{20};
 constexpr int kSweepMs = 1'000;
 // Prepared sessions are asked again once they have rested for so long, and so many of them at once: an old server spends about a
 // millisecond on each.
 constexpr Millis kRefresh{4};
 constexpr std::size_t kRefreshes = 2;
+// Between two connections of one worker that are closed because their sessions have gone over: the end of hundreds of server
+// processes at once is felt by everybody on that machine.
+constexpr Millis kLeave{8};
 
 bool due(std::chrono::nanoseconds until) { return until.count() != 0 && boot_now() >= until; }
 
@@ -79,6 +84,8 @@ int Worker::wait_ms() const {
   };
   sooner(hold_until_);
   sooner(refresh_at_);
+  sooner(leave_at_);
+  if (!to_connect_.empty() && connecting_.size() < kConnecting) sooner(connect_at_);
   for (const auto& [database, one] : switching_) {
     if (one.closed_until.count() == 0) sooner(one.prepared_until);
   }
@@ -104,6 +111,9 @@ void Worker::connect_some() {
     const auto it = sessions_.find(id);
     return it == sessions_.end() || !it->second->connecting();
   });
+  const auto now = boot_now();
+  if (to_connect_.empty() || now < connect_at_) return;
+  connect_at_ = now + kConnect;
   for (auto left = to_connect_.size(); left > 0 && connecting_.size() < kConnecting; --left) {
     const auto id = to_connect_.front();
     to_connect_.pop_front();
@@ -115,6 +125,7 @@ void Worker::connect_some() {
     if (refresh_at_.count() == 0) refresh_at_ = boot_now();
     connecting_.push_back(id);
     again_.push_back(id);
+    return;
   }
 }
 
@@ -136,6 +147,15 @@ void Worker::refresh_some() {
     stale[i].second->refresh();
     again_.push_back(stale[i].second->id());
   }
+}
+
+void Worker::leave_some() {
+  const auto now = boot_now();
+  if (left_.empty() || now < leave_at_) return;
+  std::size_t n = 0;
+  (void)left_.front().connection.write(message('X', ""), n);  // as far as it is taken: the server notices the end too
+  left_.pop_front();
+  leave_at_ = left_.empty() ? std::chrono::nanoseconds(0) : now + kLeave;
 }
 
 void Worker::prepare(const std::string& database, std::size_t to, std::chrono::nanoseconds until, const std::set<std::string>& settings) {
@@ -175,6 +195,7 @@ Worker::Readiness Worker::readiness(const std::string& database, std::size_t to)
     const auto it = switching_.find(database);
     out.held = it != switching_.end() && it->second.closed_until.count() != 0;
     out.in_time = out.held && (it->second.kept || !due(it->second.closed_until));
+    out.leaving = static_cast<std::size_t>(std::ranges::count(left_, database, &Left::database));
     for (const auto& [id, session] : sessions_) {
       if (session->database() != database) continue;
       ++out.sessions;
@@ -218,7 +239,8 @@ Worker::Over Worker::go_over(const std::string& database, std::size_t to) {
       if (!at || *at == to) return;
       const auto why = session.why_not(to);
       if (why.empty()) {
-        session.go_over();
+        left_.push_back({database, session.go_over()});
+        if (leave_at_.count() == 0) leave_at_ = boot_now() + kLeave;
         ++over.moved;
         return;
       }

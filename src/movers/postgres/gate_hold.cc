@@ -10,6 +10,7 @@ namespace {
 
 constexpr int kPreparedMs = 600'000;
 constexpr Millis kReady{60'000};
+constexpr Millis kLeft{15'000};  // what is left then is ended by the fence
 constexpr Millis kBack{5'000};  // with a gate that does not answer
 
 std::string named(const Json& session) {
@@ -69,6 +70,16 @@ Result<std::set<int>> GateHold::close(bool to_new) const {
 Result<Json> GateHold::over(bool to_new) const {
   if (!work_.plan.gate.present()) return Json::object();
   return ask("over", to_new);
+}
+
+void GateHold::wait_left(bool to_new) const {
+  if (!work_.plan.gate.present()) return;
+  const auto deadline = work_.context.deadline.sooner(kLeft);
+  for (;;) {
+    const auto ready = ask("ready", to_new);
+    if (!ready || get_int_or(*ready, "leaving", 0) == 0) return;  // a gate that is gone has none
+    if (!wait_a_bit(Millis(20), deadline, work_.context.stop, "connections to be closed")) return;
+  }
 }
 
 void GateHold::open(bool to_new) const {

@@ -21,6 +21,9 @@ class GateHold {
   Result<std::set<int>> close(bool to_new) const;
   // Everybody goes over. {"moved", "ended", "ms"}.
   Result<Json> over(bool to_new) const;
+  // After over(): until the connections that its sessions have left are closed, some time at most; the gate does it one after the
+  // other, for ending them all at once is felt on that machine.
+  void wait_left(bool to_new) const;
   // Nothing came of it: everybody goes on where they are.
   void open(bool to_new) const;
 

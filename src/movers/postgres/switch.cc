@@ -159,6 +159,7 @@ class Switch {
     const auto over = gate_.over(from_old);
     work_.at("switch.over");
     CHECK_OK(side(!from_old, "admit_all"));
+    gate_.wait_left(from_old);
     return over ? *over : Json{{"error", over.error().what}};
   }
 
