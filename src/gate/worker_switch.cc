@@ -23,6 +23,7 @@ constexpr std::size_t kRefreshes = 2;
 // Between two connections of one worker that are closed because their sessions have gone over: the end of hundreds of server
 // processes at once is felt by everybody on that machine.
 constexpr Millis kLeave{8};
+constexpr Millis kLeaveFirst{500};  // when those who waited have been served
 
 bool due(std::chrono::nanoseconds until) { return until.count() != 0 && boot_now() >= until; }
 
@@ -240,7 +241,7 @@ Worker::Over Worker::go_over(const std::string& database, std::size_t to) {
       const auto why = session.why_not(to);
       if (why.empty()) {
         left_.push_back({database, session.go_over()});
-        if (leave_at_.count() == 0) leave_at_ = boot_now() + kLeave;
+        if (leave_at_.count() == 0) leave_at_ = boot_now() + kLeaveFirst;
         ++over.moved;
         return;
       }

@@ -279,15 +279,18 @@ Result<Json> give(const Work& work, const std::string& database, const Json& arg
   const Work inside{bounded, work.options, work.plan, work.on_old, work.pool, work.titles, false};
   const bool gate_gone = get_bool_or(args, "gate_gone", false);
   // The last thing before the title: from here on clients wait.
+  const auto asked = boot_now();
   const auto spared = gate_gone ? Result<std::set<int>>(std::set<int>{}) : GateHold(inside, database).close(work.on_old);
   if (!spared) {
     CHECK_OK(clear_lease(work, database));
     return std::unexpected(spared.error());
   }
+  const auto held_ms = ms_since(asked);
   work.at("give.held");
   auto done = close_and_yield(inside, *session, database, witnesses, *spared, gate_gone, bounded.deadline);
   if (done) {
     CHECK_OK(clear_lease(work, database));
+    if (work.plan.gate.present()) (*done)["held_ms"] = held_ms;
     return done;
   }
   // Where the last word is not known, the title is: it either is yielded, or opens again here.

@@ -158,8 +158,9 @@ class Switch {
     if (!work_.plan.gate.present()) return Json::object();
     const auto over = gate_.over(from_old);
     work_.at("switch.over");
-    CHECK_OK(side(!from_old, "admit_all"));
     gate_.wait_left(from_old);
+    // Every backend reads its configuration anew for this, in its next statement: not in the first ones after the hold.
+    CHECK_OK(side(!from_old, "admit_all"));
     return over ? *over : Json{{"error", over.error().what}};
   }
 
