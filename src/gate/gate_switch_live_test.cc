@@ -241,7 +241,10 @@ TEST_F(Switch, CarriesEverythingThatBelongsToASession) {
   EXPECT_EQ(client.run("RESET work_mem"), "RESET");
   EXPECT_EQ(client.run("SHOW work_mem"), "3MB") << "what the client asked for at its start is the default of its session";
   // And nothing of it is left where it was.
-  EXPECT_EQ(world.server("old").value("SELECT count(*) FROM pg_stat_activity WHERE usename = 'app'", "app"), "0");
+  const auto left = [&] { return world.server("old").value("SELECT count(*) FROM pg_stat_activity WHERE usename = 'app'", "app"); };
+  for (const auto deadline = Deadline::in(Millis(10'000)); left() != "0" && !deadline.expired();) pause_for(Millis(20), {});
+  EXPECT_EQ(left(), "0");
+  EXPECT_EQ(world.ask({{"verb", "ready"}, {"to", "new"}}).value("leaving", -1), 0);
 }
 
 TEST_F(Switch, WhatChangesAfterThePreparationIsCarriedToo) {

@@ -97,6 +97,7 @@ class Worker {
   void connect_some();
   void refresh_some();
   void leave_some();
+  void leave_one();
   int wait_ms() const;
   bool watch(int fd, std::uint64_t token) const;
   bool listen();
@@ -124,7 +125,7 @@ class Worker {
     TlsSocket connection;
   };
   std::deque<Left> left_;                // sessions have gone over from there
-  std::chrono::nanoseconds leave_at_{0};  // 0: none
+  std::chrono::nanoseconds leave_at_{0};  // not before
   std::vector<std::uint64_t> again_;  // stopped to be fair; go on in the next round
   std::vector<std::unique_ptr<Lookup>> lookups_;  // one a server
   std::mutex asked_mutex_;

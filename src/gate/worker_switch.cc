@@ -85,7 +85,7 @@ int Worker::wait_ms() const {
   };
   sooner(hold_until_);
   sooner(refresh_at_);
-  sooner(leave_at_);
+  if (!left_.empty()) sooner(leave_at_);
   if (!to_connect_.empty() && connecting_.size() < kConnecting) sooner(connect_at_);
   for (const auto& [database, one] : switching_) {
     if (one.closed_until.count() == 0) sooner(one.prepared_until);
@@ -153,10 +153,14 @@ void Worker::refresh_some() {
 void Worker::leave_some() {
   const auto now = boot_now();
   if (left_.empty() || now < leave_at_) return;
+  leave_one();
+  leave_at_ = now + kLeave;
+}
+
+void Worker::leave_one() {
   std::size_t n = 0;
   (void)left_.front().connection.write(message('X', ""), n);  // as far as it is taken: the server notices the end too
   left_.pop_front();
-  leave_at_ = left_.empty() ? std::chrono::nanoseconds(0) : now + kLeave;
 }
 
 void Worker::prepare(const std::string& database, std::size_t to, std::chrono::nanoseconds until, const std::set<std::string>& settings) {
@@ -165,6 +169,9 @@ void Worker::prepare(const std::string& database, std::size_t to, std::chrono::n
     one.to = to;
     one.settings = settings;
     one.prepared_until = until;
+    // What sessions held there is not to be in their own way when they come back.
+    std::ranges::stable_partition(left_, [&](const auto& other) { return other.database == database; });
+    while (!left_.empty() && left_.front().database == database) leave_one();
     each_of(database, [&](Session& session) {
       session.prepare(to, settings);
       to_connect_.push_back(session.id());
@@ -240,8 +247,8 @@ Worker::Over Worker::go_over(const std::string& database, std::size_t to) {
       if (!at || *at == to) return;
       const auto why = session.why_not(to);
       if (why.empty()) {
+        if (left_.empty()) leave_at_ = boot_now() + kLeaveFirst;
         left_.push_back({database, session.go_over()});
-        if (leave_at_.count() == 0) leave_at_ = boot_now() + kLeaveFirst;
         ++over.moved;
         return;
       }
