@@ -50,6 +50,22 @@ std::int64_t Bench::longest_us(std::int64_t from_us, std::int64_t to_us) {
   return longest;
 }
 
+std::int64_t Bench::longest_after_us(std::int64_t from_us, std::int64_t to_us) {
+  if (waits_.empty()) read_logs();
+  std::int64_t longest = 0;
+  for (const auto& [at, wait] : waits_)
+    if (at - wait > from_us && at <= to_us) longest = std::max(longest, wait);
+  return longest;
+}
+
+std::int64_t Bench::longest_at_us(std::int64_t instant_us) {
+  if (waits_.empty()) read_logs();
+  std::int64_t longest = 0;
+  for (const auto& [at, wait] : waits_)
+    if (at >= instant_us && at - wait <= instant_us) longest = std::max(longest, wait);
+  return longest;
+}
+
 std::int64_t Bench::number_after(const std::string& words) const {
   const auto text = out();
   const auto at = text.find(words);
