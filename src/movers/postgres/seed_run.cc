@@ -89,6 +89,7 @@ class Seed {
   Result<> lose(std::string why) {
     note_.lost = std::move(why);
     CHECK_OK(note_.save(work_));
+    CHECK_OK(kill_seed_server(place_));  // nobody goes on with it
     return refused(note_.lost, "roll back, then run again");
   }
 

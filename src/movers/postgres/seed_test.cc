@@ -7,6 +7,7 @@
 #include <set>
 
 #include "movers/postgres/live_clusters.h"
+#include "movers/postgres/server_unit.h"
 #include "sys/child.h"
 #include "sys/file.h"
 
@@ -382,6 +383,7 @@ TEST_F(Seeded, ACopyThatIsNotFencedIsShownToNobody) {
     OK(world.apply("follow"));
     EXPECT_TRUE(eventually([&] { return why().find(fault.words) != std::string::npos; })) << fault.sql << ": " << why();
     EXPECT_FALSE(swapped()) << fault.sql;
+    EXPECT_TRUE(eventually([&] { return postmaster_of(box() / "cluster") == 0; })) << "the copy's server still runs";
     ASSERT_NO_FATAL_FAILURE(undo_all());
     expect_new_as_it_was();
   }
