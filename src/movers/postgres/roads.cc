@@ -111,7 +111,7 @@ Result<Json> host_facts(const Work& work, int major, Json facts) {
   return facts;
 }
 
-// What old's C functions are in that new has not: asked on new, about the names that old gave.
+// What old's C functions are in that new has not: looked for on this host, new's, by the names that old gave.
 Names missing_libraries(const Json& old_facts, const Json& new_facts) {
   const auto directory = get_string_or(new_facts, "library_directory", "");
   const auto present = list_of(new_facts, "library_files");
@@ -121,7 +121,9 @@ Names missing_libraries(const Json& old_facts, const Json& new_facts) {
     auto bare = name.starts_with("$libdir/") ? name.substr(8) : name;
     if (bare.starts_with(directory + "/")) bare = bare.substr(directory.size() + 1);
     if (bare.ends_with(".so")) bare.resize(bare.size() - 3);
-    if (!known.contains(bare)) missing.push_back(name);
+    std::error_code ignored;
+    const bool elsewhere = bare.starts_with('/') && fs::exists(bare + ".so", ignored);
+    if (!elsewhere && !known.contains(bare)) missing.push_back(name);
   }
   return missing;
 }

@@ -46,6 +46,7 @@ TEST(Roads, EachThingThatClosesItIsNamed) {
   EXPECT_EQ(why({{"subscriptions", {"feed"}}}, {}), "subscriptions on old, which a copy would have too: feed");
   EXPECT_EQ(why({{"managers", {"columnar"}}}, {}), "extensions on old that write records of their own into the log: columnar");
   EXPECT_EQ(why({{"libraries", {"$libdir/postgis-3", "$libdir/hstore", "/usr/lib/postgresql/15/lib/plpgsql.so"}}}, {}), "libraries of old's functions that new has not: $libdir/postgis-3");
+  EXPECT_EQ(why({{"libraries", {"/nowhere/x.so", "/nowhere/y"}}}, {}), "libraries of old's functions that new has not: /nowhere/x.so, /nowhere/y");
   EXPECT_EQ(why({}, {{"databases", {"mine"}}}), "new's cluster is not empty: databases: mine");
   EXPECT_EQ(why({}, {{"roles", {"app", "me"}}}), "new's cluster is not empty: roles that old has not: me");
   EXPECT_EQ(why({}, {{"slots", {"standby"}}}), "new's cluster is not empty: slots: standby");
