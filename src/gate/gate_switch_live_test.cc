@@ -519,6 +519,33 @@ TEST_F(Switch, WhereNoWordComesTheTitlesDecide) {
   }
 }
 
+// Held and kept, a session does not depend on its first server any more.
+TEST_F(Switch, AServerThatEndsTheSessionInTheHoldEndsNothing) {
+  Client client(world.info()), listener(world.info());
+  listener.run("LISTEN news");
+  world.prepared("new");
+  ASSERT_FALSE(world.close("new").contains("failed"));
+  ASSERT_NO_FATAL_FAILURE(world.hand_over());
+  EXPECT_EQ(world.server("old").value("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'app'", "app"), "2");
+  pause_for(Millis(100), {});
+  EXPECT_EQ(world.ask({{"verb", "over"}, {"to", "new"}}).value("moved", 0), 2);
+  auto served = std::async(std::launch::async, [&] { return client.port() + listener.port(); });
+  const bool in_time = served.wait_for(5s) == std::future_status::ready;
+  EXPECT_TRUE(in_time);
+  if (!in_time) world.replace_gate();
+  EXPECT_EQ(served.get(), "54335433");
+}
+
+TEST_F(Switch, AServerThatEndsASessionInAHoldThatComesToNothingEndsIt) {
+  Client client(world.info());
+  world.prepared("new");
+  ASSERT_FALSE(world.close("new").contains("failed"));
+  EXPECT_EQ(world.server("old").value("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'app'", "app"), "1");
+  world.ask({{"verb", "open"}, {"to", "new"}});
+  client.run("SELECT 1");
+  EXPECT_EQ(PQstatus(client.get()), CONNECTION_BAD);
+}
+
 TEST_F(Switch, AGateThatWasStoppedAsksBeforeItGoesOn) {
   Client client(world.info());
   world.prepared("new");

@@ -15,6 +15,8 @@ class Lane {
 
   // Puts bytes that have come already in front; no more than fits.
   bool begin_with(std::string_view bytes);
+  // What has come and may not go on yet never will.
+  void forget_waiting() { end_ = ready_; }
   // The sender is another from here on, and has said this already: put behind what is there.
   bool move_on(std::string_view bytes);
   // Goes on as far as both sockets let it, and lets go what `pass` allows: given what has come, it says how many bytes of

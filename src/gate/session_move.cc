@@ -126,6 +126,7 @@ TlsSocket Session::go_over() {
   shared_.cancel_keys.moved(*key_, {place_, taken.key});
   out_ += changed_parameters(traffic_->parameters(), taken.parameters);
   traffic_->moved(taken.parameters);
+  to_client_.forget_waiting();  // that its first server ends it
   // What its first server said last, and behind it what the other one has said.
   const bool whole = traffic_->between_server_messages();
   out_ += taken.for_client;

@@ -40,9 +40,18 @@ std::size_t Traffic::from_client(std::string_view bytes) {
 
 std::size_t Traffic::from_server(std::string_view bytes) {
   const auto fed = bytes.size();
-  while (const auto found = server_.next(bytes)) server_said(*found);
+  while (!ends_unasked(bytes)) {
+    const auto found = server_.next(bytes);
+    if (!found) break;
+    server_said(*found);
+  }
   counts_.server_bytes += fed - bytes.size();
   return fed - bytes.size();
+}
+
+// An error where nothing was asked is the server's last word.
+bool Traffic::ends_unasked(std::string_view bytes) const {
+  return hold_ && may_stop() && answers_.none() && server_.between() && bytes.starts_with('E');
 }
 
 void Traffic::client_said(const Message& message) {

@@ -34,7 +34,8 @@ class Traffic {
   std::size_t from_client(std::string_view bytes);
   std::size_t from_server(std::string_view bytes);
 
-  // Hold: what the client sends beyond the next boundary of a transaction does not go on.
+  // Hold: what the client sends beyond the next boundary of a transaction does not go on; nor, at rest, the server's word that it ends
+  // the session, for the session may go on at another.
   void hold(bool on) { hold_ = on; }
   bool held() const { return hold_ && may_stop(); }
 
@@ -69,6 +70,7 @@ class Traffic {
 
  private:
   bool may_stop() const;
+  bool ends_unasked(std::string_view bytes) const;
   bool may_forward();
   void client_said(const Message& message);
   void server_said(const Message& message);

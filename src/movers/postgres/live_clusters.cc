@@ -160,9 +160,13 @@ bool Server::stop() {
   return code.has_value();
 }
 
-void Server::crash() {
+void Server::crash() { end(SIGQUIT); }  // "immediate": every process of the server ends where it stands
+
+void Server::kill() { end(SIGKILL); }
+
+void Server::end(int signal) {
   if (!running_) return;
-  ::kill(running_->pid(), SIGQUIT);  // "immediate": every process of the server ends where it stands
+  ::kill(running_->pid(), signal);
   siginfo_t how{};
   ::waitid(P_PID, static_cast<id_t>(running_->pid()), &how, WEXITED | WNOWAIT);
   running_.reset();
@@ -197,7 +201,10 @@ Result<Json> Joined::call(const std::string& host, std::string_view mover, std::
                           const Task& task, Deadline deadline, const std::stop_token& stop) {
   if (mover == "gate") return gate(verb, args);
   auto* side = sides.at(host);
-  return side->mover->peer(Context{task, host, side->state, *this, deadline, stop}, verb, args);
+  if (cut) return failure(ErrorKind::unknown, "the link is cut");
+  auto answer = side->mover->peer(Context{task, host, side->state, *this, deadline, stop}, verb, args);
+  if (cut) return failure(ErrorKind::unknown, "the link is cut");
+  return answer;
 }
 
 Result<std::unique_ptr<Stream>> Joined::open(const std::string&, std::string_view, const Json&, const Task&, Deadline,

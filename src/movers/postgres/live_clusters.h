@@ -35,6 +35,8 @@ class Server {
   bool running() const { return running_.has_value(); }
   // The server is gone at once, as after a power cut: no checkpoint, nothing said to anybody. start() recovers it.
   void crash();
+  // kill -9 of its first process: the others end by themselves as they notice. Returns when none is left.
+  void kill();
 
   // The first value, "ERROR ..." on failure. As the move's own role where `through` a fence.
   std::string sql(const std::string& database, const std::string& text, bool through = false);
@@ -45,6 +47,7 @@ class Server {
   const std::filesystem::path& directory() const { return directory_; }
 
  private:
+  void end(int signal);
   std::filesystem::path directory_;  // sockets here, data in data/
   std::uint16_t port_;
   std::optional<Child> running_;  // ended with us
@@ -67,6 +70,7 @@ class Joined : public Peers {
                                        const Task& task, Deadline deadline, const std::stop_token& stop) override;
   std::map<std::string, Side*> sides;
   std::function<Result<Json>(std::string_view verb, const Json& args)> gate;  // where there is one
+  std::atomic<bool> cut = false;  // the link between the sides: nothing is asked, and no answer comes back
 };
 
 // Both clusters for the whole program; a move's two sides for one test.
@@ -107,6 +111,7 @@ class World {
   // Once, when that point is reached; ahead of the crash there, if there is one.
   void once_at(const std::string& point, std::function<void()> act);
   void forget_acts();
+  void cut_agents(bool on) { joined_.cut = on; }
   std::uint64_t epoch = 1;
   Millis patience{30'000};  // of each call
 
