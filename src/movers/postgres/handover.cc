@@ -184,8 +184,9 @@ Result<> admit_gate(const Work& work, const std::string& database) {
 Result<Json> refuse_gate(const Work& work, const std::string& database) {
   const auto title = TRY(read_title(work, database));
   if (title.state == "owner" || title.state == "closing") return Json::object();
-  CHECK_OK(set_access(work, database, Access::refused));
+  // The files last: by them whoever dies, or runs out of time, between the two is seen to have let the gate in.
   CHECK_OK(work.run(database, fmt::format("ALTER DATABASE {} CONNECTION LIMIT 0", ident(database))));
+  CHECK_OK(set_access(work, database, Access::refused));
   auto session = TRY(work.session(database));
   CHECK_OK(end_sessions(work, *session, work.context.deadline));
   return Json::object();
