@@ -218,7 +218,14 @@ void Session::begin_relay() {
   if (!to_server_.begin_with(in_) || !to_client_.begin_with(server_->take_rest()))
     return end({"08P01", "too much was sent before the session began", ""});
   in_.clear();
+  client_.read_on_events();
+  server_->socket().read_on_events();
   phase_ = Phase::relay;
+}
+
+void Session::event(bool of_client, bool ended) {
+  if (of_client) client_.event(ended);
+  else if (server_) server_->socket().event(ended);
 }
 
 Session::Turn Session::relay() {

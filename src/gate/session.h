@@ -30,6 +30,8 @@ class Session {
   Session(std::uint64_t id, Fd client, std::string address, Shared& shared, Needs needs);
   ~Session();
 
+  // The client's socket, or one of a server, can be read, or has ended; turn() after it.
+  void event(bool of_client, bool ended);
   enum class Turn { waiting, again, over };
   // Goes on as far as it can; called whenever something may have become possible.
   Turn turn();

@@ -122,6 +122,7 @@ TlsSocket Session::go_over() {
   auto taken = changeover_->take();
   auto left = std::move(server_->socket());
   server_->replace(std::move(taken.socket));
+  server_->socket().read_on_events();
   place_ = changeover_->place();
   shared_.cancel_keys.moved(*key_, {place_, taken.key});
   out_ += changed_parameters(traffic_->parameters(), taken.parameters);

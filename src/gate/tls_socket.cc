@@ -143,9 +143,13 @@ Io TlsSocket::read(std::span<char> into, std::size_t& n) {
     const int result = SSL_read_ex(ssl_.get(), into.data(), into.size(), &n);
     return result == 1 ? Io::done : tls_result(result);
   }
+  if (drained_) return Io::blocked;
   const auto got = ::recv(fd_.get(), into.data(), into.size(), 0);
   if (got == 0) return Io::closed;
-  if (got < 0) return errno == EAGAIN || errno == EINTR ? Io::blocked : Io::failed;
+  if (got < 0 && errno != EAGAIN) return errno == EINTR ? Io::blocked : Io::failed;
+  // Less than there was room for: there is no more (epoll(7)).
+  drained_ = on_events_ && (got < 0 || (static_cast<std::size_t>(got) < into.size() && !ended_));
+  if (got < 0) return Io::blocked;
   n = static_cast<std::size_t>(got);
   return Io::done;
 }

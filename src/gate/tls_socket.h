@@ -55,6 +55,14 @@ class TlsSocket {
   // `n` bytes were read or written. closed: the peer has ended its side, in order.
   Io read(std::span<char> into, std::size_t& n);
   Io write(std::string_view bytes, std::size_t& n);
+  // From here on, in the clear, the kernel is not asked again once it has given all it had, before event() tells that there is
+  // more: read() says blocked. For a socket that is watched edge-triggered, each event of which is told of. `ended`: the event
+  // says that the peer has ended its side, or that there is an error: then the kernel is asked until it says so.
+  void read_on_events() { on_events_ = true; }
+  void event(bool ended) {
+    drained_ = false;
+    ended_ = ended_ || ended;
+  }
   // Reads without taking, in the clear only: what comes before TLS, or is TLS already, stays with the kernel until it is known.
   Io peek(std::span<char> into, std::size_t& n);
   // Nothing more will be written.
@@ -68,6 +76,7 @@ class TlsSocket {
   Fd fd_;
   std::unique_ptr<SSL, Free> ssl_;
   std::string error_;
+  bool on_events_ = false, drained_ = false, ended_ = false;
 };
 
 }  // namespace midstream::gate

@@ -17,7 +17,7 @@ namespace midstream::gate {
 
 namespace {
 
-// Tokens of epoll: sessions have their number, from kFirstSession on.
+// Tokens of epoll: sessions have twice their number, and one more for their sockets at servers.
 constexpr std::uint64_t kListener = 0;
 constexpr std::uint64_t kWake = 1;
 constexpr std::uint64_t kLookup = 2;  // and as many as there are servers: two at most
@@ -97,7 +97,7 @@ void Worker::accept_all() {
     ::setsockopt(client.get(), SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
     const auto id = next_id_.fetch_add(1);
     const int fd = client.get();
-    Session::Needs needs{[this, id](int server) { return watch(server, id); },
+    Session::Needs needs{[this, id](int server) { return watch(server, 2 * id + 1); },
                          [this, id](const std::string& user, std::size_t server) {
                            lookups_[server]->ask(user, [this, id](const Lookup::Answer& answer) {
                              const auto it = sessions_.find(id);
@@ -110,7 +110,7 @@ void Worker::accept_all() {
                          [this, id](const std::string& database) { begun(id, database); }};
     sessions_.emplace(id, std::make_unique<Session>(id, std::move(client), peer_text(peer), shared_, std::move(needs)));
     if (hold_until_.count() != 0) sessions_.at(id)->hold(true);
-    if (!watch(fd, id)) sessions_.erase(id);
+    if (!watch(fd, 2 * id)) sessions_.erase(id);
   }
 }
 
@@ -124,12 +124,16 @@ void Worker::turn(std::uint64_t id) {
   }
 }
 
-void Worker::ready(std::uint64_t token) {
-  switch (token) {
-    case kListener: accept_all(); break;
-    case kWake: answer_asked(); break;
-    default: token < kLookup + lookups_.size() ? lookups_[token - kLookup]->turn() : turn(token);
-  }
+void Worker::ready(const epoll_event& event) {
+  const auto token = event.data.u64;
+  if (token == kListener) return accept_all();
+  if (token == kWake) return answer_asked();
+  if (token < kLookup + lookups_.size()) return lookups_[token - kLookup]->turn();
+  const auto it = sessions_.find(token / 2);
+  if (it == sessions_.end()) return;
+  constexpr std::uint32_t kEnded = EPOLLRDHUP | EPOLLHUP | EPOLLERR;
+  if ((event.events & (EPOLLIN | kEnded)) != 0) it->second->event(token % 2 == 0, (event.events & kEnded) != 0);
+  turn(it->first);
 }
 
 // Ends who has not logged in in time.
@@ -170,7 +174,7 @@ void Worker::run(const std::stop_token& stop) {
     const int count = ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), wait_ms());
     // Before anything goes on: after a stall of this process the hold may be over.
     release_if_due();
-    for (int i = 0; i < count; ++i) ready(events[static_cast<std::size_t>(i)].data.u64);
+    for (int i = 0; i < count; ++i) ready(events[static_cast<std::size_t>(i)]);
     for (const auto id : std::exchange(again_, {})) turn(id);
     connect_some();
     refresh_some();

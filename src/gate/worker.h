@@ -1,6 +1,8 @@
 // One thread of the gate: an epoll loop over the sessions that it has accepted, and its lookup connection.
 #pragma once
 
+#include <sys/epoll.h>
+
 #include <atomic>
 #include <deque>
 #include <functional>
@@ -103,7 +105,7 @@ class Worker {
   bool listen();
   void stop_listening(int why);
   void accept_all();
-  void ready(std::uint64_t token);
+  void ready(const epoll_event& event);
   void turn(std::uint64_t id);
   void sweep();
   void answer_asked();

@@ -16,6 +16,8 @@ namespace {
 TEST_F(Gated, ToAndFroUnderLoadNobodyNotices) {
   const int clients = from_environment("MIDSTREAM_CLIENTS", 20), switches = from_environment("MIDSTREAM_SWITCHES", 4);
   const int rate = from_environment("MIDSTREAM_RATE", 200);
+  for (int i = 0; i < from_environment("MIDSTREAM_TABLES", 0); ++i)
+    world.old_server().sql("shop", fmt::format("CREATE TABLE more_{} (id int PRIMARY KEY, v text)", i));
   ASSERT_NO_FATAL_FAILURE(follow());
   Bench bench(directory / "bench", clients, rate, from_environment("MIDSTREAM_SECONDS", 20));
   // Beside it: what may belong to a session, all of it, in each of these.
@@ -23,6 +25,7 @@ TEST_F(Gated, ToAndFroUnderLoadNobodyNotices) {
   ASSERT_NO_FATAL_FAILURE(wait_orders(false, 5 * clients));  // pgbench's start is over
   struct Window {
     std::int64_t from = 0, closed = 0, over = 0, to = 0;  // microseconds since 1970
+    std::int64_t shut_us = 0;                             // from the fence to the barrier
   };
   std::vector<Window> windows;
   int postponed = 0;
@@ -37,8 +40,9 @@ TEST_F(Gated, ToAndFroUnderLoadNobodyNotices) {
     Result<Json> done = Json::object();
     postponed += switch_over(to_new, done);
     OK(done);
-    windows.push_back({from, closed, over, wall_now_ms() * 1000 + 500'000});
     const auto& figures = (*done)["databases"]["shop"];
+    const auto shut_ms = figures["fence_ms"].get<std::int64_t>() + figures["barrier_ms"].get<std::int64_t>();
+    windows.push_back({from, closed, over, wall_now_ms() * 1000 + 500'000, shut_ms * 1000});
     fmt::print("switch {}: {}\n", i, Json{{"held_ms", figures["held_ms"]}, {"total_ms", figures["total_ms"]}, {"fence_ms", figures["fence_ms"]}, {"proof_ms", figures["proof_ms"]}, {"barrier_ms", figures["barrier_ms"]}, {"took_ms", figures["took_ms"]}, {"gate", figures["gate"]}}.dump());
     ASSERT_EQ(figures["gate"].value("moved", 0), clients + torture.sessions()) << figures.dump();
     EXPECT_TRUE(figures["gate"].value("ended", Json::array()).empty()) << figures.dump();
@@ -62,6 +66,7 @@ TEST_F(Gated, ToAndFroUnderLoadNobodyNotices) {
   print("all of it", [&](const Window& one) { return bench.longest_us(one.from, one.to); });
   print("that ended before the hold", [&](const Window& one) { return bench.longest_us(one.from, one.closed); });
   print("over the end of the hold", [&](const Window& one) { return bench.longest_at_us(one.over); });
+  print("(from the fence to the barrier)", [](const Window& one) { return one.shut_us; });
   print("that began after it", [&](const Window& one) { return bench.longest_after_us(one.over, one.to); });
 }
 
