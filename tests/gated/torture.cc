@@ -12,6 +12,7 @@
 
 #include "base/text.h"
 #include "sys/clock.h"
+#include "tests/gated/gated.h"
 #include "sys/stream.h"
 
 namespace midstream {
@@ -41,7 +42,7 @@ class TortureSession {
       use(round);
       change(round);
       ++rounds_;
-      pause_for(Millis(5), {});
+      pause_for(pause_, {});
       look_at_unnamed();
     }
     if (PQstatus(get()) != CONNECTION_OK) wrong(std::string("the connection is lost: ") + PQerrorMessage(get()));
@@ -49,6 +50,7 @@ class TortureSession {
     if (heard_ < wanted_) wrong(fmt::format("{} of {} notifications were heard", heard_.load(), wanted_.load()));
   }
 
+  const Millis pause_{from_environment("MIDSTREAM_TORTURE_PAUSE", 5)};  // longer, where waits are measured
   std::atomic<bool> over_ = false;
   std::atomic<int> pin_ = 0;  // what the next round makes and keeps: 1 a temporary table, 2 a cursor
   std::atomic<bool> pinned_ = false;

@@ -735,6 +735,19 @@ TEST_F(Live, ASlotForNobodyIsGivenUpBeforeTheDiskIsFull) {
   world.set_wal_floor(0);
 }
 
+// What was committed just before is on its way for seconds: nobody is held for that.
+TEST_F(Live, ALargeUpdateJustBeforePostponesTheHoldInsteadOfLengtheningIt) {
+  world.old_server().sql("shop", "CREATE TABLE much (id int PRIMARY KEY, v text); INSERT INTO much SELECT g, md5(g::text) FROM generate_series(1, 300000) g");
+  ASSERT_NO_FATAL_FAILURE(follow());
+  world.old_server().sql("shop", "UPDATE much SET v = v || 'x'");
+  Result<Json> done = world.apply("switch");
+  for (const auto deadline = Deadline::in(Millis(60'000)); !done && !deadline.expired(); done = world.apply("switch"))
+    ASSERT_EQ(done.error().kind, ErrorKind::retry) << done.error().text();
+  OK(done);
+  EXPECT_LT((*done)["barrier_ms"].get<int>(), 500) << "to apply them takes seconds; " << done->dump();
+  EXPECT_EQ(world.new_server().sql("shop", "SELECT count(*) FROM much WHERE v LIKE '%x'"), "300000");
+}
+
 TEST_F(Live, PostponedAndRefusedWithTheReason) {
   world.old_server().sql("shop", "CREATE TABLE bare (n int)");
   const auto unnamed = world.apply("source");
