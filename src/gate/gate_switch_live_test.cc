@@ -226,6 +226,8 @@ TEST_F(Switch, CarriesEverythingThatBelongsToASession) {
   ASSERT_EQ(over.value("moved", -1), 1) << over.dump();
   EXPECT_TRUE(over.value("ended", Json::array()).empty()) << over.dump();
   EXPECT_EQ(client.prepared("", {"2"}), "unnamed 2");
+  EXPECT_EQ(client.run("SELECT generic_plans || ' ' || custom_plans FROM pg_prepared_statements WHERE name = 'by name'"), "1 0")
+      << "planned there before the switch, and not run";
   EXPECT_EQ(client.prepared("by name", {"hello"}), "hello!");
   for (const auto& [sql, wanted] : std::vector<std::pair<const char*, const char*>>{
            {"SELECT inet_server_port()", "5433"}, {"SHOW work_mem", "3MB"}, {"SHOW TimeZone", "Asia/Tokyo"}, {"SHOW search_path", "public, pg_temp"},
