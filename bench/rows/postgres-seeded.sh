@@ -4,6 +4,7 @@
 row=postgres-seeded
 runs=5
 . bench/lib.sh
+. bench/copies.sh
 island
 programs=$PWD/build/release/bin
 cd "$BENCH_WORK"
@@ -25,13 +26,6 @@ as_postgres $bin/pgbench -q -i -s "$scale" -h "$PWD/old" -p 5501 bench >/dev/nul
 sql old 5501 bench "ALTER TABLE pgbench_history REPLICA IDENTITY FULL"
 from="host=127.0.0.1 port=5501 user=postgres dbname=bench" to="host=127.0.0.1 port=5502 user=postgres dbname=bench"
 
-# Between runs nothing is under way, and nothing is left to be written.
-calm() {
-  sql old 5501 postgres "CHECKPOINT" && sql new 5502 postgres "CHECKPOINT"
-  sync
-}
-seconds_since() { awk -v a="$1" -v b="$(date +%s.%N)" 'BEGIN {printf "%.3f\n", b - a}'; }
-
 run_ours() {
   "$programs/bench-copy" --road seeded --new-data "$PWD/new/data" --old-socket "$PWD/old" --old-port 5501 --new-socket "$PWD/new" --new-port 5502 --database bench \
     --state "$PWD/state" --agent "$programs/midstream-agent" >out
@@ -45,29 +39,6 @@ run_basebackup() {
   as_postgres $bin/pg_basebackup -D "$PWD/bare/data" -X stream -c fast -d "$from"
   seconds_since "$begun"
   rm -rf bare
-}
-run_pgcopydb() {
-  sql new 5502 postgres "CREATE DATABASE bench"
-  rm -rf copydb
-  mkdir copydb && chown postgres: copydb
-  local begun
-  begun=$(date +%s.%N)
-  as_postgres env TMPDIR="$PWD/copydb" pgcopydb clone --dir "$PWD/copydb/work" --source "$from" --target "$to" >copydb.log 2>&1 || { tail -n 20 copydb.log >&2; return 1; }
-  seconds_since "$begun"
-  sql new 5502 postgres "DROP DATABASE bench"
-}
-run_builtin() {
-  sql new 5502 postgres "CREATE DATABASE bench"
-  local begun
-  begun=$(date +%s.%N)
-  as_postgres $bin/pg_dump --schema-only -d "$from" | as_postgres psql -q -X -d "$to" >/dev/null
-  sql old 5501 bench "CREATE PUBLICATION everything FOR ALL TABLES"
-  sql new 5502 bench "CREATE SUBSCRIPTION everything CONNECTION '$from' PUBLICATION everything" 2>/dev/null
-  until [ "$(sql new 5502 bench "SELECT count(*) FROM pg_subscription_rel WHERE srsubstate <> 'r'")" = 0 ]; do sleep 0.02; done
-  seconds_since "$begun"
-  sql new 5502 bench "DROP SUBSCRIPTION everything" 2>/dev/null
-  sql old 5501 bench "DROP PUBLICATION everything"
-  sql new 5502 postgres "DROP DATABASE bench"
 }
 
 mkdir -p state
