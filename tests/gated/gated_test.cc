@@ -62,6 +62,7 @@ TEST_F(Gated, ToAndFroUnderLoadNobodyNotices) {
     for (const auto& one : windows) waits.push_back(of(one));
     std::ranges::sort(waits);
     fmt::print("  {}: p50 {} us, p95 {} us, worst {} us\n", what, waits[waits.size() / 2], waits[waits.size() * 95 / 100], waits.back());
+    fmt::print("  each, {}: {}\n", what, fmt::join(waits, " "));
   };
   print("all of it", [&](const Window& one) { return bench.longest_us(one.from, one.to); });
   print("that ended before the hold", [&](const Window& one) { return bench.longest_us(one.from, one.closed); });
