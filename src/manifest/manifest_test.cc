@@ -32,7 +32,7 @@ services:
       - { name: shop.prod.example., type: AAAA, server: ns1.example, key_file: tsig.key, via: out, zone: example., old: "2001:db8:26::10", new: "2001:DB8:28:0::10", ttl: 30s }
   db:
     probe: { postgres: "host=db.prod.example dbname=app user=probe", write: true, password_file: /etc/probe.pass, timeout: 500ms }
-    postgres: { old: {host: old, port: 5432}, new: {host: new, port: 5433}, databases: [app, audit], deadline: 2s, verify_age: 2h }
+    postgres: { old: {host: old, port: 5432}, new: {host: new, port: 5433}, databases: [app, audit], deadline: 2s, verify_age: 2h, commit_latency: 80ms }
     traffic: { haproxy: edge, backend: db, old: db-old, new: db-new, socket: /run/h.sock, config: /etc/h.cfg }
 addresses:
   - { subnet: 192.0.2.0/26, from: {host: old, dev: eth0}, to: {host: new, dev: eth1}, addresses: [192.0.2.10, 192.0.2.11], gateway: 192.0.2.1 }
@@ -118,6 +118,7 @@ TEST(Manifest, ReadsServicesInTheOrderOfTheirNeeds) {
   EXPECT_EQ(db.postgres->databases, (std::vector<std::string>{"app", "audit"}));
   EXPECT_EQ(db.postgres->deadline, Span(2'000));
   EXPECT_EQ(db.postgres->verify_age, Span(7'200'000));
+  EXPECT_EQ(db.postgres->commit_latency, Span(80));
   EXPECT_TRUE(db.traffic->steps.empty());
   EXPECT_EQ(db.traffic->socket, "/run/h.sock");
   EXPECT_EQ(db.traffic->config, "/etc/h.cfg");

@@ -69,6 +69,7 @@ std::string words_of(const CopyFigures& figures, std::int64_t now_ms) {
   if (const auto indexes = figures.indexes.all.load(); indexes > 0)
     text += fmt::format(", {} of {} indexes built", figures.indexes.built.load(), indexes);
   if (rate > 0 && done < total) text += fmt::format(", about {:.0f} s left", static_cast<double>(total - done) / rate);
+  if (const auto spared = words_of(figures.manners); !spared.empty()) text += "; " + spared;
   return text;
 }
 

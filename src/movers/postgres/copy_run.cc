@@ -62,7 +62,7 @@ class Run {
   Run(const Work& work, const std::string& database, const Session::Target& source, const Snapshot& snapshot,
       CopyFigures& figures)
       : work_(work), database_(database), source_(source), snapshot_(snapshot), figures_(figures),
-        cut_(fmt::format("{} {}", snapshot.name, work.options.copy_chunk)) {}
+        cut_(fmt::format("{} {}", snapshot.name, work.options.copy_chunk)), manners_(source, work.plan.commit_latency_ms, figures.manners) {}
 
   Result<> plan() {
     auto old_side = TRY(reader());
@@ -111,7 +111,8 @@ class Run {
       if (boot_now() - since < kMeasure) continue;
       alive();
       const auto now = figures_.bytes_sent.load();
-      climb.measured(static_cast<double>(now - before) / std::chrono::duration<double>(boot_now() - since).count());
+      // What is read while old is spared says nothing about workers.
+      if (!manners_.throttled()) climb.measured(static_cast<double>(now - before) / std::chrono::duration<double>(boot_now() - since).count());
       before = now;
       since = boot_now();
     }
@@ -258,12 +259,14 @@ class Run {
     if (auto in = to.begin_copy(copy_in_sql(table), limit(), stop); !in) return std::unexpected(in.error());
     std::string buffer;
     for (bool more = true; more;) {
+      const auto asked = boot_now();
       const auto came = from.read_copy(buffer, kBatch, limit(), stop);
       if (!came) return std::unexpected(came.error());
       more = *came;
       if (auto put = to.put_copy(buffer, limit(), stop); !put) return std::unexpected(put.error());
       figures_.bytes_sent += static_cast<std::int64_t>(buffer.size());
       buffer.clear();
+      pause_for(std::chrono::ceil<Millis>(manners_.rest_after(boot_now() - asked)), stop);
     }
     const auto rows = to.end_copy(limit(), stop);
     if (!rows) return std::unexpected(rows.error());
@@ -286,6 +289,7 @@ class Run {
   const Snapshot& snapshot_;
   CopyFigures& figures_;
   const std::string cut_;  // what the notes speak of: parts of this size, under this snapshot
+  Manners manners_;
   std::map<std::string, SourceTable> tables_;
   std::atomic<int> wanted_ = 0;
   std::mutex mutex_;  // guards what follows

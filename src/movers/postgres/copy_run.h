@@ -9,6 +9,7 @@
 #include "movers/postgres/chunks.h"
 #include "movers/postgres/cluster.h"
 #include "movers/postgres/late_indexes.h"
+#include "movers/postgres/manners.h"
 #include "movers/postgres/snapshot_holder.h"
 
 namespace midstream::postgres {
@@ -25,6 +26,7 @@ struct CopyFigures {
   std::atomic<int> workers = 0;
   std::atomic<std::int64_t> began_ms = 0;  // boot clock
   IndexFigures indexes;
+  MannersFigures manners;
 };
 
 // Where rows come from: the other side's cluster as the replication role, which may read everything.

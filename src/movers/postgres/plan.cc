@@ -87,6 +87,8 @@ Result<Plan> parse_plan(const Json& desired, const std::string& move) {
   plan.gate = TRY(parse_gate(desired));
   plan.until = get_string_or(desired, "until", "caught-up");
   plan.deadline_ms = static_cast<int>(get_int_or(desired, "deadline_ms", 1000));
+  plan.commit_latency_ms = get_int_or(desired, "commit_latency_ms", 0);
+  if (plan.commit_latency_ms < 0) return corrupt(fmt::format("desired: 'commit_latency_ms' is negative: {}", plan.commit_latency_ms));
   CHECK_OK(parse_road(desired, plan));
   plan.raw = desired;
   if (plan.databases.empty()) return corrupt("desired: 'databases' is empty");

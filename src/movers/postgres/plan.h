@@ -38,6 +38,7 @@ struct Plan {
   int deadline_ms = 1000;
   std::string road = "logical";  // how the copy comes to be: "logical" or "seeded"
   std::int64_t limit = 0;        // seeded: bytes a second of the base backup; 0: as fast as it goes
+  std::int64_t commit_latency_ms = 0;  // what commits on old may take while it is read in bulk; 0: it is not watched
   Json raw;
 
   bool seeded() const { return road == "seeded"; }

@@ -26,7 +26,7 @@ constexpr std::size_t kTail = 4096;
 
 // $1: the box; the rest: the backup. Its group is what is ended where it must end.
 constexpr const char* kRun =
-    "box=$1; shift; echo $PPID >\"$box/backup.pid\"; \"$@\" >\"$box/backup.log\" 2>&1; echo $? >\"$box/backup.rc.new\"; mv "
+    "box=$1; shift; echo $PPID >\"$box/backup.pid\"; \"$@\" >\"$box/backup.log\" 2>&1 & echo $! >\"$box/backup.reader\"; wait $!; echo $? >\"$box/backup.rc.new\"; mv "
     "\"$box/backup.rc.new\" \"$box/backup.rc\"";
 
 Result<bool> is_running(const SeedPlace& place) {
@@ -82,7 +82,7 @@ Result<> start_backup(const Work& work, const SeedPlace& place, int major) {
   const auto programs = TRY(server_programs(major));
   {
     const auto as = TRY(AsUser::enter(place.os_user));
-    for (const char* name : {"backup.rc", "backup.pid", "backup.log"}) CHECK_OK(remove_file_durably(place.box / name));
+    for (const char* name : {"backup.rc", "backup.pid", "backup.reader", "backup.log"}) CHECK_OK(remove_file_durably(place.box / name));
   }
   const auto& end = work.theirs();
   // The password is in a file that the server's user alone can read.

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "movers/postgres/cluster.h"
+#include "movers/postgres/manners.h"
 #include "movers/postgres/seed_place.h"
 #include "movers/postgres/server_unit.h"
 
@@ -35,6 +36,7 @@ struct SeedFigures {
   std::atomic<std::int64_t> bytes_total = 0;
   std::atomic<std::int64_t> began_ms = 0;    // boot clock, of this agent's first look at it
   std::atomic<std::int64_t> began_done = 0;  // and what was there then
+  MannersFigures manners;
 };
 
 }  // namespace midstream::postgres

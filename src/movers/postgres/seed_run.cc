@@ -10,6 +10,7 @@
 #include "movers/postgres/fence.h"
 #include "movers/postgres/seed_adopt.h"
 #include "movers/postgres/seed_backup.h"
+#include "movers/postgres/seed_pace.h"
 #include "movers/postgres/seed_server.h"
 #include "movers/postgres/setup.h"
 #include "movers/postgres/snapshot_holder.h"
@@ -25,6 +26,7 @@ namespace {
 constexpr Millis kStuck{60'000};      // one statement on old
 constexpr Millis kOpenWriters{30'000};  // a slot waits for who has written and not committed
 constexpr Millis kLook{50};
+constexpr Millis kSlowLook{10};  // between two rests, where old is spared
 constexpr int kMostStarts = 5;
 
 // "16/B374D848"
@@ -57,11 +59,14 @@ class Seed {
   }
 
   // ---- what is asked of old, as the replication role: it may make and drop slots
-  Result<Session> at_old(const std::string& database) {
+  Result<Session::Target> old_side(const std::string& database) {
     const auto record = TRY(Record::load(work_.context, work_.plan.move));
     auto source = source_of(work_, database, get_string_or(record, "peer_password", ""));
     source.options = kNoticedGone;
-    return Session::connect(source, Deadline::in(Millis(10'000)), work_.context.stop);
+    return source;
+  }
+  Result<Session> at_old(const std::string& database) {
+    return Session::connect(TRY(old_side(database)), Deadline::in(Millis(10'000)), work_.context.stop);
   }
   Result<Rows> ask(Session& session, const std::string& sql, const Params& params) {
     return session.run(sql, params, Deadline::in(kStuck), work_.context.stop);
@@ -126,11 +131,16 @@ class Seed {
     auto look = TRY(look_at_backup(place_));
     figures_.began_done = look.bytes_done;
     figures_.began_ms = now_ms();
+    BackupPace pace(place_);
+    CHECK_OK(pace.go_on());
+    Manners manners(TRY(old_side(work_.plan.databases.front())), work_.plan.commit_latency_ms, figures_.manners);
     const auto forever = Deadline::in(Millis(30ll * 86'400'000));
     for (; look.running; look = TRY(look_at_backup(place_))) {
       figures_.bytes_done = look.bytes_done;
       figures_.bytes_total = look.bytes_total;
-      CHECK_OK(wait_a_bit(kLook, forever, work_.context.stop, "the base backup"));
+      const auto share = manners.share();
+      const auto rest = TRY(pace.at(share));
+      CHECK_OK(wait_a_bit(share < 1 ? rest + kSlowLook : kLook, forever, work_.context.stop, "the base backup"));
     }
     if (!look.ended_well) return begin_again("the base backup ended: " + look.last_words);
     figures_.bytes_done = figures_.bytes_total.load();

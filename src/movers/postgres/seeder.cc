@@ -31,6 +31,7 @@ std::string backup_words(const SeedFigures& figures, std::int64_t limit) {
   if (rate > 0) text += fmt::format(", {}/s", size_words(static_cast<std::int64_t>(rate)));
   if (limit > 0) text += fmt::format(" (limited to {}/s)", size_words(limit));
   if (rate > 0 && done < total) text += fmt::format(", about {:.0f} s left", static_cast<double>(total - done) / rate);
+  if (const auto spared = words_of(figures.manners); !spared.empty()) text += "; " + spared;
   return text;
 }
 

@@ -6,6 +6,7 @@
 
 #include "base/text.h"
 #include "movers/postgres/comparison.h"
+#include "movers/postgres/copy_run.h"
 #include "movers/postgres/stream.h"
 #include "movers/postgres/switch.h"
 #include "movers/postgres/title.h"
@@ -62,6 +63,7 @@ std::string words_of(const VerifyFigures& figures, std::int64_t now_ms) {
   if (rate > 0) text += fmt::format(", {} rows/s", rate);
   if (rate > 0 && done < total) text += fmt::format(", about {} s left", (total - done) / rate);
   if (figures.looked_again > 0) text += fmt::format(", {} rows looked at again", figures.looked_again.load());
+  if (const auto spared = words_of(figures.manners); !spared.empty()) text += "; " + spared;
   return text;
 }
 
@@ -227,6 +229,21 @@ class Turn {
   fs::path path_;
 };
 
+namespace {
+
+bool reads_in_bulk(std::string_view verb) { return verb == "walk" || verb.starts_with("digest"); }
+
+// Once, by whoever comes first.
+Result<> watch_old(const Work& work, const std::string& database, MannersFigures& figures, std::mutex& mutex, std::optional<Manners>& manners) {
+  const std::lock_guard lock(mutex);
+  if (manners) return {};
+  const auto record = TRY(Record::load(work.context, work.plan.move));
+  manners.emplace(source_of(work, database, get_string_or(record, "peer_password", "")), work.plan.commit_latency_ms, figures);
+  return {};
+}
+
+}  // namespace
+
 void Verifier::run(const Json& desired, const Task& task, const std::string& host, const fs::path& state, Thread& thread,
                    const std::stop_token& stop) {
   const auto with_work = [&](auto act) -> decltype(act(std::declval<const Work&>())) {
@@ -240,13 +257,19 @@ void Verifier::run(const Json& desired, const Task& task, const std::string& hos
       const auto begun = generation();
       const auto turn = with_work([&](const Work& here) -> Result<> {
         bool new_owns = TRY(read_title(here, database)).state == "owner";
+        std::optional<Manners> manners;  // from the first rows on
+        std::mutex manners_mutex;
         const auto ask = [&](bool owner, std::string_view verb, Json args) -> Result<Json> {
+          const bool rests = here.plan.commit_latency_ms > 0 && owner && !new_owns && reads_in_bulk(verb);
+          if (rests) CHECK_OK(watch_old(here, database, thread.figures.at(database).manners, manners_mutex, manners));
           if (!enter(begun)) return retry(fmt::format("{} is being handed over: nothing is compared meanwhile", database));
           args["database"] = database;
+          const auto asked = boot_now();
           auto answered = with_work([&](const Work& work) -> Result<Json> {
             return owner == new_owns ? answer(work, verb, args) : work.ask(verb, std::move(args));
           });
           leave();
+          if (rests) pause_for(std::chrono::ceil<Millis>(manners->rest_after(boot_now() - asked)), stop);
           return answered;
         };
         return Turn(here, database, ask, thread.figures.at(database)).take();

@@ -15,6 +15,7 @@
 
 #include "movers/postgres/cluster.h"
 #include "movers/postgres/compare.h"
+#include "movers/postgres/manners.h"
 
 namespace midstream::postgres {
 
@@ -27,6 +28,7 @@ struct VerifyFigures {
   std::atomic<std::int64_t> rows_now = 0;  // of them in this agent's life
   std::atomic<std::int64_t> looked_again = 0;
   std::atomic<std::int64_t> began_ms = 0;  // boot clock, this agent's life
+  MannersFigures manners;
 };
 // "45 % of 10000000 rows in 12 tables, 900000 rows/s, about 7 s left; 3 rows looked at again"; pure.
 std::string words_of(const VerifyFigures& figures, std::int64_t now_ms);
