@@ -7,11 +7,13 @@
 #include "base/text.h"
 #include "movers/postgres/fence.h"
 #include "movers/postgres/gate_hold.h"
+#include "movers/postgres/prewarm.h"
 #include "movers/postgres/schema_sql.h"
 #include "movers/postgres/setup.h"
 #include "movers/postgres/stream.h"
 #include "movers/postgres/title.h"
 #include "sys/file.h"
+#include "sys/log.h"
 
 namespace midstream::postgres {
 
@@ -199,7 +201,19 @@ Result<Json> admit_all(const Work& work, const std::string& database) {
   return Json::object();
 }
 
-Result<Json> prepare_take(const Work& work, const std::string& database) {
+namespace {
+
+// Whatever it cannot read is read by whoever needs it.
+std::int64_t warm(const Work& work, Session& session, const Json& hot) {
+  if (!hot.contains("relations")) return 0;
+  const auto warmed = prewarm(work, session, hot);
+  if (!warmed) log_warn("postgres", "move {}: what is hot on {} is not read ahead: {}", work.plan.move, work.theirs().host, warmed.error().text());
+  return warmed.value_or(0);
+}
+
+}  // namespace
+
+Result<Json> prepare_take(const Work& work, const std::string& database, const Json& args) {
   const auto title = TRY(read_title(work, database));
   if (title.state != "standby" && title.state != "yielded")
     return refused(fmt::format("{} is '{}' on {}, it cannot take over", database, title.state, work.context.host));
@@ -219,6 +233,7 @@ Result<Json> prepare_take(const Work& work, const std::string& database) {
     CHECK_OK(session->run("REFRESH MATERIALIZED VIEW " + view, {}, context.deadline, context.stop));
   CHECK_OK(session->run("ANALYZE", {}, context.deadline, context.stop));
   CHECK_OK(session->run("RESET midstream.allow", {}, context.deadline, context.stop));
+  const auto warmed = warm(work, *session, args.value("hot", Json::object()));
   work.at("prepare.analyzed");
   CHECK_OK(make_slot(work, database, work.outgoing(database), true));
   auto proof = TRY(prove_fence(work, database, nullptr));
@@ -226,7 +241,7 @@ Result<Json> prepare_take(const Work& work, const std::string& database) {
   // From hard to soft, so that becoming owner needs no file: still fenced.
   CHECK_OK(set_access(work, database, work.plan.gate.present() ? Access::gated : Access::soft));
   if (work.plan.gate.present()) CHECK_OK(admit_gate(work, database));
-  return Json{{"proof", std::move(proof)}, {"fingerprint", TRY(fingerprint(work, database))}};
+  return Json{{"proof", std::move(proof)}, {"fingerprint", TRY(fingerprint(work, database))}, {"warmed_bytes", warmed}};
 }
 
 Result<Json> prepare_give(const Work& work, const std::string& database, const Json& args) {

@@ -11,8 +11,9 @@
 namespace midstream::postgres {
 
 // Everything on the taker that can be done before anybody waits: stream checked, statistics and materialized
-// views made, the slot for the way back, the fence proven. {"proof", "fingerprint"}.
-Result<Json> prepare_take(const Work& work, const std::string& database);
+// views made, what is hot on old read (args: "hot", as the giver's hot_relations() says; missing: nothing), the slot for the way back, the
+// fence proven. {"proof", "fingerprint", "warmed_bytes"}.
+Result<Json> prepare_take(const Work& work, const std::string& database, const Json& args);
 
 // And on the giver: nothing in the way, the subscription for the way back. Retry names who is in the way.
 // args: "fingerprint" (the taker's). {"lag_bytes"}.

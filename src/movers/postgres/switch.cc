@@ -12,6 +12,7 @@
 #include "movers/postgres/fence.h"
 #include "movers/postgres/gate_hold.h"
 #include "movers/postgres/handover.h"
+#include "movers/postgres/prewarm.h"
 #include "movers/postgres/roads.h"
 #include "movers/postgres/setup.h"
 #include "movers/postgres/stream.h"
@@ -27,7 +28,8 @@ const std::map<std::string_view, Handler>& handlers() {
   static const std::map<std::string_view, Handler> all{
       {"title",
        [](const Work& w, const std::string& d, const Json&) -> Result<Json> { return to_json(TRY(read_title(w, d))); }},
-      {"prepare_take", [](const Work& w, const std::string& d, const Json&) { return prepare_take(w, d); }},
+      {"hot_relations", [](const Work& w, const std::string& d, const Json&) { return hot_relations(w, d); }},
+      {"prepare_take", [](const Work& w, const std::string& d, const Json& a) { return prepare_take(w, d, a); }},
       {"prepare_give", [](const Work& w, const std::string& d, const Json& a) { return prepare_give(w, d, a); }},
       {"give", [](const Work& w, const std::string& d, const Json& a) { return give(w, d, a); }},
       {"take", [](const Work& w, const std::string& d, const Json& a) { return take(w, d, a); }},
@@ -165,7 +167,9 @@ class Switch {
   }
 
   Result<Json> hand_over(bool from_old) const {
-    const auto can_take = side(!from_old, "prepare_take");
+    // Old is warm when it takes back. Without the answer new begins cold, that is all.
+    const auto hot = from_old ? side(true, "hot_relations") : Result<Json>(Json::object());
+    const auto can_take = side(!from_old, "prepare_take", {{"hot", hot.value_or(Json::object())}});
     if (!can_take) return postponed(from_old, can_take.error());
     const auto& ready = *can_take;
     const auto asked = side(from_old, "prepare_give", {{"fingerprint", ready.value("fingerprint", "")}});
@@ -199,6 +203,7 @@ class Switch {
     figures["total_ms"] = total;
     if (work_.plan.gate.present()) figures["gate"] = over;
     figures["lag_bytes"] = get_int_or(lag, "lag_bytes", 0);
+    figures["warmed_bytes"] = get_int_or(ready, "warmed_bytes", 0);
     figures["fence_proof"] = Json::array();
     for (const auto& proof : {ready.value("proof", Json::array()), given->value("proof", Json::array()),
                               after.value("proof", Json::array())})
