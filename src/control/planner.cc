@@ -147,6 +147,7 @@ class Builder {
     Json base{{"databases", spec.databases}, {"old", side(spec.old_side)}, {"new", side(spec.new_side)}};
     if (spec.road != "logical") base["road"] = spec.road;
     if (spec.limit > 0) base["limit"] = spec.limit;
+    if (spec.sync_reverse) base["reverse"] = "sync";
     if (spec.commit_latency > Span(0)) base["commit_latency_ms"] = spec.commit_latency.count();
     if (!service.gate) return base;
     base["service"] = service.name;

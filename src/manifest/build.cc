@@ -244,6 +244,7 @@ PostgresSpec Builder::postgres(const MapReader& from) {
   spec.deadline = from.span("deadline", spec.deadline);
   spec.verify_age = from.span("verify_age", spec.verify_age);
   spec.road = from.text("road", spec.road);
+  spec.sync_reverse = from.text("reverse", "") == "sync";
   if (from.text("commit_latency", "") == "off") spec.commit_latency = Span(0);
   else spec.commit_latency = from.span("commit_latency", spec.commit_latency);
   if (from.has("limit")) spec.limit = parse_size(from.text("limit")).value_or(0);

@@ -193,6 +193,8 @@ bool valid_limit(std::string_view t) {
 constexpr std::array<std::string_view, 2> kRoadWords{"logical", "seeded"};
 constexpr Shape kRoad = words("logical or seeded (physical is not there yet)", kRoadWords);
 constexpr Shape kLimit = text("bytes a second from 1M to 1G such as 64M", valid_limit, "^[0-9]+[MG]$");
+constexpr std::array<std::string_view, 2> kReverseWords{"async", "sync"};
+constexpr Shape kReverse = words("async or sync", kReverseWords);
 bool valid_commit_latency(std::string_view t) { return t == "off" || valid_positive(t); }
 constexpr Shape kCommitLatency = text("a duration of more than 0 such as 50ms, or off", valid_commit_latency, "^(off|0*[1-9][0-9]*(ms|s|m|h))$");
 constexpr Field kPostgresFields[] = {
@@ -204,7 +206,7 @@ constexpr Field kPostgresFields[] = {
     {"road", &kRoad, optional, "how new comes to have the rows: logical where silent; seeded, from a base backup of old's whole cluster"},
     {"limit", &kLimit, optional, "of the seeded road: bytes a second that its base backup may read; no limit where silent"},
     {"commit_latency", &kCommitLatency, optional, "bulk reads slow down where a commit on old takes longer; 50ms where silent, off: they do not"},
-    {"reverse", nullptr, later, "making new's commits wait for old"},
+    {"reverse", &kReverse, optional, "after the switch: async where silent; sync: commits on new wait until old has them"},
 };
 constexpr Shape kPostgres = object("{old: {host}, new: {host}, databases: [..]}", kPostgresFields);
 

@@ -56,6 +56,7 @@ Json json_of(const PostgresSpec& postgres) {
           {"databases", postgres.databases},
           {"road", postgres.road},
           {"limit", postgres.limit},
+          {"reverse", postgres.sync_reverse ? "sync" : "async"},
           {"commit_latency_ms", postgres.commit_latency.count()},
           {"deadline_ms", postgres.deadline.count()},
           {"verify_age_ms", postgres.verify_age.count()}};

@@ -32,7 +32,7 @@ services:
       - { name: shop.prod.example., type: AAAA, server: ns1.example, key_file: tsig.key, via: out, zone: example., old: "2001:db8:26::10", new: "2001:DB8:28:0::10", ttl: 30s }
   db:
     probe: { postgres: "host=db.prod.example dbname=app user=probe", write: true, password_file: /etc/probe.pass, timeout: 500ms }
-    postgres: { old: {host: old, port: 5432}, new: {host: new, port: 5433}, databases: [app, audit], deadline: 2s, verify_age: 2h, commit_latency: 80ms }
+    postgres: { old: {host: old, port: 5432}, new: {host: new, port: 5433}, databases: [app, audit], deadline: 2s, verify_age: 2h, commit_latency: 80ms, reverse: sync }
     traffic: { haproxy: edge, backend: db, old: db-old, new: db-new, socket: /run/h.sock, config: /etc/h.cfg }
 addresses:
   - { subnet: 192.0.2.0/26, from: {host: old, dev: eth0}, to: {host: new, dev: eth1}, addresses: [192.0.2.10, 192.0.2.11], gateway: 192.0.2.1 }
@@ -119,6 +119,7 @@ TEST(Manifest, ReadsServicesInTheOrderOfTheirNeeds) {
   EXPECT_EQ(db.postgres->deadline, Span(2'000));
   EXPECT_EQ(db.postgres->verify_age, Span(7'200'000));
   EXPECT_EQ(db.postgres->commit_latency, Span(80));
+  EXPECT_TRUE(db.postgres->sync_reverse);
   EXPECT_TRUE(db.traffic->steps.empty());
   EXPECT_EQ(db.traffic->socket, "/run/h.sock");
   EXPECT_EQ(db.traffic->config, "/etc/h.cfg");
@@ -229,7 +230,7 @@ addresses:
   - { pool: 198.51.100.0/28, for: new }       # the temporary home; allocations are planned and shown
 after: { old: stopped }
 )";
-  const auto refused = parse_manifest(replaced(kExample, "databases: [app] }", "databases: [app], road: seeded, reverse: sync }"), "m");
+  const auto refused = parse_manifest(replaced(kExample, "disk: 250G } }", "disk: 250G }, provision: x }"), "m");
   ASSERT_FALSE(refused);
   std::string lines;
   for (std::string_view rest = refused.error().what; !rest.empty();) {
@@ -238,7 +239,7 @@ after: { old: stopped }
     lines += std::string(rest.substr(0, end)) + "\n";
     rest.remove_prefix(std::min(rest.find('\n'), rest.size() - 1) + 1);
   }
-  EXPECT_EQ(lines, "m:15:109: services.db.postgres: found 'reverse'\n");
+  EXPECT_EQ(lines, "m:4:87: hosts.new: found 'provision'\n");
 
   const auto parsed = parse_manifest(kExample, "m");
   ASSERT_TRUE(parsed) << parsed.error().text();
@@ -365,7 +366,7 @@ TEST(Schema, NamesEveryFieldThatIsThere) {
   EXPECT_TRUE(service["properties"].contains("traffic"));
   EXPECT_TRUE(service["properties"].contains("gate"));
   EXPECT_EQ(service["properties"]["postgres"]["properties"]["road"]["enum"], (Json{"logical", "seeded"}));
-  EXPECT_FALSE(service["properties"]["postgres"]["properties"].contains("reverse"));
+  EXPECT_EQ(service["properties"]["postgres"]["properties"]["reverse"]["enum"], (Json{"async", "sync"}));
 }
 
 TEST(Json, IsCanonical) {

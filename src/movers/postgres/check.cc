@@ -12,6 +12,7 @@
 #include "movers/postgres/schema_sql.h"
 #include "movers/postgres/setup.h"
 #include "movers/postgres/stream.h"
+#include "movers/postgres/sync_reverse.h"
 #include "movers/postgres/wal.h"
 
 namespace midstream::postgres {
@@ -188,6 +189,11 @@ Result<Json> run_check(const Work& work) {
                              theirs ? "" : theirs.error().what, "start its agent"));
   if (!theirs) return findings;
   check_pair(work, *theirs, *mine, findings);
+  if (is_sync_reverse(work.plan)) {
+    const auto standbys = TRY(work.run_cluster("SHOW synchronous_standby_names")).text(0, 0);
+    findings.push_back(finding("new's commits can wait for old", standbys.empty(), standbys.empty() ? "reverse: sync" : "new waits for " + printable(standbys),
+                               "leave `reverse` out of the manifest, or do without synchronous standbys on new"));
+  }
   const auto catalog = TRY(work.ask("dump", {{"schema", false}}));
   const auto record = TRY(Record::load(work.context, work.plan.move));
   const auto made = record.value("made_roles", std::vector<std::string>{});

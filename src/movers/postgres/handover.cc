@@ -11,6 +11,7 @@
 #include "movers/postgres/schema_sql.h"
 #include "movers/postgres/setup.h"
 #include "movers/postgres/stream.h"
+#include "movers/postgres/sync_reverse.h"
 #include "movers/postgres/title.h"
 #include "sys/file.h"
 #include "sys/log.h"
@@ -372,6 +373,8 @@ Result<Json> after_give(const Work& work, const std::string& database, const Jso
   const auto title = TRY(read_title(work, database));
   if (title.state != "yielded")
     return refused(fmt::format("{} is '{}' on {}, it has not yielded", database, title.state, work.context.host));
+  // First: nobody is there any more that a commit here could wait for.
+  if (!work.on_old) CHECK_OK(end_sync_reverse(work));
   const auto began = TRY(get_string(args, "began"));
   CHECK_OK(make_subscription(work, database));
   CHECK_OK(enable_subscription(work, database, began));

@@ -392,6 +392,7 @@ Json World::desired(const std::string& kind) const {
                {"deadline_ms", 3000},   {"verified_within_ms", verified_within_ms}};
   if (!road_.empty()) desired["road"] = road_;
   if (limit_ > 0) desired["limit"] = limit_;
+  if (!reverse.empty()) desired["reverse"] = reverse;
   if (commit_latency_ms > 0) desired["commit_latency_ms"] = commit_latency_ms;
   if (joined_.gate) desired["gate"] = {{"host", "gamma"}, {"address", "127.0.0.1"}};
   return desired;

@@ -99,6 +99,7 @@ class World {
   std::filesystem::path state_of(const std::string& host) const { return root_ / ("state-" + host); }
 
   Json desired(const std::string& kind) const;
+  std::string reverse;                  // of what is desired: "sync", or nothing
   std::int64_t commit_latency_ms = 0;   // of what is desired; 0: nothing
   std::int64_t verified_within_ms = 0;  // what a switch asks for; 0: nothing
   Result<Json> apply(const std::string& kind);

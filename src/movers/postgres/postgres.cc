@@ -13,6 +13,7 @@
 #include "movers/postgres/seed_follow.h"
 #include "movers/postgres/setup.h"
 #include "movers/postgres/switch.h"
+#include "movers/postgres/sync_reverse.h"
 #include "movers/postgres/title.h"
 #include "movers/postgres/verify.h"
 #include "movers/postgres/wal.h"
@@ -85,6 +86,7 @@ class PostgresMover : public Mover {
     if (kind == "drain") return apply_drain(work);
     if (kind == "switch") return run_verified_switch(work);
     CHECK_OK(verifier_.forget(work));
+    CHECK_OK(end_sync_reverse(work));
     return apply_finish(work);
   }
 

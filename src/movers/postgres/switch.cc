@@ -16,6 +16,7 @@
 #include "movers/postgres/roads.h"
 #include "movers/postgres/setup.h"
 #include "movers/postgres/stream.h"
+#include "movers/postgres/sync_reverse.h"
 #include "movers/postgres/title.h"
 
 namespace midstream::postgres {
@@ -285,8 +286,25 @@ Result<Json> run_switch(const Work& work, bool to_new) {
     rest.erase("fence_proof");
     total["databases"][database] = rest;
   }
+  // Only now: the streams back run, and a commit that waited for one of them before would wait for its beginning.
+  if (to_new && is_sync_reverse(work.plan)) CHECK_OK(begin_sync_reverse(work));
   return total;
 }
+
+namespace {
+
+Result<> observe_sync_reverse(const Work& work, Json& out) {
+  if (!is_sync_reverse(work.plan)) return {};
+  const auto look = TRY(look_at_sync_reverse(work));
+  out["sync"] = {{"in_force", look.ours}, {"present", look.present}, {"waiting", look.waiting}};
+  if (look.ours && !look.present) out["alarm"] = words_of_waiting(look);
+  if (look.ours || !get_bool_or(out, "reached", false)) return {};
+  out["reached"] = false;
+  out["why"] = "commits on new do not wait for old yet";
+  return {};
+}
+
+}  // namespace
 
 Result<Json> observe_switch(const Work& work) {
   Json out = observation(true, "");
@@ -311,6 +329,7 @@ Result<Json> observe_switch(const Work& work) {
     out["reached"] = false;
     out["why"] = fmt::format("the stream of {} back to old does not run yet", database);
   }
+  if (owner == "new") CHECK_OK(observe_sync_reverse(work, out));
   out["owner"] = owner;
   out["held"] = owner == "none";  // nobody commits, or one database here and another there: only going on ends that
   return out;
@@ -338,6 +357,10 @@ Result<std::string> why_not_back(const Work& work, const std::string& database, 
 
 Result<Json> observe_way_back(const Work& work) {
   std::int64_t lag_bytes = 0;
+  if (is_sync_reverse(work.plan)) {
+    const auto sync = look_at_sync_reverse(work);
+    if (sync && sync->ours && !sync->present) return undo_outlook(words_of_waiting(*sync));
+  }
   for (const auto& database : work.plan.databases) {
     const auto why = why_not_back(work, database, lag_bytes);
     if (!why) return undo_outlook(fmt::format("{} cannot be asked: {}", database, why.error().what));

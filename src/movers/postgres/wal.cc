@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "movers/postgres/stream.h"
+#include "movers/postgres/sync_reverse.h"
 #include "movers/postgres/title.h"
 #include "sys/file.h"
 #include "sys/log.h"
@@ -134,7 +135,10 @@ Result<> guard_wal(const Work& work) {
     }
     const std::lock_guard lock(work.titles);
     const auto title = TRY(read_title(work, database));
-    if (title.state == "owner") CHECK_OK(give_up(work, name, room));
+    if (title.state == "owner") {
+      CHECK_OK(give_up(work, name, room));
+      if (!work.on_old) CHECK_OK(end_sync_reverse(work));  // nobody will ever take what commits would wait for
+    }
     // Made ahead of a switch that was postponed: nothing hangs on it, and the next try makes it anew.
     if (title.state == "standby") CHECK_OK(drop_slot_alone(work, name));
   }
