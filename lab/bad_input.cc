@@ -36,8 +36,8 @@ class BadInput {
     CHECK_OK(same(before, "the cases above"));
     CHECK_OK(forgotten());
     CHECK_OK(too_small());
-    CHECK_OK(no_identity());
-    CHECK_OK(same(before, "a table without identity"));
+    CHECK_OK(foreign_table());
+    CHECK_OK(same(before, "a foreign table"));
     return wal_level();
   }
 
@@ -152,10 +152,11 @@ class BadInput {
     return {};
   }
 
-  Result<> no_identity() {
-    CHECK_OK(sql(s_.old_host, s_.database, "CREATE TABLE without_identity (n int)"));
-    const auto tried = expect("a table without identity", manifest_, kNotReady, "without_identity");
-    CHECK_OK(sql(s_.old_host, s_.database, "DROP TABLE without_identity"));
+  Result<> foreign_table() {
+    CHECK_OK(sql(s_.old_host, s_.database, "CREATE FOREIGN DATA WRAPPER nowhere; CREATE SERVER nowhere FOREIGN DATA WRAPPER nowhere; "
+                                           "CREATE FOREIGN TABLE kept_elsewhere (n int) SERVER nowhere"));
+    const auto tried = expect("a foreign table", manifest_, kNotReady, "kept_elsewhere");
+    CHECK_OK(sql(s_.old_host, s_.database, "DROP FOREIGN DATA WRAPPER nowhere CASCADE"));
     return tried;
   }
 

@@ -6,6 +6,7 @@
 #include <array>
 
 #include "base/text.h"
+#include "movers/postgres/identity.h"
 #include "sys/child.h"
 
 namespace midstream::postgres {
@@ -147,9 +148,11 @@ Result<Json> dump_catalog(const Work& work, bool with_schema) {
   for (const auto& one : databases) catalog["databases"][get_string_or(one, "datname", "")] = one;
   if (!with_schema) return catalog;
   const int version = TRY(work.maintenance()).server_version();
-  for (const auto& database : work.plan.databases)
+  for (const auto& database : work.plan.databases) {
+    catalog["identities"][database] = TRY(given_identities(work, database));
     catalog["schemas"][database] =
         without_event_trigger(TRY(schema_of(work, version, database)), work.plan.event_trigger());
+  }
   return catalog;
 }
 
@@ -238,9 +241,10 @@ Result<> restore_schema(const Work& work, const Json& catalog, const std::string
                            "-d", "dbname='" + database + "'"});
   // Extensions belong to who makes them; our role will be gone.
   const auto sql = fmt::format(
-      "SET SESSION AUTHORIZATION {};\n{}\nRESET SESSION AUTHORIZATION;\nCOMMENT ON SCHEMA "
+      "SET SESSION AUTHORIZATION {};\n{}\nRESET SESSION AUTHORIZATION;\n{}COMMENT ON SCHEMA "
       "midstream IS 'filled';\n",
-      ident(work.options.superuser), get_string_or(catalog.at("schemas"), database, ""));
+      ident(work.options.superuser), get_string_or(catalog.at("schemas"), database, ""),
+      TRY(note_identities_sql(catalog.value("identities", Json::object()).value(database, Json::array()))));
   const auto exit = TRY(run_child(argv, sql, work.context.deadline, work.context.stop));
   if (exit.code != 0)
     return refused(fmt::format("the schema of {} cannot be restored: {}", database, printable(exit.err.substr(0, 400))),

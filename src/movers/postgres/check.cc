@@ -8,6 +8,7 @@
 #include "base/text.h"
 #include "movers/postgres/copier.h"
 #include "movers/postgres/catalog.h"
+#include "movers/postgres/identity.h"
 #include "movers/postgres/roads.h"
 #include "movers/postgres/schema_sql.h"
 #include "movers/postgres/setup.h"
@@ -28,7 +29,7 @@ Result<Json> database_facts(const Work& work, const std::string& database) {
     return TRY(session->run(sql, {}, work.context.deadline, work.context.stop)).column(0);
   };
   Json facts;
-  facts["without_identity"] = TRY(tables_without_identity(work, *session));
+  for (const auto& bare : TRY(tables_without_identity(work, *session))) facts["without_identity"].push_back({bare.table, words_of(bare)});
   facts["bytes"] =
       TRY(session->run("SELECT pg_database_size(current_database())", {}, work.context.deadline, work.context.stop))
           .number(0, 0);
@@ -88,7 +89,9 @@ void check_database(const Json& facts, const std::string& database, Json& findin
     findings.push_back(finding(what + " in " + database, found.empty(), found.empty() ? "none" : join(found, ", "),
                                found.empty() ? "" : std::move(todo)));
   };
-  none("without_identity", "tables without a replica identity", kGiveIdentity);
+  for (const auto& one : facts.value("without_identity", Json::array()))
+    findings.push_back(finding(fmt::format("table {} of {} has no replica identity", one.at(0).get<std::string>(), database), true,
+                               one.at(1).get<std::string>(), "a primary key would serve better"));
   none("tablespaces", "tablespaces of their own", "move these tables into the default tablespace");
   none("foreign", "foreign tables", "drop them; what they lead to has to be moved by itself");
   none("always_triggers", "triggers that fire for replicated rows", "make them ENABLE (origin) while the move lasts");

@@ -749,13 +749,6 @@ TEST_F(Live, ALargeUpdateJustBeforePostponesTheHoldInsteadOfLengtheningIt) {
 }
 
 TEST_F(Live, PostponedAndRefusedWithTheReason) {
-  world.old_server().sql("shop", "CREATE TABLE bare (n int)");
-  const auto unnamed = world.apply("source");
-  ASSERT_FALSE(unnamed);
-  EXPECT_EQ(unnamed.error().kind, ErrorKind::refused);
-  EXPECT_NE(unnamed.error().what.find("public.bare"), std::string::npos) << unnamed.error().what;
-  expect_clean();
-  world.old_server().sql("shop", "DROP TABLE bare");
   const auto findings = world.check("source");
   OK(findings);
   for (const auto& one : *findings) EXPECT_TRUE(one.at("ok").get<bool>()) << one.dump();

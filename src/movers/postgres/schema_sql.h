@@ -22,6 +22,11 @@ CREATE TABLE IF NOT EXISTS midstream.handover (
   sequences jsonb NOT NULL,
   extras jsonb NOT NULL,
   at timestamptz NOT NULL DEFAULT now());
+CREATE TABLE IF NOT EXISTS midstream.identity (
+  relation regclass PRIMARY KEY,
+  was "char" NOT NULL,
+  given "char" NOT NULL,
+  index regclass);
 CREATE TABLE IF NOT EXISTS midstream.proof (n bigint);
 GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON midstream.proof TO PUBLIC;
 CREATE SEQUENCE IF NOT EXISTS midstream.proof_numbers;

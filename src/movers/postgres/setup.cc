@@ -8,6 +8,7 @@
 #include "movers/postgres/access.h"
 #include "movers/postgres/catalog.h"
 #include "movers/postgres/fence.h"
+#include "movers/postgres/identity.h"
 #include "movers/postgres/roads.h"
 #include "movers/postgres/seeder.h"
 #include "movers/postgres/stream.h"
@@ -182,6 +183,7 @@ Result<> remove_from_database(const Work& work, const std::string& database) {
   CHECK_OK(
       work.run(database, fmt::format("BEGIN; SET LOCAL midstream.allow = 'on'; DROP PUBLICATION IF EXISTS {}; COMMIT",
                                      ident(work.plan.publication()))));
+  CHECK_OK(take_identities_back(work, database));
   return remove_title(work, database);
 }
 
@@ -239,15 +241,6 @@ Result<Json> exchange_credentials(const Work& work, const std::string& password)
 }
 
 Result<Json> apply_source(const Work& work) {
-  for (const auto& database : work.plan.databases) {
-    // Before anything is changed: a publication would break clients' statements on such tables.
-    auto loan =
-        TRY(work.pool.get(work.target(database, work.options.superuser), work.context.deadline, work.context.stop));
-    const auto bare = TRY(tables_without_identity(work, *loan));
-    if (!bare.empty())
-      return refused(fmt::format("tables of {} without a replica identity: {}", database, join(bare, ", ")),
-                     kGiveIdentity);
-  }
   const auto record = TRY(open_record(work));
   work.at("source.recorded");
   CHECK_OK(make_our_roles(work, record));

@@ -4,6 +4,7 @@
 
 #include "base/text.h"
 #include "movers/postgres/as_user.h"
+#include "movers/postgres/identity.h"
 #include "movers/postgres/schema_sql.h"
 #include "movers/postgres/title.h"
 #include "sys/file.h"
@@ -44,19 +45,6 @@ std::filesystem::path our_directory(const Work& work, const std::filesystem::pat
   return data.parent_path() / fmt::format(".midstream-{}-{}", work.plan.move, work.mine().port);
 }
 
-Result<std::vector<std::string>> tables_without_identity(const Work& work, Session& session) {
-  const auto rows = TRY(session.run(
-      fmt::format("SELECT t.name FROM ({}) AS t (name, kind, persistence, oid) JOIN pg_class c ON c.oid = t.oid "
-                  "WHERE "
-                  "kind = 'r' AND persistence = 'p' AND NOT (c.relreplident = 'f' OR EXISTS (SELECT FROM pg_index i "
-                  "WHERE i.indrelid = c.oid AND ((c.relreplident = 'd' AND i.indisprimary) OR (c.relreplident = 'i' "
-                  "AND "
-                  "i.indisreplident))))",
-                  kTablesSql),
-      {}, work.context.deadline, work.context.stop));
-  return rows.column(0);
-}
-
 Result<std::vector<std::string>> tables_not_followed(const Work& work, Session& session) {
   const auto rows = TRY(session.run(
       fmt::format("SELECT name FROM ({}) AS t (name, kind, persistence, oid) WHERE kind = 'r' AND persistence = 'p' AND "
@@ -70,10 +58,7 @@ Result<std::vector<std::string>> tables_not_followed(const Work& work, Session& 
 Result<> make_publication(const Work& work, const std::string& database) {
   auto session = TRY(work.session(database));
   const auto& context = work.context;
-  const auto bare = TRY(tables_without_identity(work, *session));
-  if (!bare.empty())
-    return refused(fmt::format("tables of {} without a replica identity: {}", database, join(bare, ", ")),
-                   kGiveIdentity);
+  CHECK_OK(give_identities(work, database));
   const auto name = work.plan.publication();
   const auto present =
       TRY(session->run("SELECT 1 FROM pg_publication WHERE pubname = $1", {name}, context.deadline, context.stop));
@@ -83,6 +68,8 @@ Result<> make_publication(const Work& work, const std::string& database) {
                                              kTablesSql),
                                  {}, context.deadline, context.stop))
                     .column(0);
+  // One that was made in between waits outside, and is named before the switch.
+  for (const auto& bare : TRY(tables_without_identity(work, *session))) std::erase(tables, bare.table);
   tables.push_back("midstream.handover");
   CHECK_OK(session->run(fmt::format("BEGIN; SET LOCAL midstream.allow = 'on'; SET LOCAL lock_timeout = '2s'; CREATE "
                                     "PUBLICATION {} FOR TABLE {}; COMMIT",

@@ -10,15 +10,11 @@
 
 namespace midstream::postgres {
 
-inline constexpr const char* kGiveIdentity =
-    "give each a primary key, or ALTER TABLE ... REPLICA IDENTITY USING INDEX or FULL";
-
-// Publication of every ordinary logged table and of midstream.handover. Refused, naming them, where tables
-// have no replica identity: publishing would make clients' UPDATE and DELETE fail.
+// Publication of every ordinary logged table and of midstream.handover. Tables without a replica identity are given one (identity.h):
+// publishing them as they are would make clients' UPDATE and DELETE fail.
 Result<> make_publication(const Work& work, const std::string& database);
 // Tables of this side that its publication does not have: made (again) since. What is written to them is not carried over.
 Result<std::vector<std::string>> tables_not_followed(const Work& work, Session& session);
-Result<std::vector<std::string>> tables_without_identity(const Work& work, Session& session);
 
 // The slot `name` in the local cluster. `fresh`: dropped and made anew (while nobody writes, or before the
 // copy).

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "movers/postgres/brief_lock.h"
 #include "movers/postgres/schema_sql.h"
 
 namespace midstream::postgres {
@@ -12,20 +13,6 @@ std::string replaced(std::string text, std::string_view what, const std::string&
   for (auto at = text.find(what); at != std::string::npos; at = text.find(what, at + with.size()))
     text.replace(at, what.size(), with);
   return text;
-}
-
-// Takes a table's lock only if that is quick, several times: a migration must not make clients queue.
-Result<> briefly_locked(const Work& work, Session& session, const std::string& sql) {
-  for (int round = 0;; ++round) {
-    const auto done =
-        session.query("BEGIN; SET LOCAL lock_timeout = '300ms'; SET LOCAL midstream.allow = 'on'; " + sql + "; COMMIT",
-                      {}, work.context.deadline, work.context.stop);
-    if (done) return {};
-    auto error = done.error();
-    (void)session.query("ROLLBACK", {}, work.context.deadline, work.context.stop);
-    if (error.sqlstate != "55P03" || round >= 20) return std::unexpected(to_error(error, "cannot prepare a table"));
-    CHECK_OK(wait_a_bit(Millis(100), work.context.deadline, work.context.stop, "a table's lock"));
-  }
 }
 
 }  // namespace
@@ -69,7 +56,8 @@ Result<> make_triggers(const Work& work, const std::string& database) {
                     "ON {0} FOR "
                     "EACH STATEMENT EXECUTE FUNCTION midstream.deny(); ALTER TABLE {0} ENABLE ALWAYS TRIGGER "
                     "midstream_deny",
-                    table)));
+                    table),
+        table));
   }
   const auto name = work.plan.event_trigger();
   const auto present = TRY(session->run("SELECT 1 FROM pg_event_trigger WHERE evtname = $1 AND evtenabled = 'A'",
@@ -91,7 +79,7 @@ Result<> remove_title(const Work& work, const std::string& database) {
                        "coalesce(to_regclass('midstream.proof'), 0::oid::regclass)",
                        {}, context.deadline, context.stop));
   for (const auto& table : tables.column(0))
-    CHECK_OK(briefly_locked(work, *session, fmt::format("DROP TRIGGER IF EXISTS midstream_deny ON {}", table)));
+    CHECK_OK(briefly_locked(work, *session, fmt::format("DROP TRIGGER IF EXISTS midstream_deny ON {}", table), table));
   return briefly_locked(work, *session, "DROP SCHEMA IF EXISTS midstream CASCADE");
 }
 
