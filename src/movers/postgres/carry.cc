@@ -14,11 +14,12 @@ constexpr const char* kFollowerSql =
     "kind text, name text, digest text NOT NULL, PRIMARY KEY (turn, kind, name))";
 
 // Of the large objects above $1 up to $2: their content without what is only room (pages of zeros may be there or not), their
-// length, owner and rights.
+// length, owner, rights, comment and labels.
 constexpr const char* kObjectsSql = R"sql(
 SELECT m.oid, hashtextextended(ROW(r.rolname, (SELECT string_agg(format('%s %s %s', g.rolname, a.privilege_type, a.is_grantable), ','
       ORDER BY g.rolname COLLATE "C", a.privilege_type COLLATE "C") FROM aclexplode(m.lomacl) a LEFT JOIN pg_roles g ON g.oid = a.grantee
-      WHERE a.grantee <> m.lomowner),
+      WHERE a.grantee <> m.lomowner), obj_description(m.oid, 'pg_largeobject'),
+    (SELECT string_agg(provider || ' ' || label, ',' ORDER BY provider) FROM pg_seclabel WHERE classoid = 'pg_largeobject'::regclass AND objoid = m.oid),
     (SELECT pageno || ' ' || octet_length(data) FROM pg_largeobject p WHERE p.loid = m.oid ORDER BY pageno DESC LIMIT 1),
     (SELECT sum(hashtextextended(pageno || ' ' || md5(rtrim(data, '\x00'::bytea)), 0)) FROM pg_largeobject p WHERE p.loid = m.oid
       AND rtrim(data, '\x00'::bytea) <> ''))::text COLLATE "C", 1)::text
@@ -79,6 +80,7 @@ Result<> write_piece(const Work& work, Session& session, const Json& args, const
     CHECK_OK(run(fmt::format("GRANT {} ON LARGE OBJECT {} TO {}{}", right, oid, to.empty() ? "PUBLIC" : ident(to),
                              one.at(2).get<bool>() ? " WITH GRANT OPTION" : "")));
   }
+  CHECK_OK(run("SELECT midstream.describe_object($1::oid, $2::jsonb)", {oid, args.value("about", Json::object()).dump()}));
   return note(work, session, "object", oid, TRY(get_string(args, "digest")));
 }
 
@@ -146,17 +148,19 @@ Result<Json> object_piece(const Work& work, const std::string& database, const J
   const auto rows = session->query(
       "SELECT encode(lo_get(m.oid, $2::bigint, $3::int), 'base64'), octet_length(lo_get(m.oid, $2::bigint, $3::int)), r.rolname, "
       "(SELECT coalesce(jsonb_agg(jsonb_build_array(coalesce(g.rolname, ''), a.privilege_type, a.is_grantable)), '[]') FROM "
-      "aclexplode(m.lomacl) a LEFT JOIN pg_roles g ON g.oid = a.grantee WHERE a.grantee <> m.lomowner) FROM pg_largeobject_metadata m "
-      "JOIN pg_roles r ON r.oid = m.lomowner WHERE m.oid = $1::oid",
+      "aclexplode(m.lomacl) a LEFT JOIN pg_roles g ON g.oid = a.grantee WHERE a.grantee <> m.lomowner), "
+      "midstream.about_object(m.oid) FROM pg_largeobject_metadata m JOIN pg_roles r ON r.oid = m.lomowner WHERE m.oid = $1::oid",
       {oid, std::to_string(offset), std::to_string(kObjectPiece)}, context.deadline, context.stop);
   if (!rows && rows.error().sqlstate == "42704") return Json{{"gone", true}};
   if (!rows) return std::unexpected(to_error(rows.error(), "large object " + oid));
   if (rows->size() == 0) return Json{{"gone", true}};
   auto acl = TRY(parse_json(rows->text(0, 3)));
+  auto about = TRY(parse_json(rows->text(0, 4)));
   return Json{{"data", rows->text(0, 0)},
               {"more", rows->number(0, 1) == kObjectPiece},
               {"owner", rows->text(0, 2)},
-              {"acl", std::move(acl)}};
+              {"acl", std::move(acl)},
+              {"about", std::move(about)}};
 }
 
 Result<Json> take_object(const Work& work, const std::string& database, const Json& args) {

@@ -17,9 +17,9 @@ Result<Json> sequences_here(const Work& work, const std::string& database);
 Result<Json> take_sequences(const Work& work, const std::string& database, const Json& args);
 
 // Large objects with a number above args "after", up to "until" (0: as many as one statement digests well):
-// {"list": [[oid, digest of content, owner and rights, what was noted when it was carried or ""]], "until": oid, 0 at the end}.
+// {"list": [[oid, digest of content, owner, rights, comment and labels, what was noted when it was carried or ""]], "until": oid, 0 at the end}.
 Result<Json> objects_here(const Work& work, const std::string& database, const Json& args);
-// args "oid", "offset": {"data" (base64), "more", "owner", "acl"}, or {"gone": true}.
+// args "oid", "offset": {"data" (base64), "more", "owner", "acl", "about"}, or {"gone": true}.
 Result<Json> object_piece(const Work& work, const std::string& database, const Json& args);
 // The same on the follower: args as answered, with "oid", "offset" and "digest", what the owner had.
 Result<Json> take_object(const Work& work, const std::string& database, const Json& args);

@@ -76,7 +76,26 @@ BEGIN
   RETURN found;
 END $body$;
 
--- What no stream carries: rows of unlogged tables, and large objects with owner and rights.
+-- Comment and security labels of a large object. Labels are put into the catalog: what was handed over must be taken, whether or not
+-- their provider is loaded here.
+CREATE OR REPLACE FUNCTION midstream.about_object(object oid) RETURNS jsonb LANGUAGE sql STABLE AS $body$
+  SELECT pg_catalog.jsonb_build_object('comment', pg_catalog.obj_description(object, 'pg_largeobject'),
+    'labels', (SELECT pg_catalog.jsonb_object_agg(l.provider, l.label) FROM pg_catalog.pg_seclabel l
+      WHERE l.classoid = 'pg_catalog.pg_largeobject'::regclass AND l.objoid = object))
+$body$;
+
+CREATE OR REPLACE FUNCTION midstream.describe_object(object oid, about jsonb) RETURNS void LANGUAGE plpgsql AS $body$
+BEGIN
+  IF about->>'comment' IS NOT NULL THEN
+    EXECUTE pg_catalog.format('COMMENT ON LARGE OBJECT %s IS %L', object, about->>'comment');
+  END IF;
+  IF pg_catalog.jsonb_typeof(about->'labels') = 'object' THEN
+    INSERT INTO pg_catalog.pg_seclabel (objoid, classoid, objsubid, provider, label)
+      SELECT object, 'pg_catalog.pg_largeobject'::regclass, 0, key, value FROM pg_catalog.jsonb_each_text(about->'labels');
+  END IF;
+END $body$;
+
+-- What no stream carries: rows of unlogged tables, and large objects with owner, rights, comment and labels.
 CREATE OR REPLACE FUNCTION midstream.extras() RETURNS jsonb LANGUAGE plpgsql AS $body$
 DECLARE
   t record; rows jsonb; tables jsonb := '[]'; objects jsonb;
@@ -92,6 +111,7 @@ BEGIN
                 coalesce(g.rolname, ''), a.privilege_type, a.is_grantable))
               FROM pg_catalog.aclexplode(m.lomacl) a LEFT JOIN pg_catalog.pg_roles g ON g.oid = a.grantee
               WHERE a.grantee <> m.lomowner),
+      'about', midstream.about_object(m.oid),
       'data', pg_catalog.encode(pg_catalog.lo_get(m.oid), 'base64'))), '[]')
     FROM pg_catalog.pg_largeobject_metadata m JOIN pg_catalog.pg_roles r ON r.oid = m.lomowner INTO objects;
   RETURN pg_catalog.jsonb_build_object('unlogged', tables, 'objects', objects);
@@ -122,6 +142,7 @@ BEGIN
           CASE WHEN (a->>2)::boolean THEN ' WITH GRANT OPTION' ELSE '' END);
       END LOOP;
     END IF;
+    PERFORM midstream.describe_object((o->>'oid')::bigint::oid, o->'about');
   END LOOP;
 END $body$;
 

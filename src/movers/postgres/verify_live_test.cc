@@ -57,7 +57,8 @@ class LiveVerify : public testing::Test {
                            first, std::min(first + 999'999, rows_wanted())));
     old_side("VACUUM ANALYZE big");
     old_side("GRANT ALL ON ALL TABLES IN SCHEMA public TO client; SELECT lo_from_bytea(4712, decode(repeat('0123456789abcdef', 200000), 'hex')); "
-             "SELECT lo_create(4713); GRANT SELECT ON LARGE OBJECT 4712 TO client");
+             "SELECT lo_create(4713); GRANT SELECT ON LARGE OBJECT 4712 TO client; COMMENT ON LARGE OBJECT 4712 IS 'O''Hara\\''s'; INSERT INTO "
+             "pg_seclabel SELECT 4712, 'pg_largeobject'::regclass, 0, 'nobody', 'secret'");
   }
   void TearDown() override {
     if (!world.usable()) return;
@@ -141,9 +142,22 @@ TEST_F(LiveVerify, NothingIsFoundOnACleanOneUnderWriteLoad) {
   EXPECT_EQ(world.new_server().sql("shop", "SELECT last_value FROM tickets", true), "100") << "carried before the switch";
   // What changes on old is carried, not found.
   old_side("SELECT nextval('tickets'); SELECT lo_put(4712, 5, '\\x99'); SELECT lo_unlink(4713); SELECT lo_from_bytea(4714, 'new'); GRANT UPDATE ON "
-           "LARGE OBJECT 4714 TO client");
+           "LARGE OBJECT 4714 TO client; COMMENT ON LARGE OBJECT 4711 IS 'later'");
   EXPECT_EQ(verdict(), "");
+  EXPECT_EQ(world.new_server().sql("shop", "SELECT obj_description(4711, 'pg_largeobject')", true), "later");
   EXPECT_EQ(world.new_server().sql("shop", "SELECT count(*) FROM pg_largeobject_metadata WHERE oid IN (4711, 4712, 4713, 4714)", true), "3");
+}
+
+TEST_F(LiveVerify, CommentsAndLabelsOfLargeObjectsGoOverInTheSwitch) {
+  const std::string said = "SELECT concat_ws(' ', obj_description(4711, 'pg_largeobject'), (SELECT label FROM pg_seclabel WHERE objoid = 4711))";
+  ASSERT_NO_FATAL_FAILURE(follow());
+  EXPECT_EQ(verdict(), "");
+  old_side("COMMENT ON LARGE OBJECT 4711 IS 'there'; INSERT INTO pg_seclabel SELECT 4711, 'pg_largeobject'::regclass, 0, 'nobody', 'and labelled'");
+  OK(world.apply("switch"));
+  EXPECT_EQ(world.new_server().sql("shop", said), "there and labelled");
+  EXPECT_EQ(world.new_server().sql("shop", "COMMENT ON LARGE OBJECT 4711 IS 'back'"), "");
+  OK(world.undo("switch"));
+  EXPECT_EQ(world.old_server().sql("shop", said), "back and labelled");
 }
 
 TEST_F(LiveVerify, EachPlantedFaultIsFound) {
@@ -184,6 +198,9 @@ TEST_F(LiveVerify, EachPlantedFaultIsFound) {
       {"a large object too many", "SELECT lo_create(4799)", "SELECT lo_unlink(4799)", "large objects: 1 rows, with keys 4799"},
       {"a large object of another role", "ALTER LARGE OBJECT 4711 OWNER TO client", "ALTER LARGE OBJECT 4711 OWNER TO shop_owner",
        "large objects: 1 rows, with keys 4711"},
+      {"a comment lost", "COMMENT ON LARGE OBJECT 4712 IS NULL", "COMMENT ON LARGE OBJECT 4712 IS 'O''Hara\\''s'", "large objects: 1 rows, with keys 4712"},
+      {"a label lost", "DELETE FROM pg_seclabel", "INSERT INTO pg_seclabel SELECT 4712, 'pg_largeobject'::regclass, 0, 'nobody', 'secret'",
+       "large objects: 1 rows, with keys 4712"},
       {"rights lost", "REVOKE SELECT ON LARGE OBJECT 4712 FROM client", "GRANT SELECT ON LARGE OBJECT 4712 TO client", "large objects: 1 rows, with keys 4712"},
   };
   for (const auto& fault : faults) {
