@@ -7,6 +7,7 @@
 
 #include "base/text.h"
 #include "movers/postgres/identity.h"
+#include "movers/postgres/quiet_triggers.h"
 #include "sys/child.h"
 
 namespace midstream::postgres {
@@ -150,6 +151,7 @@ Result<Json> dump_catalog(const Work& work, bool with_schema) {
   const int version = TRY(work.maintenance()).server_version();
   for (const auto& database : work.plan.databases) {
     catalog["identities"][database] = TRY(given_identities(work, database));
+    catalog["quieted"][database] = TRY(quieted_triggers(work, database));
     catalog["schemas"][database] =
         without_event_trigger(TRY(schema_of(work, version, database)), work.plan.event_trigger());
   }
@@ -241,10 +243,11 @@ Result<> restore_schema(const Work& work, const Json& catalog, const std::string
                            "-d", "dbname='" + database + "'"});
   // Extensions belong to who makes them; our role will be gone.
   const auto sql = fmt::format(
-      "SET SESSION AUTHORIZATION {};\n{}\nRESET SESSION AUTHORIZATION;\n{}COMMENT ON SCHEMA "
+      "SET SESSION AUTHORIZATION {};\n{}\nRESET SESSION AUTHORIZATION;\n{}{}COMMENT ON SCHEMA "
       "midstream IS 'filled';\n",
       ident(work.options.superuser), get_string_or(catalog.at("schemas"), database, ""),
-      TRY(note_identities_sql(catalog.value("identities", Json::object()).value(database, Json::array()))));
+      TRY(note_identities_sql(catalog.value("identities", Json::object()).value(database, Json::array()))),
+      TRY(note_quieted_sql(catalog.value("quieted", Json::object()).value(database, Json::array()))));
   const auto exit = TRY(run_child(argv, sql, work.context.deadline, work.context.stop));
   if (exit.code != 0)
     return refused(fmt::format("the schema of {} cannot be restored: {}", database, printable(exit.err.substr(0, 400))),

@@ -10,7 +10,7 @@
 namespace midstream::postgres {
 
 // On old: {"roles": [...], "memberships": [...], "settings": [...], "databases": {name: {...}}, "schemas":
-// {name: SQL}, "identities": {name: as given_identities()}}. Roles of the system, the superuser of the cluster and our own are left out. Holds verifiers:
+// {name: SQL}, "identities": {name: as given_identities()}, "quieted": {name: as quieted_triggers()}}. Roles of the system, the superuser of the cluster and our own are left out. Holds verifiers:
 // never to be shown.
 Result<Json> dump_catalog(const Work& work, bool with_schema);
 

@@ -9,6 +9,7 @@
 #include "movers/postgres/copier.h"
 #include "movers/postgres/catalog.h"
 #include "movers/postgres/identity.h"
+#include "movers/postgres/quiet_triggers.h"
 #include "movers/postgres/roads.h"
 #include "movers/postgres/schema_sql.h"
 #include "movers/postgres/setup.h"
@@ -46,9 +47,9 @@ Result<Json> database_facts(const Work& work, const std::string& database) {
   facts["foreign"] =
       TRY(one("SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = "
               "c.relnamespace WHERE c.relkind = 'f'"));
-  facts["always_triggers"] =
-      TRY(one("SELECT tgname || ' on ' || tgrelid::regclass FROM pg_trigger WHERE NOT tgisinternal AND "
-              "tgenabled IN ('A', 'R') AND tgname <> 'midstream_deny'"));
+  facts["subscriptions"] = TRY(one("SELECT subname FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid WHERE datname = "
+                                   "current_database() AND subname NOT LIKE 'midstream\\_%'"));
+  for (const auto& loud : TRY(loud_triggers(work, *session))) facts["loud_triggers"].push_back({loud.table, loud.name, loud.enabled == 'A' ? "ALWAYS" : "REPLICA"});
   return facts;
 }
 
@@ -94,7 +95,13 @@ void check_database(const Json& facts, const std::string& database, Json& findin
                                one.at(1).get<std::string>(), "a primary key would serve better"));
   none("tablespaces", "tablespaces of their own", "move these tables into the default tablespace");
   none("foreign", "foreign tables", "drop them; what they lead to has to be moved by itself");
-  none("always_triggers", "triggers that fire for replicated rows", "make them ENABLE (origin) while the move lasts");
+  // Where somebody replicates into the database, they are meant for that.
+  const bool alone = list("subscriptions").empty();
+  for (const auto& one : facts.value("loud_triggers", Json::array()))
+    findings.push_back(finding(fmt::format("trigger {} on {} of {} is ENABLE {}", one.at(1).get<std::string>(), one.at(0).get<std::string>(), database,
+                                           one.at(2).get<std::string>()),
+                               alone, alone ? "does not fire for replicated rows while the move lasts" : "the database subscribes to " + join(list("subscriptions"), ", "),
+                               alone ? "nothing, unless sessions of yours set session_replication_role" : "make it ENABLE (origin) while the move lasts"));
   findings.push_back(finding("unlogged tables in " + database, true, join(list("unlogged"), ", "),
                              "their rows are carried inside the switch, up to 1000 a table"));
   findings.push_back(finding("large objects in " + database, true, join(list("large_objects"), ""),

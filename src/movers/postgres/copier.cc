@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "movers/postgres/late_checks.h"
 #include "movers/postgres/stream.h"
 #include "movers/postgres/title.h"
 #include "sys/file.h"
@@ -202,6 +203,8 @@ Result<> Copier::copy_to_the_end(const Work& work, const std::string& database, 
     work.at("copy.rows");
     // From here on old may remove dead rows again.
     CHECK_OK(let_snapshot_go(snapshot_of(work, database), Deadline::in(kHolderPatience), work.context.stop));
+    CHECK_OK(put_checks_back(work, database));
+    work.at("copy.checks");
     CHECK_OK(build_indexes(work, database, kCopyWorkers, figures.indexes));
     CHECK_OK(follow_on(work, database));
   } else {

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "base/text.h"
+#include "movers/postgres/late_checks.h"
 #include "movers/postgres/schema_sql.h"
 
 namespace midstream::postgres {
@@ -82,6 +83,7 @@ class Run {
     figures_.tables = static_cast<int>(tables.size());
     const auto large = queue_up(cut_into_chunks(tables, work_.options.copy_chunk), done);
     auto new_side = TRY(writer());
+    CHECK_OK(set_checks_aside(new_side, kStandbySql, work_.context.stop));
     return set_indexes_aside(new_side, large, kStandbySql, work_.context.stop);
   }
 

@@ -191,6 +191,38 @@ TEST_F(LiveIdentity, WhatSomebodyElseHasSetStays) {
   EXPECT_EQ(identity(world.old_server(), "late"), "n");
 }
 
+TEST_F(LiveIdentity, TriggersForReplicatedRowsAreQuietWhileTheMoveLasts) {
+  at(world.old_server(), "CREATE TABLE entries (n int PRIMARY KEY); CREATE TABLE counts (what text PRIMARY KEY, n int); INSERT INTO counts VALUES ('entries', 0); "
+                         "CREATE FUNCTION count_it() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN UPDATE public.counts SET n = n + 1; RETURN NULL; END $$; CREATE TRIGGER "
+                         "always AFTER INSERT ON entries FOR EACH ROW EXECUTE FUNCTION count_it(); CREATE TRIGGER replicated AFTER INSERT ON entries FOR EACH ROW "
+                         "EXECUTE FUNCTION count_it(); ALTER TABLE entries ENABLE ALWAYS TRIGGER always, ENABLE REPLICA TRIGGER replicated");
+  const std::string enabled = "SELECT string_agg(concat_ws(' ', tgname, tgenabled), ', ' ORDER BY tgname) FROM pg_trigger WHERE tgrelid = 'entries'::regclass AND tgname <> "
+                              "'midstream_deny'";
+  ASSERT_NO_FATAL_FAILURE(follow());
+  at(world.old_server(), "INSERT INTO entries SELECT generate_series(1, 10)");
+  ASSERT_NO_FATAL_FAILURE(verify());
+  EXPECT_EQ(world.new_server().sql("shop", "SELECT n FROM counts", true), "10");
+  OK(world.apply("switch"));
+  at(world.new_server(), "INSERT INTO entries SELECT generate_series(11, 15)");
+  EXPECT_EQ(world.new_server().sql("shop", "SELECT n FROM counts"), "15");
+  ASSERT_NO_FATAL_FAILURE(verify());
+  OK(world.apply("finish"));
+  EXPECT_EQ(world.new_server().sql("shop", enabled), "always A, replicated R");
+  EXPECT_EQ(world.old_server().sql("postgres", "ALTER DATABASE shop WITH ALLOW_CONNECTIONS true"), "");
+  EXPECT_EQ(world.old_server().sql("shop", enabled), "always A, replicated R");
+}
+
+TEST_F(LiveIdentity, RowsThatAreOlderThanTheirConstraintAreCopied) {
+  at(world.old_server(), "CREATE TABLE checked (n int PRIMARY KEY, CHECK (n < 1000)); INSERT INTO checked VALUES (-1), (1); ALTER TABLE checked ADD CONSTRAINT "
+                         "positive CHECK (n > 0) NOT VALID");
+  ASSERT_NO_FATAL_FAILURE(follow());
+  ASSERT_NO_FATAL_FAILURE(verify());
+  OK(world.apply("switch"));
+  EXPECT_NE(world.new_server().sql("shop", "INSERT INTO checked VALUES (-2)").find("positive"), std::string::npos);
+  EXPECT_NE(world.new_server().sql("shop", "INSERT INTO checked VALUES (1001)").find("checked_n_check"), std::string::npos);
+  EXPECT_EQ(world.new_server().sql("shop", "SELECT count(*) FROM checked"), "2");
+}
+
 TEST_F(LiveIdentity, NobodyQueuesBehindALongTransaction) {
   const auto session = [&] {
     Session::Target target;

@@ -387,7 +387,7 @@ Json World::desired(const std::string& kind) const {
   const Json old_end{{"host", "alpha"}, {"address", "127.0.0.1"}, {"port", 5501}};
   const Json new_end{{"host", "beta"}, {"address", "127.0.0.1"}, {"port", 5502}};
   Json desired{{"kind", kind},          {"port", kind == "source" ? 5501 : 5502},
-               {"databases", {"shop"}}, {"old", old_end},
+               {"databases", {database}}, {"old", old_end},
                {"new", new_end},        {"until", "caught-up"},
                {"deadline_ms", 3000},   {"verified_within_ms", verified_within_ms}};
   if (!road_.empty()) desired["road"] = road_;

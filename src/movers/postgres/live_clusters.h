@@ -101,6 +101,7 @@ class World {
   Json desired(const std::string& kind) const;
   std::string reverse;                  // of what is desired: "sync", or nothing
   std::int64_t commit_latency_ms = 0;   // of what is desired; 0: nothing
+  std::string database = "shop";        // the one that is desired
   std::int64_t verified_within_ms = 0;  // what a switch asks for; 0: nothing
   Result<Json> apply(const std::string& kind);
   Result<Json> undo(const std::string& kind);

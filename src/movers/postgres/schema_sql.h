@@ -27,6 +27,11 @@ CREATE TABLE IF NOT EXISTS midstream.identity (
   was "char" NOT NULL,
   given "char" NOT NULL,
   index regclass);
+CREATE TABLE IF NOT EXISTS midstream.quieted (
+  relation regclass,
+  name name,
+  was "char" NOT NULL,
+  PRIMARY KEY (relation, name));
 CREATE TABLE IF NOT EXISTS midstream.proof (n bigint);
 GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON midstream.proof TO PUBLIC;
 CREATE SEQUENCE IF NOT EXISTS midstream.proof_numbers;

@@ -9,6 +9,7 @@
 #include "movers/postgres/catalog.h"
 #include "movers/postgres/fence.h"
 #include "movers/postgres/identity.h"
+#include "movers/postgres/quiet_triggers.h"
 #include "movers/postgres/roads.h"
 #include "movers/postgres/seeder.h"
 #include "movers/postgres/stream.h"
@@ -184,6 +185,7 @@ Result<> remove_from_database(const Work& work, const std::string& database) {
       work.run(database, fmt::format("BEGIN; SET LOCAL midstream.allow = 'on'; DROP PUBLICATION IF EXISTS {}; COMMIT",
                                      ident(work.plan.publication()))));
   CHECK_OK(take_identities_back(work, database));
+  CHECK_OK(loud_triggers_back(work, database));
   return remove_title(work, database);
 }
 
@@ -196,6 +198,7 @@ Result<> prepare_database(const Work& work, const Json& catalog, const std::stri
   CHECK_OK(settle_database(work, catalog, database));
   CHECK_OK(let_in(work, database));
   CHECK_OK(make_triggers(work, database));
+  CHECK_OK(quiet_triggers(work, database));
   return make_publication(work, database);
 }
 
@@ -254,6 +257,7 @@ Result<Json> apply_source(const Work& work) {
     CHECK_OK(make_title(work, database, "owner", static_cast<int>(limit.number(0, 0))));
     work.at("source.title");
     CHECK_OK(make_triggers(work, database));
+    CHECK_OK(quiet_triggers(work, database));
     CHECK_OK(make_publication(work, database));
   }
   return Json{{"databases", work.plan.databases.size()}};
