@@ -214,6 +214,36 @@ std::int64_t warm(const Work& work, Session& session, const Json& hot) {
 
 }  // namespace
 
+Result<Json> filled_views(const Work& work, const std::string& database) {
+  return Json(TRY(work.run(database, "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE "
+                                     "c.relkind = 'm' AND c.relispopulated ORDER BY c.oid"))
+                  .column(0));
+}
+
+namespace {
+
+// One that reads another comes after it, whatever the order of their numbers: in this round, or in a later one.
+Result<> refresh_views(const Work& work, Session& session, std::vector<std::string> views) {
+  const auto& context = work.context;
+  while (!views.empty()) {
+    std::vector<std::string> left;
+    std::optional<Error> why;
+    for (const auto& view : views) {
+      const auto done = session.query("REFRESH MATERIALIZED VIEW " + view, {}, context.deadline, context.stop);
+      if (done) continue;
+      auto error = to_error(done.error(), "cannot refresh materialized view " + view);
+      if (done.error().sqlstate != "55000") return std::unexpected(std::move(error));  // but for: it reads one that is not populated
+      left.push_back(view);
+      why = std::move(error);
+    }
+    if (left.size() == views.size()) return std::unexpected(std::move(*why));
+    views = std::move(left);
+  }
+  return {};
+}
+
+}  // namespace
+
 Result<Json> prepare_take(const Work& work, const std::string& database, const Json& args) {
   const auto title = TRY(read_title(work, database));
   if (title.state != "standby" && title.state != "yielded")
@@ -228,10 +258,7 @@ Result<Json> prepare_take(const Work& work, const std::string& database, const J
   auto session = TRY(work.session(database));
   const auto& context = work.context;
   CHECK_OK(session->run("SET midstream.allow = 'on'", {}, context.deadline, context.stop));
-  const auto views = TRY(session->run("SELECT oid::regclass::text FROM pg_class WHERE relkind = 'm' ORDER BY oid", {},
-                                      context.deadline, context.stop));
-  for (const auto& view : views.column(0))
-    CHECK_OK(session->run("REFRESH MATERIALIZED VIEW " + view, {}, context.deadline, context.stop));
+  CHECK_OK(refresh_views(work, *session, args.value("views", std::vector<std::string>{})));
   CHECK_OK(session->run("ANALYZE", {}, context.deadline, context.stop));
   CHECK_OK(session->run("RESET midstream.allow", {}, context.deadline, context.stop));
   const auto warmed = warm(work, *session, args.value("hot", Json::object()));

@@ -10,8 +10,11 @@
 
 namespace midstream::postgres {
 
+// The materialized views of this side that are populated, by name.
+Result<Json> filled_views(const Work& work, const std::string& database);
+
 // Everything on the taker that can be done before anybody waits: stream checked, statistics and materialized
-// views made, what is hot on old read (args: "hot", as the giver's hot_relations() says; missing: nothing), the slot for the way back, the
+// views made (args: "views", the giver's filled ones), what is hot on old read (args: "hot", as the giver's hot_relations() says; missing: nothing), the slot for the way back, the
 // fence proven. {"proof", "fingerprint", "warmed_bytes"}.
 Result<Json> prepare_take(const Work& work, const std::string& database, const Json& args);
 

@@ -223,6 +223,16 @@ TEST_F(LiveIdentity, RowsThatAreOlderThanTheirConstraintAreCopied) {
   EXPECT_EQ(world.new_server().sql("shop", "SELECT count(*) FROM checked"), "2");
 }
 
+TEST_F(LiveIdentity, ViewsAreFilledThatOldHasFilled) {
+  at(world.old_server(), "CREATE MATERIALIZED VIEW a_reader AS SELECT 1 AS n; CREATE MATERIALIZED VIEW z_base AS SELECT count(*) AS n FROM heap; CREATE OR REPLACE "
+                         "FUNCTION read_base() RETURNS bigint LANGUAGE sql AS 'SELECT n FROM public.z_base'; DROP MATERIALIZED VIEW a_reader; CREATE MATERIALIZED VIEW "
+                         "a_reader AS SELECT public.read_base() AS n; CREATE MATERIALIZED VIEW empty AS SELECT 1 / 0 AS n WITH NO DATA");
+  ASSERT_NO_FATAL_FAILURE(follow());
+  OK(world.apply("switch"));
+  EXPECT_EQ(world.new_server().sql("shop", "SELECT n FROM a_reader"), "60");
+  EXPECT_EQ(world.new_server().sql("shop", "SELECT relispopulated FROM pg_class WHERE relname = 'empty'"), "f");
+}
+
 TEST_F(LiveIdentity, NobodyQueuesBehindALongTransaction) {
   const auto session = [&] {
     Session::Target target;

@@ -30,6 +30,7 @@ const std::map<std::string_view, Handler>& handlers() {
       {"title",
        [](const Work& w, const std::string& d, const Json&) -> Result<Json> { return to_json(TRY(read_title(w, d))); }},
       {"hot_relations", [](const Work& w, const std::string& d, const Json&) { return hot_relations(w, d); }},
+      {"filled_views", [](const Work& w, const std::string& d, const Json&) { return filled_views(w, d); }},
       {"prepare_take", [](const Work& w, const std::string& d, const Json& a) { return prepare_take(w, d, a); }},
       {"prepare_give", [](const Work& w, const std::string& d, const Json& a) { return prepare_give(w, d, a); }},
       {"give", [](const Work& w, const std::string& d, const Json& a) { return give(w, d, a); }},
@@ -170,7 +171,9 @@ class Switch {
   Result<Json> hand_over(bool from_old) const {
     // Old is warm when it takes back. Without the answer new begins cold, that is all.
     const auto hot = from_old ? side(true, "hot_relations") : Result<Json>(Json::object());
-    const auto can_take = side(!from_old, "prepare_take", {{"hot", hot.value_or(Json::object())}});
+    const auto views = side(from_old, "filled_views");
+    if (!views) return postponed(from_old, views.error());
+    const auto can_take = side(!from_old, "prepare_take", {{"hot", hot.value_or(Json::object())}, {"views", *views}});
     if (!can_take) return postponed(from_old, can_take.error());
     const auto& ready = *can_take;
     const auto asked = side(from_old, "prepare_give", {{"fingerprint", ready.value("fingerprint", "")}});
