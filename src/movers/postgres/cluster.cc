@@ -35,7 +35,8 @@ Result<Pool::Loan> Pool::get(const Session::Target& target, Deadline deadline, c
 void Pool::give_back(const std::string& key, Session session, std::uint64_t generation) {
   const std::lock_guard lock(mutex_);
   if (generation != generation_) return;
-  idle_.emplace(key, Idle{std::move(session), boot_now()});
+  // Before its like: the one used last knows the catalogs best.
+  idle_.emplace_hint(idle_.lower_bound(key), key, Idle{std::move(session), boot_now()});
 }
 
 void Pool::drop(const std::string& database) {

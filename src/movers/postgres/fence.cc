@@ -12,6 +12,8 @@ namespace midstream::postgres {
 
 namespace {
 
+constexpr Millis kRehearsal{5000};
+
 // Ends what the fence must not leave: everything but ourselves, walsenders, apply workers, the server's own housekeeping, and
 // those of $1 that are at rest. Not by the view pg_stat_activity: clients wait, and with hundreds of backends its joins cost
 // more than the list itself.
@@ -139,9 +141,8 @@ std::string lift_sql(const Plan& plan, const std::string& database) {
          members_sql(plan, database, false);
 }
 
-Result<> set_closing(const Work& work, Session& session, const std::string& database) {
-  const auto& context = work.context;
-  const auto sql = fmt::format(
+std::string closing_sql(const Work& work, const std::string& database) {
+  return fmt::format(
       "BEGIN; SET LOCAL synchronous_commit = 'on'; {0} UPDATE midstream.owner SET state = 'closing', since = "
       "now(), "
       "connection_limit = (SELECT datconnlimit FROM pg_database WHERE datname = current_database()) WHERE "
@@ -149,9 +150,13 @@ Result<> set_closing(const Work& work, Session& session, const std::string& data
       "'owner'; ALTER DATABASE {1} CONNECTION LIMIT 0; {2} "
       "DO $body$ BEGIN IF (SELECT state FROM midstream.owner) <> 'closing' THEN RAISE EXCEPTION 'midstream: "
       "the title "
-      "is not owner' USING ERRCODE = 'MS001'; END IF; END $body$; COMMIT",
+      "is not owner' USING ERRCODE = 'MS001'; END IF; END $body$; ",
       adopt_sql(work), ident(database), members_sql(work.plan, database, true));
-  auto done = session.query(sql, {}, context.deadline, context.stop);
+}
+
+Result<> set_closing(const Work& work, Session& session, const std::string& database) {
+  const auto& context = work.context;
+  auto done = session.query(closing_sql(work, database) + "COMMIT", {}, context.deadline, context.stop);
   if (done) return {};
   (void)session.query("ROLLBACK", {}, context.deadline, context.stop);
   return std::unexpected(title_error(done.error(), fmt::format("cannot close {} for the switch", database)));
@@ -193,6 +198,21 @@ Result<std::set<int>> end_sessions(const Work& work, Session& session, Deadline 
     if (rows.size() == 0 && starting == 0) return clients;
     CHECK_OK(wait_a_bit(Millis(1), deadline, work.context.stop, "sessions to end: " + stayed));
   }
+}
+
+Result<> rehearse_fence(const Work& work, Session& session, const std::string& database, const std::string& last) {
+  const auto& context = work.context;
+  const auto deadline = context.deadline.sooner(kRehearsal);
+  auto done = session.query(closing_sql(work, database) + last + "ROLLBACK", {}, deadline, context.stop);
+  if (!done) {
+    (void)session.query("ROLLBACK", {}, Deadline::in(Millis(2000)), {});
+    return std::unexpected(title_error(done.error(), fmt::format("the switch of {} failed when it was rehearsed", database)));
+  }
+  CHECK_OK(session.run(kStarting, {}, deadline, context.stop));
+  CHECK_OK(session.run(end_strangers_sql(work.plan) + " AND pid = -1", {"{}"}, deadline, context.stop));
+  // Nothing is fenced yet, so these are let through: they change no row, and are rolled back.
+  Json ignored = Json::array();
+  return prove_statements(work, database, ignored);
 }
 
 Result<Witnesses> open_witnesses(const Work& work, const std::string& database) {

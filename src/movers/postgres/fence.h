@@ -19,6 +19,9 @@ std::string members_sql(const Plan& plan, const std::string& database, bool fenc
 
 // owner -> closing, with the fence, in one commit. Fenced where the title is not `owner` or the epoch is old.
 Result<> set_closing(const Work& work, Session& session, const std::string& database);
+// Does once what a switch will do while clients wait, and rolls it back: what a server process reads of the catalogs the first time
+// is read before anybody waits, and what would fail fails here. `last`: what is to follow in the same transaction. Changes nothing.
+Result<> rehearse_fence(const Work& work, Session& session, const std::string& database, const std::string& last);
 // closing -> owner, fence lifted, in one commit; false, and nothing done, where the title is not `closing`.
 Result<bool> reopen(const Work& work, const std::string& database);
 // The same text for who becomes owner inside a transaction of the caller's.

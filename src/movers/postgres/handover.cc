@@ -23,6 +23,7 @@ namespace {
 constexpr std::int64_t kMostLag = 4 << 20;     // bytes; more is not caught up
 constexpr std::int64_t kMostExtraRows = 1000;  // unlogged rows and large objects, each
 constexpr std::int64_t kMostExtraBytes = 8 << 20;
+constexpr Millis kSettle{40};
 
 std::int64_t ms_since(std::chrono::nanoseconds start) {
   return std::chrono::duration_cast<Millis>(boot_now() - start).count();
@@ -83,18 +84,15 @@ Result<> extras_are_small(Session& session, const Work& work, const std::string&
   return {};
 }
 
+constexpr const char* kYieldSql =
+    "DO $body$ BEGIN UPDATE midstream.owner SET state = 'yielded', turn = turn + 1, since = now() WHERE state = 'closing'; IF NOT FOUND "
+    "THEN RAISE EXCEPTION 'midstream: the lease ended' USING ERRCODE = 'MS002'; END IF; INSERT INTO midstream.handover (turn, epoch, "
+    "sequences, extras) SELECT turn, epoch, midstream.sequences(), midstream.extras() FROM midstream.owner; END $body$; ";
+
 // The commit that gives the database away. Nothing of the giver's can follow it.
 Result<std::int64_t> yield(const Work& work, Session& session, const std::string& database) {
   const auto& context = work.context;
-  const auto sql = fmt::format(
-      "BEGIN; SET LOCAL synchronous_commit = 'on'; {} DO $body$ BEGIN UPDATE midstream.owner SET state = "
-      "'yielded', turn = "
-      "turn + 1, since = now() WHERE state = 'closing'; IF NOT FOUND THEN RAISE EXCEPTION 'midstream: the "
-      "lease ended' "
-      "USING ERRCODE = 'MS002'; END IF; INSERT INTO midstream.handover (turn, epoch, sequences, extras) "
-      "SELECT turn, epoch, "
-      "midstream.sequences(), midstream.extras() FROM midstream.owner; END $body$; COMMIT",
-      adopt_sql(work));
+  const auto sql = fmt::format("BEGIN; SET LOCAL synchronous_commit = 'on'; {}{} COMMIT", adopt_sql(work), kYieldSql);
   auto done = session.query(sql, {}, context.deadline, context.stop);
   if (!done) {
     const auto error = done.error();
@@ -212,6 +210,21 @@ std::int64_t warm(const Work& work, Session& session, const Json& hot) {
   return warmed.value_or(0);
 }
 
+// What `take` will do, done once and rolled back; sequences are only read, since setval() is not undone.
+Result<> rehearse_take(const Work& work, Session& session, const std::string& database) {
+  const auto& context = work.context;
+  const auto sql = fmt::format(
+      "BEGIN; SET LOCAL midstream.allow = 'on'; SET LOCAL session_replication_role = replica; SET LOCAL synchronous_commit = 'on'; {} ALTER SUBSCRIPTION {} DISABLE; "
+      "DO $body$ DECLARE h midstream.handover; BEGIN SELECT * FROM midstream.handover ORDER BY turn DESC LIMIT 1 INTO h; PERFORM "
+      "midstream.sequences(); UPDATE midstream.owner SET state = 'owner', began = pg_current_wal_insert_lsn(), since = now() WHERE state IN "
+      "('standby', 'yielded'); END $body$; {} ROLLBACK",
+      adopt_sql(work), ident(work.incoming(database)), lift_sql(work.plan, database));
+  auto done = session.query(sql, {}, context.deadline.sooner(Millis(5000)), context.stop);
+  if (done) return {};
+  (void)session.query("ROLLBACK", {}, Deadline::in(Millis(2000)), {});
+  return std::unexpected(title_error(done.error(), fmt::format("taking {} over on {} failed when it was rehearsed", database, context.host)));
+}
+
 }  // namespace
 
 Result<Json> filled_views(const Work& work, const std::string& database) {
@@ -269,6 +282,7 @@ Result<Json> prepare_take(const Work& work, const std::string& database, const J
   // From hard to soft, so that becoming owner needs no file: still fenced.
   CHECK_OK(set_access(work, database, work.plan.gate.present() ? Access::gated : Access::soft));
   if (work.plan.gate.present()) CHECK_OK(admit_gate(work, database));
+  CHECK_OK(rehearse_take(work, *session, database));
   return Json{{"proof", std::move(proof)}, {"fingerprint", TRY(fingerprint(work, database))}, {"warmed_bytes", warmed}};
 }
 
@@ -312,9 +326,12 @@ Result<Json> prepare_give(const Work& work, const std::string& database, const J
 }
 
 Result<Json> give(const Work& work, const std::string& database, const Json& args) {
-  auto witnesses = TRY(open_witnesses(work, database));
   auto session = TRY(work.session(database));
+  CHECK_OK(rehearse_fence(work, *session, database, kYieldSql));
+  auto witnesses = TRY(open_witnesses(work, database));
   const auto span = std::min<std::int64_t>(get_int_or(args, "deadline_ms", 1000), work.options.lease.count() / 2);
+  // What this stirred up is not to lengthen the hold.
+  if (!pause_for(kSettle, work.context.stop)) return retry(fmt::format("the switch of {} was called off", database));
   CHECK_OK(write_lease(work, database));
   // Nothing inside may wait longer than the switch may take: the database is shut meanwhile.
   const auto& outer = work.context;
