@@ -14,7 +14,7 @@ namespace {
 // Sessions of one worker that are being connected to the other server at once, and how soon one after the other: each costs that
 // server a process and a login, which are not to be felt by those who are served meanwhile.
 constexpr std::size_t kConnecting = 8;
-constexpr Millis kConnect{20};
+constexpr Millis kConnect{30};
 constexpr int kSweepMs = 1'000;
 // Prepared sessions are asked again once they have rested for so long, and so many of them at once: an old server spends about a
 // millisecond on each.

@@ -50,6 +50,12 @@ std::int64_t Bench::longest_us(std::int64_t from_us, std::int64_t to_us) {
   return longest;
 }
 
+std::int64_t Bench::longest_ended_us(std::int64_t from_us, std::int64_t to_us) {
+  const auto longest = longest_us(from_us, to_us);
+  const auto it = std::ranges::find_if(waits_, [&](const auto& one) { return one.first >= from_us && one.first <= to_us && one.second == longest; });
+  return it == waits_.end() ? 0 : it->first - from_us;
+}
+
 std::int64_t Bench::longest_after_us(std::int64_t from_us, std::int64_t to_us) {
   if (waits_.empty()) read_logs();
   std::int64_t longest = 0;

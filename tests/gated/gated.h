@@ -34,6 +34,8 @@ class Bench {
   std::int64_t failed() const { return number_after("number of failed transactions: "); }
   // The longest wait of the transactions that ended between the two instants (microseconds since 1970).
   std::int64_t longest_us(std::int64_t from_us, std::int64_t to_us);
+  // And when that one ended, in microseconds after `from_us`.
+  std::int64_t longest_ended_us(std::int64_t from_us, std::int64_t to_us);
   // The longest wait of those that began after the one instant and ended before the other.
   std::int64_t longest_after_us(std::int64_t from_us, std::int64_t to_us);
   // The longest wait of those under way at that instant.

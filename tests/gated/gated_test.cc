@@ -57,6 +57,9 @@ TEST_F(Gated, ToAndFroUnderLoadNobodyNotices) {
   EXPECT_EQ(orders(switches % 2 == 1), bench.processed() + torture.orders()) << bench.out();
   fmt::print("{} torture sessions: {} rounds, {} rows, {} notifications\n", torture.sessions(), torture.rounds(), torture.orders(), torture.notifications());
   fmt::print("{} switches, {} postponed, {} transactions; longest wait of a transaction, each switch's\n", switches, postponed, bench.processed());
+  for (const auto& one : windows)
+    fmt::print("  longest wait {} us before the hold ({} ms after its beginning, hold after {} ms), {} us over its end, {} us after it\n", bench.longest_us(one.from, one.closed),
+               bench.longest_ended_us(one.from, one.closed) / 1000, (one.closed - one.from) / 1000, bench.longest_at_us(one.over), bench.longest_after_us(one.over, one.to));
   const auto print = [&](const char* what, auto of) {
     std::vector<std::int64_t> waits;
     for (const auto& one : windows) waits.push_back(of(one));
