@@ -17,14 +17,14 @@ Result<> run_batch(const std::string& commands, bool force) {
   return {};
 }
 
-std::string bridge_end(std::size_t host, const std::string& device) { return fmt::format("h{}.{}", host, device); }
-
 // A host keeps its hardware addresses over a reboot, as a machine does: its neighbours need not learn anything.
 std::string hardware_address(std::size_t host, std::size_t port) {
   return fmt::format("02:4d:53:00:{:02x}:{:02x}", host + 1, port + 1);
 }
 
 }  // namespace
+
+std::string bridge_end(std::size_t host, const std::string& device) { return fmt::format("h{}.{}", host, device); }
 
 Result<> make_bridges() {
   std::string commands = "link set lo up\n";

@@ -15,6 +15,9 @@ namespace midstream::lab {
 // Makes the bridges br-mgmt, br-pub and br-wan.
 Result<> make_bridges();
 
+// The bridge's end of a port of `hosts[host]`.
+std::string bridge_end(std::size_t host, const std::string& device);
+
 // The pids are those of the hosts' first processes, in our pid namespace; -1 leaves a host out. What the bridges
 // still have of such a host's last life is removed.
 Result<> connect_hosts(const std::vector<HostPlan>& hosts, const std::vector<pid_t>& pids);

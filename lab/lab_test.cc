@@ -2,6 +2,7 @@
 #include "lab/lab.h"
 
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -10,8 +11,10 @@
 #include <thread>
 
 #include "base/text.h"
+#include "lab/fabric.h"
 #include "lab/image.h"
 #include "sys/file.h"
+#include "sys/stream.h"
 
 namespace midstream::lab {
 namespace {
@@ -109,6 +112,19 @@ TEST_F(LabTest, AnswersSurvivesPowerCutsAndLeavesNothing) {
   ASSERT_TRUE(filled.has_value()) << filled.error().text();
   EXPECT_NE(run("new", "head -c 1000000 /dev/zero > /root/x && echo room"), "room");
   ASSERT_TRUE(lab->unfill("new").has_value());
+
+  // The operator's host is moved away: what took a millisecond there and back takes the distance.
+  const auto hosts = lab->scenario().hosts();
+  const auto ops = static_cast<std::size_t>(std::ranges::find(hosts, Role::ops, &HostPlan::role) - hosts.begin());
+  const std::string trip = "python3 -c 'import socket, time; t = time.time(); socket.create_connection((\"10.77.0.1\", 22), 5); print(time.time() - t)'";
+  EXPECT_LT(std::stod(run("ops", trip)), 0.08);
+  auto relay = lab->spawn("fabric", {std::string(MIDSTREAM_PROGRAMS) + "/midstream-lab", "relay", bridge_end(ops, "mgmt0"), "br-mgmt", "40"});
+  ASSERT_TRUE(relay.has_value()) << relay.error().text();
+  ASSERT_TRUE(wait_fd(relay->out(), POLLIN, Deadline::in(Millis(10'000)), {}).has_value());
+  const auto far = std::stod(run("ops", trip));
+  EXPECT_GE(far, 0.08);
+  EXPECT_LT(far, 1.0);
+  EXPECT_EQ(run("ops", "ssh new hostname"), "new");
 
   // The supervisor: an orphan of a service dies with it, the service is started again, a removed one ends.
   run("new", "mkdir -p /etc/service/t && printf '#!/bin/sh\\nsetsid sleep 7777 &\\nexec sleep 8888\\n' > "

@@ -14,6 +14,7 @@
 #include "lab/guardian.h"
 #include "lab/init.h"
 #include "lab/lab.h"
+#include "lab/relay.h"
 #include "lab/trial.h"
 #include "lab/trials.h"
 
@@ -28,8 +29,9 @@ constexpr const char* kUsage =
     "usage: midstream-lab [--dir DIR] COMMAND\n"
     "  up [SCENARIO] [--fast]        build a lab; it stays until down\n"
     "  hold [SCENARIO] [--fast]      build one and hold it until Ctrl-C\n"
-    "  run [SCENARIO] [--fast] [--mail] [--seeded] [--roll-back]   a whole move, and back again; --mail: mail has users;\n"
-    "                                --seeded: the database goes by the seeded road\n"
+    "  run [SCENARIO] [--fast] [--mail] [--seeded] [--far MS] [--roll-back]   a whole move, and back again; --mail: mail has users;\n"
+    "                                --seeded: the database goes by the seeded road;\n"
+    "                                --far MS: the operator's host is so far from all others, there and back\n"
     "  trial [NAME [SEED]]           a move with faults, then the checker; without a name: which there are\n"
     "  down                          end it\n"
     "  hosts                         what runs, as JSON\n"
@@ -48,6 +50,7 @@ struct Arguments {
   bool roll_back = false;
   bool mail = false;
   bool seeded = false;
+  Millis far{0};
   std::vector<std::string> words;  // up to "--"
   std::vector<std::string> rest;   // after it
 };
@@ -68,6 +71,8 @@ Arguments parse(int argc, char** argv) {
       arguments.seeded = true;
     } else if (word == "--roll-back") {
       arguments.roll_back = true;
+    } else if (word == "--far" && i + 1 < argc) {
+      arguments.far = Millis(std::atoi(argv[++i]));
     } else if (word == "--dir" && i + 1 < argc) {
       arguments.directory = fs::absolute(argv[++i]);
     } else {
@@ -131,6 +136,7 @@ int run_move(const Arguments& arguments) {
   spec.fast = arguments.fast;
   spec.mail = arguments.mail;
   spec.seeded = arguments.seeded;
+  spec.far = arguments.far;
   spec.directory = arguments.directory;
   spec.programs = own_directory();
   spec.tell = [](std::string_view line) {
@@ -149,6 +155,7 @@ int trial(const Arguments& arguments) {
   spec.fast = true;
   spec.mail = arguments.mail;
   spec.seeded = arguments.seeded;
+  spec.far = arguments.far;
   spec.directory = arguments.directory;
   spec.programs = own_directory();
   spec.tell = [](std::string_view line) {
@@ -222,6 +229,8 @@ int run(int argc, char** argv) {
   if (verb == "init") return run_init();
   // At once, here and below: with children in another pid namespace a leak check at exit would hang.
   if (verb == "guardian") ::_exit(guardian(arguments.words));
+  if (verb == "relay" && arguments.words.size() == 4)
+    return fail(relay(arguments.words[1], arguments.words[2], Millis(std::atoi(arguments.words[3].c_str()))).error());
   if (verb == "template") return build_template(arguments.words);
   if (verb == "up") return bring_up(arguments, false);
   if (verb == "hold") return bring_up(arguments, true);

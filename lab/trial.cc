@@ -9,6 +9,7 @@
 #include <fstream>
 
 #include "base/text.h"
+#include "lab/fabric.h"
 #include "lab/provision.h"
 #include "sys/file.h"
 #include "sys/stream.h"
@@ -82,10 +83,24 @@ Result<> Command::wait_for_line(const std::function<bool(std::string_view)>& mar
 Result<Trial> Trial::begin(const TrialSpec& spec) {
   LabSpec lab_spec{spec.scenario, spec.fast, spec.directory, spec.programs, spec.tell, spec.mail, spec.seeded};
   Trial trial(spec, TRY(Lab::up(lab_spec, Deadline::in(Millis(120'000)))));
+  if (spec.far.count() > 0) CHECK_OK(trial.move_away());
   CHECK_OK(trial.start_witness());
   CHECK_OK(trial.start_clients());
   CHECK_OK(trial.await_clients(Deadline::in(Millis(30'000))));
   return trial;
+}
+
+Result<> Trial::move_away() {
+  const auto hosts = lab_.scenario().hosts();
+  const auto ops = static_cast<std::size_t>(std::ranges::find(hosts, Role::ops, &HostPlan::role) - hosts.begin());
+  const auto& port = hosts[ops].ports[0];
+  relay_ = TRY(lab_.spawn("fabric", {(spec_.programs / "midstream-lab").string(), "relay", bridge_end(ops, port.device), "br-" + port.network,
+                                     std::to_string(spec_.far.count() / 2)}));
+  const auto deadline = Deadline::in(Millis(10'000));
+  CHECK_OK(wait_fd(relay_->out(), POLLIN, deadline, {}));
+  char said[16];
+  if (::read(relay_->out(), said, sizeof said) <= 0) return refused("the relay before the operator's host did not start", "see what it says above");
+  return {};
 }
 
 Result<> Trial::start_witness() {

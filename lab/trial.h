@@ -23,6 +23,7 @@ struct TrialSpec {
   std::function<void(std::string_view)> tell;  // progress, for a person
   bool mail = false;  // mail is a service of the move, and has users
   bool seeded = false;  // the database goes by the seeded road
+  Millis far{0};        // how far the operator's host is from all others, there and back
 };
 
 // `midstream ...` running on the operator's host.
@@ -67,6 +68,7 @@ class Trial {
 
  private:
   Trial(TrialSpec spec, Lab lab) : spec_(std::move(spec)), lab_(std::move(lab)) {}
+  Result<> move_away();
   Result<> start_witness();
   Result<> start_clients();
   Result<> await_clients(Deadline deadline);
@@ -78,6 +80,7 @@ class Trial {
 
   TrialSpec spec_;
   Lab lab_;
+  std::optional<Child> relay_;
   std::optional<Child> witness_;
   std::optional<Child> clients_;
   std::vector<std::string> judging_;  // the command of the last judgement
