@@ -248,7 +248,7 @@ PostgresSpec Builder::postgres(const MapReader& from) {
   if (from.text("commit_latency", "") == "off") spec.commit_latency = Span(0);
   else spec.commit_latency = from.span("commit_latency", spec.commit_latency);
   if (from.has("limit")) spec.limit = parse_size(from.text("limit")).value_or(0);
-  if (spec.limit > 0 && spec.road != "seeded") add(from.at("limit"), from.path("limit"), "found a limit of the logical road, expected one of the seeded road only");
+  if (spec.limit > 0 && spec.road == "logical") add(from.at("limit"), from.path("limit"), "found a limit of the logical road, expected one of the seeded or the physical road only");
   if (spec.old_side.host == spec.new_side.host) {
     add(from.at("new"), from.path("new"), found_expected(spec.new_side.host, "another host than that of 'old'", {}));
   }

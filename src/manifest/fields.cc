@@ -190,8 +190,8 @@ bool valid_limit(std::string_view t) {
   const auto size = parse_size(t);
   return size && *size >= (1 << 20) && *size <= (1 << 30);
 }
-constexpr std::array<std::string_view, 2> kRoadWords{"logical", "seeded"};
-constexpr Shape kRoad = words("logical or seeded (physical is not there yet)", kRoadWords);
+constexpr std::array<std::string_view, 3> kRoadWords{"logical", "seeded", "physical"};
+constexpr Shape kRoad = words("logical, seeded or physical", kRoadWords);
 constexpr Shape kLimit = text("bytes a second from 1M to 1G such as 64M", valid_limit, "^[0-9]+[MG]$");
 constexpr std::array<std::string_view, 2> kReverseWords{"async", "sync"};
 constexpr Shape kReverse = words("async or sync", kReverseWords);
@@ -203,8 +203,8 @@ constexpr Field kPostgresFields[] = {
     {"databases", &kDatabases, required, "what moves"},
     {"deadline", &kPositive, optional, "of the switch; 1s where silent"},
     {"verify_age", &kPositive, optional, "how long before the switch both sides may have been found equal; 24h where silent"},
-    {"road", &kRoad, optional, "how new comes to have the rows: logical where silent; seeded, from a base backup of old's whole cluster"},
-    {"limit", &kLimit, optional, "of the seeded road: bytes a second that its base backup may read; no limit where silent"},
+    {"road", &kRoad, optional, "how new comes to have the rows: logical where silent; seeded, from a base backup of old's whole cluster; physical, as its standby"},
+    {"limit", &kLimit, optional, "of the seeded and the physical road: bytes a second that its base backup may read; no limit where silent"},
     {"commit_latency", &kCommitLatency, optional, "bulk reads slow down where a commit on old takes longer; 50ms where silent, off: they do not"},
     {"reverse", &kReverse, optional, "after the switch: async where silent; sync: commits on new wait until old has them"},
 };

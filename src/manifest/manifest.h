@@ -75,7 +75,7 @@ struct PostgresSpec {
   std::vector<std::string> databases;
   Span deadline{1'000};  // of the switch
   Span verify_age{24 * 3'600'000};  // both sides were found equal no longer before the switch
-  std::string road = "logical";  // how new comes to have the rows: logical, or seeded
+  std::string road = "logical";  // how new comes to have the rows: logical, seeded or physical
   bool sync_reverse = false;     // commits on new wait until old has them
   Span commit_latency{50};       // of old: bulk reads slow down where its commits take longer; 0: they do not
   std::uint64_t limit = 0;       // seeded: bytes a second of the base backup; 0: as fast as it goes

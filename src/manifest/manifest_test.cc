@@ -365,7 +365,7 @@ TEST(Schema, NamesEveryFieldThatIsThere) {
   const auto& service = schema["properties"]["services"]["additionalProperties"];
   EXPECT_TRUE(service["properties"].contains("traffic"));
   EXPECT_TRUE(service["properties"].contains("gate"));
-  EXPECT_EQ(service["properties"]["postgres"]["properties"]["road"]["enum"], (Json{"logical", "seeded"}));
+  EXPECT_EQ(service["properties"]["postgres"]["properties"]["road"]["enum"], (Json{"logical", "seeded", "physical"}));
   EXPECT_EQ(service["properties"]["postgres"]["properties"]["reverse"]["enum"], (Json{"async", "sync"}));
 }
 

@@ -81,8 +81,8 @@ std::string hba_lines(const Plan& plan, std::string_view peer_address, const std
   const auto one_host = [](std::string_view address) { return fmt::format("{}/{}", address, address.find(':') == std::string_view::npos ? 32 : 128); };
   std::string out = fmt::format("local all {} peer map={}\n", plan.agent_role(), plan.agent_role());
   if (plan.gate.present()) out += fmt::format("host postgres {} {} scram-sha-256\n", plan.gate_role(), one_host(plan.gate.address));
-  // Old's own: the base backup, and what recovers from it.
-  if (plan.seeded() && peer_address == plan.new_end.address) out += fmt::format("host replication {} {} scram-sha-256\n", plan.replication_role(), one_host(peer_address));
+  // The base backup, and what recovers from it; on the physical road either side's standby.
+  if (plan.physical() || (plan.seeded() && peer_address == plan.new_end.address)) out += fmt::format("host replication {} {} scram-sha-256\n", plan.replication_role(), one_host(peer_address));
   for (const auto& database : plan.databases) {
     const bool gated = gated_ones.contains(database);
     const bool hard = gated || hard_ones.contains(database);

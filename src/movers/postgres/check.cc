@@ -60,14 +60,14 @@ Json number_of(const Work& work, const std::string& name) {
 
 std::string major(const Json& facts) { return std::to_string(get_int_or(facts, "version", 0) / 10000); }
 
-void check_cluster(const Json& facts, const std::string& where, Json& findings) {
+void check_cluster(const Json& facts, const std::string& where, bool physical, Json& findings) {
   const auto add = [&](std::string what, bool ok, std::string detail, std::string todo) {
     findings.push_back(finding(what + " on " + where, ok, std::move(detail), ok ? "" : std::move(todo)));
   };
   const auto version = get_int_or(facts, "version", 0);
   add("PostgreSQL version", version >= 140000 && version < 180000, major(facts), "versions 14 to 17 can be moved");
   const auto level = get_string_or(facts, "wal_level", "");
-  add("wal_level", level == "logical", level, "set wal_level = logical in postgresql.conf and restart the server");
+  add("wal_level", level == "logical" || (physical && level == "replica"), level, "set wal_level = logical in postgresql.conf and restart the server");
   const auto free_slots = get_int_or(facts, "free_slots", 0);
   const auto needed = get_int_or(facts, "needed_slots", 4);
   add("free replication slots", free_slots >= needed, fmt::format("{} free", free_slots),
@@ -76,20 +76,23 @@ void check_cluster(const Json& facts, const std::string& where, Json& findings) 
   add("free WAL senders", senders >= needed, fmt::format("{} free", senders),
       fmt::format("raise max_wal_senders so that {} are free, and restart the server", needed));
   const auto workers = get_int_or(facts, "workers", 0);
-  add("logical replication workers", workers >= 2, std::to_string(workers),
+  if (!physical) add("logical replication workers", workers >= 2, std::to_string(workers),
       "raise max_logical_replication_workers to 4");
   check_wal(facts, where, findings);
   findings.push_back(finding("commit timestamps on " + where, true, get_string_or(facts, "timestamps", ""),
                              "track_commit_timestamp = on would let commits of both sides be compared"));
 }
 
-void check_database(const Json& facts, const std::string& database, Json& findings) {
+void check_database(const Json& facts, const std::string& database, bool physical, Json& findings) {
   const auto list = [&](const char* key) { return facts.value(key, std::vector<std::string>{}); };
   const auto none = [&](const char* key, std::string what, std::string todo) {
     const auto found = list(key);
     findings.push_back(finding(what + " in " + database, found.empty(), found.empty() ? "none" : join(found, ", "),
                                found.empty() ? "" : std::move(todo)));
   };
+  findings.push_back(finding("unlogged tables in " + database, true, join(list("unlogged"), ", "),
+                             "their rows are carried inside the switch, up to 1000 a table"));
+  if (physical) return;  // the rest comes as it is
   for (const auto& one : facts.value("without_identity", Json::array()))
     findings.push_back(finding(fmt::format("table {} of {} has no replica identity", one.at(0).get<std::string>(), database), true,
                                one.at(1).get<std::string>(), "a primary key would serve better"));
@@ -102,8 +105,6 @@ void check_database(const Json& facts, const std::string& database, Json& findin
                                            one.at(2).get<std::string>()),
                                alone, alone ? "does not fire for replicated rows while the move lasts" : "the database subscribes to " + join(list("subscriptions"), ", "),
                                alone ? "nothing, unless sessions of yours set session_replication_role" : "make it ENABLE (origin) while the move lasts"));
-  findings.push_back(finding("unlogged tables in " + database, true, join(list("unlogged"), ", "),
-                             "their rows are carried inside the switch, up to 1000 a table"));
   findings.push_back(finding("large objects in " + database, true, join(list("large_objects"), ""),
                              "they are carried inside the switch, up to 1000 and 8 MiB"));
 }
@@ -157,6 +158,7 @@ Result<Json> cluster_facts(const Work& work) {
              {"system", row.text(0, 6)},         {"needed_slots", (work.on_old ? 3 : 3 + kCopyWorkers) * count},   {"databases", Json::object()}};
   // The base backup's own, while it is under way: one slot, two senders.
   if (work.plan.seeded() && work.on_old) facts["needed_slots"] = get_int_or(facts, "needed_slots", 0) + 2;
+  if (work.plan.physical()) facts["needed_slots"] = 2;
   facts["road"] = TRY(road_facts(work));
   facts.update(TRY(wal_facts(work)));
   facts["prepared"] = number_of(work, "max_prepared_transactions");
@@ -183,12 +185,12 @@ Result<Json> run_check(const Work& work) {
                              mine ? major(*mine) : mine.error().what,
                              mine ? "" : "let OS user postgres in by peer authentication over the unix socket"));
   if (!mine) return findings;
-  check_cluster(*mine, work.mine().host, findings);
+  check_cluster(*mine, work.mine().host, work.plan.physical(), findings);
   const auto access = access_is_readable(work);
   findings.push_back(finding(fmt::format("the access files on {} can be read", work.mine().host), access.has_value(),
                              access ? "" : access.error().what, access ? "" : access.error().todo));
   if (kind == "source") {
-    for (const auto& [name, facts] : mine->at("databases").items()) check_database(facts, name, findings);
+    for (const auto& [name, facts] : mine->at("databases").items()) check_database(facts, name, work.plan.physical(), findings);
     for (const auto& database : work.plan.databases)
       findings.push_back(finding(fmt::format("database {} on {}", database, work.mine().host),
                                  mine->at("databases").contains(database), "", "there is no such database"));

@@ -33,7 +33,8 @@ std::filesystem::path lease_path(const Context& context, const std::string& move
   return context.state / fmt::format("{}-{}.lease", move, number);
 }
 
-// Who would make the hold long: byte lag lies while a big transaction is open.
+}  // namespace
+
 Result<> nobody_in_the_way(const Work& work, Session& session, const std::string& database) {
   const auto& context = work.context;
   const auto prepared = TRY(session.run("SELECT gid FROM pg_prepared_xacts WHERE database = $1 LIMIT 1", {database},
@@ -56,6 +57,8 @@ Result<> nobody_in_the_way(const Work& work, Session& session, const std::string
                            database),
                "wait for it, or end it");
 }
+
+namespace {
 
 Result<> extras_are_small(Session& session, const Work& work, const std::string& database) {
   const auto& context = work.context;
@@ -104,12 +107,15 @@ Result<std::int64_t> yield(const Work& work, Session& session, const std::string
   return TRY(session.run("SELECT turn FROM midstream.owner", {}, Deadline::in(Millis(2000)), {})).number(0, 0);
 }
 
-// From here on the gate forwards nothing before it knows from a title where to.
+}  // namespace
+
 Result<> gate_keeps(const Work& work, const std::string& database, bool gone) {
   if (!work.plan.gate.present() || gone) return {};
   CHECK_OK(work.ask_gate("keep", database, work.on_old ? "new" : "old"));
   return {};
 }
+
+namespace {
 
 Result<Json> close_and_yield(const Work& work, Session& session, const std::string& database, Witnesses& witnesses,
                              const std::set<int>& spared, bool gate_gone, Deadline deadline) {

@@ -42,6 +42,11 @@ Result<Json> admit_all(const Work& work, const std::string& database);
 // Idempotent. args: "began" (of the taker's title). {"proof"}.
 Result<Json> after_give(const Work& work, const std::string& database, const Json& args);
 
+// Retry, naming who would make the hold long: byte lag lies while a big transaction is open.
+Result<> nobody_in_the_way(const Work& work, Session& session, const std::string& database);
+// From here on the gate forwards nothing before it knows from a title where to. Retry where it does not hold everybody.
+Result<> gate_keeps(const Work& work, const std::string& database, bool gone);
+
 // The lease of a database that is being closed, on disk: when the agent shall open it again by itself.
 Result<> write_lease(const Work& work, const std::string& database);
 Result<> clear_lease(const Work& work, const std::string& database);

@@ -232,10 +232,14 @@ World::World() {
   old_side_.options.socket_dir = root_ / "old";
   new_side_.options.socket_dir = root_ / "new";
   for (auto* side : {&old_side_, &new_side_}) side->options.holder = {MIDSTREAM_PROGRAMS "/midstream-agent", "hold-snapshot"};
-  new_side_.options.server = [this](bool up) -> Result<> {
-    if (up ? new_->running() || new_->start() : new_->stop()) return {};
-    return retry(up ? "the server does not start" : "the server does not stop");
+  const auto supervised = [](Server& server) {
+    return [&server](bool up) -> Result<> {
+      if (up ? server.running() || server.start() : server.stop()) return {};
+      return retry(up ? "the server does not start" : "the server does not stop");
+    };
   };
+  old_side_.options.server = supervised(*old_);
+  new_side_.options.server = supervised(*new_);
   joined_.sides = {{"alpha", &old_side_}, {"beta", &new_side_}};
   forget();
 }
@@ -312,6 +316,17 @@ void World::restore_new() {
   std::filesystem::remove_all(new_->directory() / "data.finished", ignored);
   std::filesystem::remove_all(new_->directory() / ".midstream-autumn-1-5502", ignored);
   usable_ = new_->start();
+}
+
+void World::restore_old() {
+  for (auto* side : {&new_side_, &old_side_}) side->mover.reset();
+  old_->crash();
+  const auto data = old_->directory() / "data";
+  std::error_code ignored;
+  std::filesystem::remove(data / "standby.signal", ignored);
+  old_->write("postgresql.auto.conf", "");
+  std::filesystem::remove_all(old_->directory() / ".midstream-autumn-1-5501", ignored);
+  usable_ = old_->start();
 }
 
 void World::once_at(const std::string& point, std::function<void()> act) {

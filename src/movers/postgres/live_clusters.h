@@ -90,6 +90,7 @@ class World {
 
   void use_road(const std::string& road, std::int64_t limit = 0);         // of what is desired from here on
   void restore_new();  // new's own cluster is in its place again, whatever a seed has left
+  void restore_old();  // old's cluster is a primary again, whatever a switch has left
   bool crashed();      // the point of crash_at() was reached
   void set_copy_chunk(std::int64_t bytes);                                // the same
   void set_verify_rows(std::int64_t rows);                                // the same

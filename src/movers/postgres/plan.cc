@@ -63,8 +63,8 @@ namespace {
 
 Result<> parse_road(const Json& desired, Plan& plan) {
   plan.road = get_string_or(desired, "road", plan.road);
-  if (plan.road != "logical" && plan.road != "seeded")
-    return refused(fmt::format("there is no road '{}' from old to new yet", printable(plan.road)), "use logical or seeded");
+  if (plan.road != "logical" && plan.road != "seeded" && plan.road != "physical")
+    return refused(fmt::format("there is no road '{}' from old to new yet", printable(plan.road)), "use logical, seeded or physical");
   plan.limit = get_int_or(desired, "limit", 0);
   if (plan.limit != 0 && (plan.limit < kLeastLimit || plan.limit > kMostLimit))
     return corrupt(fmt::format("desired: 'limit' of {} bytes a second is not among {} and {}", plan.limit, kLeastLimit, kMostLimit));

@@ -36,12 +36,15 @@ struct Plan {
   GateEnd gate;
   std::string until;  // follow: "copied" or "caught-up"
   int deadline_ms = 1000;
-  std::string road = "logical";  // how the copy comes to be: "logical" or "seeded"
-  std::int64_t limit = 0;        // seeded: bytes a second of the base backup; 0: as fast as it goes
+  std::string road = "logical";  // how the copy comes to be: "logical", "seeded" or "physical"
+  std::int64_t limit = 0;        // seeded, physical: bytes a second of the base backup; 0: as fast as it goes
   std::int64_t commit_latency_ms = 0;  // what commits on old may take while it is read in bulk; 0: it is not watched
   Json raw;
 
   bool seeded() const { return road == "seeded"; }
+  bool physical() const { return road == "physical"; }
+  // New's cluster becomes a copy of old's whole one.
+  bool copies_cluster() const { return seeded() || physical(); }
 
   // Everything of ours in a cluster carries the move's name. Cluster-wide names end in the database's number.
   std::string agent_role() const { return "midstream_" + move; }
@@ -53,7 +56,7 @@ struct Plan {
   std::string event_trigger() const { return "midstream_" + move; }
   // Slot on the sending side and subscription on the receiving side of one direction share a name.
   std::string stream(const std::string& database, bool forward) const;
-  // The physical slot on old that keeps the log for a base backup and what recovers from it.
+  // The physical slot that keeps the log for a base backup and what recovers from it; on the physical road on either side, for its standby.
   std::string seed_slot() const;
   // `database`'s place in `databases`; -1 where it is not listed.
   int number(const std::string& database) const;

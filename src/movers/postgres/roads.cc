@@ -24,6 +24,11 @@ namespace fs = std::filesystem;
 
 using Names = std::vector<std::string>;
 
+// Of the switch's hold, on two cores (docs/PERFORMANCE.md). A clean stop writes what is dirty since the checkpoint just before, and ends
+// every process; a promotion ends recovery.
+constexpr const char* kPauseByRows = "predicted pause 0.1 to 0.3 s";
+constexpr const char* kPauseByStop = "predicted pause 0.3 to 0.8 s (a clean stop, and a promotion)";
+
 Names list_of(const Json& facts, const char* key) { return facts.value(key, Names{}); }
 
 // What is in control data must be the same: the copy is read by new's programs as it lies on old's disk.
@@ -47,7 +52,9 @@ Result<Json> cluster_lists(const Work& work) {
       TRY(work.run_cluster(fmt::format(
               "SELECT jsonb_build_object('control', ({}), 'collations', ({}), 'checksums', current_setting('data_checksums'), 'prepared', "
               "current_setting('max_prepared_transactions')::int, 'databases', {}, 'roles', {}, 'subscriptions', {}, 'slots', {}, 'tablespaces', {}, "
-              "'locales', {}, 'managers', {}, 'bytes', (SELECT sum(pg_database_size(oid)) FROM pg_database)::bigint + (SELECT sum(size) FROM pg_ls_waldir())::bigint)",
+              "'locales', {}, 'managers', {}, 'settings', (SELECT jsonb_object_agg(name, setting) FROM pg_settings WHERE name IN ('max_connections', "
+              "'max_worker_processes', 'max_wal_senders', 'max_prepared_transactions', 'max_locks_per_transaction', 'hot_standby')), 'level', "
+              "current_setting('wal_level'), 'source', current_setting('primary_conninfo'), 'bytes', (SELECT sum(pg_database_size(oid)) FROM pg_database)::bigint + (SELECT sum(size) FROM pg_ls_waldir())::bigint)",
               kControlSql, kCollationsSql, list_sql("datname", "pg_database WHERE NOT datistemplate AND datname <> 'postgres'"),
               list_sql("rolname", fmt::format("pg_roles WHERE rolname NOT LIKE 'pg\\_%' AND rolname NOT LIKE 'midstream\\_%' AND rolname <> {}",
                                               quote(work.options.superuser))),
@@ -214,15 +221,42 @@ Names why_not_seeded(const Plan& plan, const Json& old_facts, const Json& new_fa
   return why;
 }
 
+Names why_not_physical(const Plan& plan, const Json& old_facts, const Json& new_facts) {
+  auto why = why_not_seeded(plan, old_facts, new_facts);
+  if (plan.databases.size() > 1) why.push_back("more than one database in the move: not there yet");
+  // A standby with less than its primary does not start, and each will be the other's.
+  const auto ours = old_facts.value("settings", Json::object());
+  const auto theirs = new_facts.value("settings", Json::object());
+  for (const auto& [name, value] : ours.items())
+    if (theirs.value(name, "") != value) why.push_back(fmt::format("{} is {} on old and {} on new", name, value.dump(), theirs.value(name, Json()).dump()));
+  if (ours.value("hot_standby", "on") != "on") why.push_back("hot_standby is off");
+  for (const auto& [where, facts] : {std::pair{"old", &old_facts}, std::pair{"new", &new_facts}})
+    if (get_string_or(*facts, "level", "") == "minimal") why.push_back(fmt::format("wal_level is minimal on {}", where));
+  const auto source = get_string_or(old_facts, "source", "");
+  if (!source.empty() && source.find(plan.seed_slot()) == std::string::npos) why.push_back("old has a primary_conninfo of its own, from when it was a standby");
+  return why;
+}
+
+Result<> road_is_open(const Work& work) {
+  const auto old_facts = TRY(work.ask("road_facts", Json::object()));
+  const auto new_facts = TRY(road_facts(work));
+  const auto why = work.plan.physical() ? why_not_physical(work.plan, old_facts, new_facts) : why_not_seeded(work.plan, old_facts, new_facts);
+  if (why.empty()) return {};
+  return refused(fmt::format("the {} road is closed: {}", work.plan.road, join(why, "; ")), "change that, or take the logical road");
+}
+
 void check_roads(const Plan& plan, const Json& old_facts, const Json& new_facts, Json& findings) {
-  const auto why = why_not_seeded(plan, old_facts, new_facts);
-  const auto verdict = why.empty() ? std::string("open") : "closed: " + join(why, "; ");
-  const auto taken = [](bool so) { return so ? " (taken)" : ""; };
-  findings.push_back(finding(fmt::format("road logical{}", taken(!plan.seeded())), true, "open where the other findings say so"));
-  const bool fits = why.empty() || !plan.seeded();
-  findings.push_back(finding(fmt::format("road seeded{}", taken(plan.seeded())), fits, verdict,
-                             fits ? "" : "change what closes it, or take the logical road (road: logical)"));
-  findings.push_back(finding("road physical", true, "not there yet"));
+  const auto add = [&](const char* road, const Names& why, std::string_view pause) {
+    const bool taken = plan.road == road;
+    const bool fits = why.empty() || !taken;
+    findings.push_back(finding(fmt::format("road {}{}", road, taken ? " (taken)" : ""), fits,
+                               why.empty() ? fmt::format("open; {}", pause) : "closed: " + join(why, "; "),
+                               fits ? "" : "change what closes it, or take the logical road (road: logical)"));
+  };
+  const bool logical = plan.road == "logical";
+  findings.push_back(finding(fmt::format("road logical{}", logical ? " (taken)" : ""), true, fmt::format("open where the other findings say so; {}", kPauseByRows)));
+  add("seeded", why_not_seeded(plan, old_facts, new_facts), kPauseByRows);
+  add("physical", why_not_physical(plan, old_facts, new_facts), kPauseByStop);
 }
 
 }  // namespace midstream::postgres

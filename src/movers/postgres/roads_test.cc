@@ -75,16 +75,37 @@ TEST(Roads, OnlyTheOneThatIsTakenMustBeOpen) {
     EXPECT_EQ(findings[1]["what"], seeded ? "road seeded (taken)" : "road seeded");
     EXPECT_EQ(findings[1]["ok"], !seeded);
     EXPECT_EQ(findings[1]["detail"], "closed: another major version: 15 on old, 16 on new");
-    EXPECT_EQ(findings[2]["detail"], "not there yet");
+    EXPECT_EQ(findings[2]["what"], "road physical");
+    EXPECT_EQ(findings[2]["detail"], "closed: another major version: 15 on old, 16 on new");
   }
+}
+
+TEST(Roads, PhysicalAsksThatEachCanBeTheOthersStandby) {
+  auto plan = a_plan();
+  plan.road = "physical";
+  auto ours = kOld, theirs = kNew;
+  ours["settings"] = theirs["settings"] = {{"max_connections", "100"}, {"hot_standby", "on"}};
+  ours["level"] = theirs["level"] = "replica";
+  EXPECT_EQ(join(why_not_physical(plan, ours, theirs), "; "), "");
+  theirs["settings"]["max_connections"] = "50";
+  theirs["level"] = "minimal";
+  ours["source"] = "host=elsewhere";
+  EXPECT_EQ(join(why_not_physical(plan, ours, theirs), "; "),
+            "max_connections is \"100\" on old and \"50\" on new; wal_level is minimal on new; old has a primary_conninfo of its own, from when it was a standby");
+  ours["source"] = "host=new application_name=" + plan.seed_slot();
+  theirs["level"] = "replica";
+  theirs["settings"] = ours["settings"];
+  EXPECT_EQ(join(why_not_physical(plan, ours, theirs), "; "), "");
+  plan.databases.push_back("second");
+  EXPECT_EQ(join(why_not_physical(plan, ours, theirs), "; "), "more than one database in the move: not there yet");
 }
 
 TEST(Roads, OthersAreRefused) {
   auto desired = a_plan().raw;
-  desired["road"] = "physical";
+  desired["road"] = "diagonal";
   const auto refused = parse_plan(desired, "autumn");
   ASSERT_FALSE(refused);
-  EXPECT_NE(refused.error().what.find("no road 'physical' from old to new yet"), std::string::npos);
+  EXPECT_NE(refused.error().what.find("no road 'diagonal' from old to new yet"), std::string::npos);
   desired["road"] = "seeded";
   desired["limit"] = 1000;
   EXPECT_FALSE(parse_plan(desired, "autumn"));

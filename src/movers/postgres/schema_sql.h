@@ -136,6 +136,7 @@ BEGIN
         t->>'name', columns, columns, t->>'name') USING t->'rows';
     END IF;
   END LOOP;
+  IF extras->'objects' IS NULL THEN RETURN; END IF;  -- they came another way
   PERFORM pg_catalog.lo_unlink(oid) FROM pg_catalog.pg_largeobject_metadata;
   FOR o IN SELECT * FROM pg_catalog.jsonb_array_elements(extras->'objects') LOOP
     PERFORM pg_catalog.lo_from_bytea((o->>'oid')::bigint::oid, pg_catalog.decode(o->>'data', 'base64'));

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "movers/postgres/follow.h"
+#include "movers/postgres/physical_follow.h"
 #include "movers/postgres/stream.h"
 #include "movers/postgres/wal.h"
 
@@ -37,6 +38,7 @@ Result<Json> apply_seeded_follow(const Work& work, Seeder& seeder) {
     seeder.go_on(work);
     return Json{{"databases", work.plan.databases.size()}};
   }
+  if (work.plan.physical()) return Json{{"databases", work.plan.databases.size()}};
   for (const auto& database : work.plan.databases)
     if (!TRY(look_at_subscription(work, database)).present)
       return refused(fmt::format("the copy on {} follows {} no more: its subscription is gone", work.context.host, database), "undo the follow step and run it again");
@@ -46,7 +48,7 @@ Result<Json> apply_seeded_follow(const Work& work, Seeder& seeder) {
 Result<Json> observe_seeded_follow(const Work& work, const Seeder& seeder, const Copier& copier) {
   if (const auto look = seeder.look(work); look.under_way) return observe_seed(work, look);
   if (!TRY(runs_on_copy(work))) return observation(false, fmt::format("the cluster on {} is not a copy of old's", work.context.host));
-  return observe_follow(work, copier);
+  return work.plan.physical() ? observe_standby(work) : observe_follow(work, copier);
 }
 
 Result<Json> undo_seeded_follow(const Work& work, Seeder& seeder) {

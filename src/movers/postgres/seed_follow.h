@@ -1,4 +1,4 @@
-// Kind `follow` on the seeded road, on new: the seed, and every commit after it.
+// Kind `follow` on the seeded and the physical road, on new: the copy of the cluster, and every commit after it.
 #pragma once
 
 #include "movers/postgres/cluster.h"

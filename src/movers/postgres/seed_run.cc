@@ -8,6 +8,8 @@
 #include "movers/postgres/access.h"
 #include "movers/postgres/copy_run.h"
 #include "movers/postgres/fence.h"
+#include "movers/postgres/physical_follow.h"
+#include "movers/postgres/physical_side.h"
 #include "movers/postgres/seed_adopt.h"
 #include "movers/postgres/seed_backup.h"
 #include "movers/postgres/seed_pace.h"
@@ -46,10 +48,10 @@ class Seed {
   Result<> run() {
     if (!note_.lost.empty()) return refused(note_.lost, "roll back, then run again");
     if (note_.stage == "backup") CHECK_OK(back_up());
-    if (note_.stage == "copied") CHECK_OK(make_slots());
+    if (note_.stage == "copied") CHECK_OK(work_.plan.physical() ? become_standby() : make_slots());
     if (note_.stage == "pointed") CHECK_OK(recover_and_adopt());
     if (note_.stage == "adopted") CHECK_OK(swap());
-    return follow();
+    return work_.plan.physical() ? follow_as_standby() : follow();
   }
 
  private:
@@ -182,6 +184,16 @@ class Seed {
     return {};
   }
 
+  // ---- copied -> adopted, on the physical road
+  Result<> become_standby() {
+    if (!TRY(log_is_kept())) return lose("old does not keep its log for the copy any more");
+    if (auto done = prepare_standby(work_, place_, note_.major); !done) return done.error().kind == ErrorKind::corrupt ? lose(done.error().what) : done;
+    CHECK_OK(access_is_closed());
+    CHECK_OK(reach("adopted"));
+    work_.at("seed.adopted");
+    return {};
+  }
+
   // ---- pointed -> adopted
   // It runs and answers: it has reached the point. Begins the seed again where it cannot.
   Result<> recovered(const Work& inside) {
@@ -273,6 +285,20 @@ class Seed {
     }
     auto session = TRY(at_old(work_.plan.databases.front()));
     CHECK_OK(drop_slot_at(session, work_.plan.seed_slot()));
+    CHECK_OK(clear_box(place_));
+    work_.at("seed.followed");
+    return SeedNote::remove(work_);
+  }
+
+  // ---- swapped -> followed, on the physical road: the slot stays, it is the standby's
+  Result<> follow_as_standby() {
+    work_.pool.drop_all();
+    CHECK_OK(remember_server(work_));
+    if (auto fenced = is_standby(work_); !fenced) {
+      if (fenced.error().kind != ErrorKind::corrupt && fenced.error().kind != ErrorKind::refused) return fenced;
+      CHECK_OK(stop_server(work_, note_.unit, place_.data));
+      return lose(fenced.error().what);
+    }
     CHECK_OK(clear_box(place_));
     work_.at("seed.followed");
     return SeedNote::remove(work_);

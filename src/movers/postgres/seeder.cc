@@ -35,8 +35,9 @@ std::string backup_words(const SeedFigures& figures, std::int64_t limit) {
   return text;
 }
 
-std::string stage_words(const SeedNote& note, const SeedFigures& figures, std::int64_t limit) {
+std::string stage_words(const SeedNote& note, const SeedFigures& figures, std::int64_t limit, bool physical) {
   if (note.stage == "backup") return backup_words(figures, limit);
+  if (note.stage == "copied" && physical) return "the copy is compared with what old sent";
   if (note.stage == "copied") return "old makes the slots that the copy will follow from";
   if (note.stage == "pointed") return fmt::format("the copy recovers up to {}, and is fenced", note.point);
   if (note.stage == "adopted") return "the copy takes the place of new's cluster, whose server is restarted";
@@ -54,8 +55,7 @@ Result<> settle_copy(const Work& work) {
 }
 
 Result<> Seeder::begin(const Work& work) {
-  const auto why = why_not_seeded(work.plan, TRY(work.ask("road_facts", Json::object())), TRY(road_facts(work)));
-  if (!why.empty()) return refused(fmt::format("the seeded road is closed: {}", join(why, "; ")), "change that, or take the logical road");
+  CHECK_OK(road_is_open(work));
   SeedNote note;
   note.data = TRY(work.run_cluster("SHOW data_directory")).text(0, 0);
   if (is_copy(note.data)) return refused(fmt::format("{} is a copy already that is not followed", note.data.native()), "undo the follow step and run it again");
@@ -69,7 +69,7 @@ Result<> Seeder::begin(const Work& work) {
 Result<bool> Seeder::under_way(const Work& work) const { return TRY(SeedNote::load(work)).has_value(); }
 
 void Seeder::go_on(const Work& work) {
-  if (work.on_old || !work.plan.seeded()) return;
+  if (work.on_old || !work.plan.copies_cluster()) return;
   const std::lock_guard lock(mutex_);
   std::error_code ignored;
   if (undone_.contains(work.plan.move) || !std::filesystem::exists(SeedNote::path(work), ignored)) return;
@@ -165,7 +165,7 @@ SeedLook Seeder::look(const Work& work) const {
   const auto& figures = found == threads_.end() ? kNone : found->second->figures;
   look.bytes_done = figures.bytes_done;
   look.bytes_total = figures.bytes_total;
-  look.words = stage_words(**note, figures, work.plan.limit);
+  look.words = stage_words(**note, figures, work.plan.limit, work.plan.physical());
   if ((*note)->round > 1) look.words += fmt::format("; begun again (round {}): {}", (*note)->round, (*note)->why);
   if (found != threads_.end() && !found->second->trouble.empty()) look.words += "; " + found->second->trouble;
   return look;

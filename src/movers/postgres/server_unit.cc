@@ -61,7 +61,7 @@ fs::path down_file(const ServerUnit& unit) { return fs::path(kServices) / unit.n
 Result<> ask_to_stop(const Work& work, const ServerUnit& unit) {
   if (unit.kind == "given") return work.options.server(false);
   if (unit.kind == "systemd") return systemctl("stop", unit.name);
-  return write_file_durably(down_file(unit), fmt::format("stopped by midstream for move {}: its data directory is being replaced\n", work.plan.move), 0644);
+  return write_file_durably(down_file(unit), fmt::format("stopped by midstream for move {}\n", work.plan.move), 0644);
 }
 
 Result<> ask_to_start(const Work& work, const ServerUnit& unit) {

@@ -9,6 +9,7 @@
 #include "movers/postgres/catalog.h"
 #include "movers/postgres/fence.h"
 #include "movers/postgres/identity.h"
+#include "movers/postgres/physical_side.h"
 #include "movers/postgres/quiet_triggers.h"
 #include "movers/postgres/roads.h"
 #include "movers/postgres/seeder.h"
@@ -142,7 +143,8 @@ Result<> write_access(const Work& work, std::string_view hba, std::string_view m
 
 Result<> remove_access(const Work& work) {
   CHECK_OK(remove_pass_file(work));
-  if (work.on_old && work.plan.seeded()) CHECK_OK(drop_slot(work, work.plan.seed_slot()));
+  if (work.plan.physical()) CHECK_OK(forget_other(work));
+  if (work.plan.physical() || (work.on_old && work.plan.seeded())) CHECK_OK(drop_slot(work, work.plan.seed_slot()));
   work.pool.drop_all();
   CHECK_OK(write_access(work, "", ""));
   std::vector<std::string> roles{work.plan.replication_role(), work.plan.probe_role()};
@@ -243,6 +245,14 @@ Result<Json> exchange_credentials(const Work& work, const std::string& password)
   return Json{{"password", own}};
 }
 
+Result<Json> shared_credentials(const Work& work) {
+  auto record = TRY(Record::load(work.context, work.plan.move));
+  const auto own = get_string_or(record, "own_password", "");
+  if (own.empty()) return refused(fmt::format("host {} has no part in move {} yet", work.context.host, work.plan.move));
+  CHECK_OK(exchange_credentials(work, own));
+  return Json{{"password", own}, {"probe_password", get_string_or(record, "probe_password", "")}};
+}
+
 Result<Json> apply_source(const Work& work) {
   const auto record = TRY(open_record(work));
   work.at("source.recorded");
@@ -257,6 +267,7 @@ Result<Json> apply_source(const Work& work) {
     CHECK_OK(make_title(work, database, "owner", static_cast<int>(limit.number(0, 0))));
     work.at("source.title");
     CHECK_OK(make_triggers(work, database));
+    if (work.plan.physical()) continue;  // a log of pages asks for no publication, and fires no trigger
     CHECK_OK(quiet_triggers(work, database));
     CHECK_OK(make_publication(work, database));
   }
@@ -290,13 +301,22 @@ Result<> swap_passwords(const Work& work, Json& record) {
   return {};
 }
 
+// One cluster on two hosts has one password for each role.
+Result<> share_passwords(const Work& work, Json& record) {
+  const auto answer = TRY(work.ask("shared_credentials", Json::object()));
+  record["own_password"] = record["peer_password"] = TRY(get_string(answer, "password"));
+  record["probe_password"] = TRY(get_string(answer, "probe_password"));
+  CHECK_OK(Record::save(work.context, work.plan.move, record));
+  CHECK_OK(write_pass_file(work, get_string_or(record, "peer_password", "")));
+  return {};
+}
+
 // New's cluster is to become a copy of old's: what stands before that is that nobody will be let in when it has.
 Result<Json> ready_for_seed(const Work& work, Json record) {
-  const auto why = why_not_seeded(work.plan, TRY(work.ask("road_facts", Json::object())), TRY(road_facts(work)));
-  if (!why.empty()) return refused(fmt::format("the seeded road is closed: {}", join(why, "; ")), "change that, or take the logical road");
+  CHECK_OK(road_is_open(work));
   CHECK_OK(set_access(work, "", Access::refused));
   work.at("target.fenced");
-  CHECK_OK(swap_passwords(work, record));
+  CHECK_OK(work.plan.physical() ? share_passwords(work, record) : swap_passwords(work, record));
   return Json{{"roles", 0}, {"databases", 0}};
 }
 
@@ -309,7 +329,7 @@ Result<Json> apply_target(const Work& work) {
     record["gate_password"] = TRY(get_string(TRY(work.ask("gate_password", Json::object())), "password"));
     CHECK_OK(Record::save(work.context, work.plan.move, record));
   }
-  if (work.plan.seeded()) return ready_for_seed(work, std::move(record));
+  if (work.plan.copies_cluster()) return ready_for_seed(work, std::move(record));
   CHECK_OK(make_our_roles(work, record));
   work.at("target.roles");
   CHECK_OK(set_access(work, "", Access::refused));
@@ -352,7 +372,7 @@ Result<> forget_seed(const Work& work) {
 }
 
 Result<> forget_streams(const Work& work) {
-  if (work.on_old && work.plan.seeded()) CHECK_OK(forget_seed(work));
+  if (work.on_old && work.plan.copies_cluster()) CHECK_OK(forget_seed(work));
   if (!TRY(role_exists(work, work.plan.agent_role()))) return {};
   for (const auto& database : work.plan.databases) {
     const auto title = TRY(read_title(work, database));
@@ -364,7 +384,7 @@ Result<> forget_streams(const Work& work) {
 }
 
 Result<Json> undo_target(const Work& work) {
-  if (work.plan.seeded() && TRY(runs_on_copy(work)))
+  if (work.plan.copies_cluster() && TRY(runs_on_copy(work)))
     return refused(fmt::format("{} still runs on the copy of old's cluster", work.context.host), "undo the follow step first");
   const auto record = TRY(Record::load(work.context, work.plan.move));
   if (TRY(role_exists(work, work.plan.agent_role()))) {
@@ -396,6 +416,7 @@ Result<Json> undo_target(const Work& work) {
 }
 
 Result<> finish_old(const Work& work) {
+  if (work.plan.physical()) return retire_standby(work);
   if (TRY(role_exists(work, work.plan.agent_role()))) {
     for (const auto& database : work.plan.databases) {
       const auto open = TRY(work.run_cluster("SELECT datallowconn FROM pg_database WHERE datname = $1", {database}));
@@ -426,7 +447,7 @@ Result<Json> apply_finish(const Work& work) {
   CHECK_OK(work.ask("finish_old", Json::object()));
   work.at("finish.old");
   for (const auto& database : work.plan.databases) CHECK_OK(remove_from_database(work, database));
-  if (work.plan.seeded()) CHECK_OK(settle_copy(work));
+  if (work.plan.copies_cluster()) CHECK_OK(settle_copy(work));
   CHECK_OK(remove_access(work));
   return Json{{"finished", true}};
 }

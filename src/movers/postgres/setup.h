@@ -28,6 +28,8 @@ Result<bool> is_gated(const Work& work, const std::string& database);
 // Refused, naming file and line, where the server cannot read its access files: no reload would have an effect.
 Result<> access_is_readable(const Work& work);
 // Peer verb: takes the other side's replication password, gives ours.
+// The same where both sides are one cluster: this side's passwords are the other's too.
+Result<Json> shared_credentials(const Work& work);
 Result<Json> exchange_credentials(const Work& work, const std::string& password);
 // Peer verb, on old: what a seed keeps there: its slot, and those of the streams.
 Result<> forget_seed(const Work& work);

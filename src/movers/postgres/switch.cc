@@ -12,6 +12,8 @@
 #include "movers/postgres/fence.h"
 #include "movers/postgres/gate_hold.h"
 #include "movers/postgres/handover.h"
+#include "movers/postgres/physical_give.h"
+#include "movers/postgres/physical_side.h"
 #include "movers/postgres/prewarm.h"
 #include "movers/postgres/roads.h"
 #include "movers/postgres/setup.h"
@@ -80,6 +82,24 @@ const std::map<std::string_view, Handler>& handlers() {
       {"credentials",
        [](const Work& w, const std::string&, const Json& a) -> Result<Json> {
          return exchange_credentials(w, TRY(get_string(a, "password")));
+       }},
+      {"shared_credentials", [](const Work& w, const std::string&, const Json&) { return shared_credentials(w); }},
+      {"physical_look", [](const Work& w, const std::string&, const Json&) -> Result<Json> { return to_json(TRY(look_at_side(w))); }},
+      {"physical_prepare_take", [](const Work& w, const std::string&, const Json&) { return physical_prepare_take(w); }},
+      {"physical_prepare_give", [](const Work& w, const std::string&, const Json&) { return physical_prepare_give(w); }},
+      {"physical_give", [](const Work& w, const std::string&, const Json& a) { return physical_give(w, a); }},
+      {"physical_take", [](const Work& w, const std::string&, const Json& a) { return physical_take(w, a); }},
+      {"physical_rejoin", [](const Work& w, const std::string&, const Json&) { return physical_rejoin(w); }},
+      {"physical_refuse", [](const Work& w, const std::string&, const Json&) { return physical_refuse(w); }},
+      {"physical_stop",
+       [](const Work& w, const std::string&, const Json& a) -> Result<Json> {
+         const auto given = TRY(stop_for_good(w, TRY(get_int(a, "turn"))));
+         return Json{{"turn", given.turn}, {"lsn", given.lsn}};
+       }},
+      {"physical_start",
+       [](const Work& w, const std::string&, const Json&) -> Result<Json> {
+         CHECK_OK(start_again(w));
+         return Json::object();
        }},
       {"forget_streams",
        [](const Work& w, const std::string&, const Json&) -> Result<Json> {
@@ -247,7 +267,9 @@ Result<Json> answer(const Work& work, std::string_view verb, const Json& args) {
   if (!database.empty() && work.plan.number(database) < 0)
     return refused(fmt::format("database '{}' is not part of this step", database));
   static const std::set<std::string_view> kChanging{"prepare_take", "prepare_give", "give",
-                                                    "take",         "after_give",   "reopen", "refuse_gate",  "admit_all"};
+                                                    "take",         "after_give",   "reopen", "refuse_gate",  "admit_all",
+                                                    "physical_prepare_take", "physical_prepare_give", "physical_give", "physical_take",
+                                                    "physical_rejoin", "physical_refuse", "physical_stop", "physical_start"};
   std::unique_lock lock(work.titles, std::defer_lock);
   if (kChanging.contains(verb)) lock.lock();
   return found->second(work, database, args);

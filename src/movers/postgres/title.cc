@@ -89,7 +89,7 @@ Result<Title> read_title(const Work& work, const std::string& database) {
   if (known.size() == 0) return Title{};
   auto session = TRY(work.session(database));
   auto rows = session->query(
-      "SELECT epoch, state, turn, coalesce((SELECT max(turn) FROM midstream.handover), 0), began FROM "
+      "SELECT epoch, CASE WHEN pg_is_in_recovery() THEN 'standby' ELSE state END, turn, coalesce((SELECT max(turn) FROM midstream.handover), 0), began FROM "
       "midstream.owner",
       {}, work.context.deadline, work.context.stop);
   if (!rows && (rows.error().sqlstate == "42P01" || rows.error().sqlstate == "3F000")) return Title{};

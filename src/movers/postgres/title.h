@@ -29,6 +29,7 @@ Result<> make_triggers(const Work& work, const std::string& database);
 // All of it gone: triggers, then schema.
 Result<> remove_title(const Work& work, const std::string& database);
 
+// Of a cluster that recovers from another's log the row is that other one's: it is `standby`, whatever the row says.
 Result<Title> read_title(const Work& work, const std::string& database);
 Json to_json(const Title& title);
 Title title_from_json(const Json& value);

@@ -75,7 +75,7 @@ Result<> give_up(const Work& work, const std::string& name, const WalRoom& room)
 Result<WalRoom> look_at_wal(const Work& work, const std::string& name) {
   const auto disk = TRY(disk_of_wal(work));
   WalRoom room{.free = disk.free, .floor = disk.floor};
-  const auto rows = TRY(work.run_cluster("SELECT coalesce(pg_current_wal_lsn() - restart_lsn, 0)::bigint, "
+  const auto rows = TRY(work.run_cluster("SELECT coalesce(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END - restart_lsn, 0)::bigint, "
                                          "coalesce(safe_wal_size, -1)::bigint, coalesce(wal_status, 'lost') FROM "
                                          "pg_replication_slots WHERE slot_name = $1",
                                          {name}));
@@ -123,6 +123,13 @@ Result<> guard_seed(const Work& work) {
 }  // namespace
 
 Result<> guard_wal(const Work& work) {
+  if (work.plan.physical()) {
+    // What the standby needs; the standby's own was made ahead of a switch, and the next try makes it anew.
+    if (!TRY(work.run_cluster("SELECT pg_is_in_recovery()")).truth(0, 0)) return guard_seed(work);
+    const auto room = TRY(look_at_wal(work, work.plan.seed_slot()));
+    if (!room.status.empty() && room.burdens() && room.free >= 0 && room.free < room.floor) return drop_slot_alone(work, work.plan.seed_slot());
+    return {};
+  }
   if (work.on_old && work.plan.seeded()) CHECK_OK(guard_seed(work));
   for (const auto& database : work.plan.databases) {
     const auto name = work.outgoing(database);
