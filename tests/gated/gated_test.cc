@@ -128,5 +128,47 @@ TEST_F(Gated, WhereverTheAgentsDieClientsOnlyWait) {
   EXPECT_EQ(orders(on_new), bench.processed()) << bench.out();
 }
 
+// A switch that stops one server and promotes the other: the gate's sessions were made ready on a standby.
+class GatedPhysical : public Gated {
+ protected:
+  void SetUp() override {
+    Gated::SetUp();
+    world.use_road("physical");
+  }
+  void TearDown() override {
+    gate.reset();
+    if (world.usable()) {
+      world.restore_new();
+      world.restore_old();
+      world.use_road("");
+    }
+    Gated::TearDown();
+  }
+};
+
+TEST_F(GatedPhysical, ToAndFroClientsOnlyWait) {
+  ASSERT_NO_FATAL_FAILURE(follow());
+  Bench bench(directory / "bench", 10, 100, from_environment("MIDSTREAM_SECONDS", 30));
+  ASSERT_NO_FATAL_FAILURE(wait_orders(false, 10));
+  std::vector<std::pair<std::int64_t, std::int64_t>> windows;
+  for (const bool to_new : {true, false, true}) {
+    const auto from = wall_now_ms() * 1000;
+    Result<Json> done = Json::object();
+    switch_over(to_new, done);
+    OK(done);
+    windows.emplace_back(from, wall_now_ms() * 1000 + 500'000);
+    const auto& figures = (*done)["databases"]["shop"];
+    fmt::print("{}\n", figures.dump());
+    EXPECT_EQ(figures["gate"].value("moved", 0), 10) << figures.dump();
+    EXPECT_TRUE(figures["gate"].value("ended", Json::array()).empty()) << figures.dump();
+    ASSERT_NO_FATAL_FAILURE(wait_orders(to_new, 20));
+  }
+  bench.end();
+  EXPECT_EQ(bench.failed(), 0) << bench.out();
+  EXPECT_EQ(bench.out().find("aborted"), std::string::npos) << bench.out();
+  EXPECT_EQ(orders(true), bench.processed()) << bench.out();
+  for (const auto& [from, to] : windows) fmt::print("longest wait of a transaction: {} us\n", bench.longest_us(from, to));
+}
+
 }  // namespace
 }  // namespace midstream

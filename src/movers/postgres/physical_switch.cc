@@ -25,6 +25,12 @@ std::string owner_of(const Sides& sides) {
   return old_owns && new_owns ? "both" : old_owns ? "old" : new_owns ? "new" : "none";
 }
 
+// A turn begins with `yielded`; then the taker is `owner`, and `closing` when it is to end. A standby may still show what was before.
+bool later(const SideLook& one, const SideLook& other) {
+  const auto place = [](const SideLook& look) { return std::pair(look.turn, look.state == "yielded" ? 0 : look.state == "owner" ? 1 : 2); };
+  return other.state.empty() || (!one.state.empty() && place(one) > place(other));
+}
+
 class PhysicalSwitch {
  public:
   explicit PhysicalSwitch(const Work& work) : work_(work), database_(only_database(work.plan)), gate_(work, database_) {}
@@ -103,8 +109,8 @@ class PhysicalSwitch {
   Result<bool> one_step(const Sides& sides) const {
     for (const bool old : {true, false})
       if (sides.of(old).up && !sides.of(old).recovering && sides.of(old).state == "closing") return opened(old);
-    const auto& newest = sides.new_side.turn > sides.old_side.turn ? sides.new_side : sides.old_side;
-    auto turn = std::max(newest.turn, std::max(sides.old_side.given.turn, sides.new_side.given.turn));
+    const auto& newest = later(sides.new_side, sides.old_side) ? sides.new_side : sides.old_side;
+    const auto turn = std::max(newest.turn, std::max(sides.old_side.given.turn, sides.new_side.given.turn));
     return turn > newest.turn || newest.state == "yielded" ? on(sides, turn) : up_again(sides, turn);
   }
   Result<bool> opened(bool old) const {

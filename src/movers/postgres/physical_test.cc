@@ -245,6 +245,26 @@ TEST_F(Physical, NothingIsPromotedBeforeTheShutdownCheckpointHasArrived) {
   EXPECT_EQ(client.audit(world.new_server()), "");
 }
 
+// No question and no answer gets through between the agents from that point on.
+TEST_F(Physical, LinkBetweenTheAgentsMayBeCutAtEveryPoint) {
+  Client client(world);
+  ASSERT_NO_FATAL_FAILURE(follow());
+  bool to_new = true;
+  for (const char* point : {"give.closing", "give.kept", "give.yielded", "stop.stopped", "stop.noted", "take.promoted", "take.owner", "rejoin.started"}) {
+    world.once_at(point, [&] { world.cut_agents(true); });
+    EXPECT_FALSE(to_new ? world.apply("switch") : world.undo("switch")) << point;
+    EXPECT_FALSE(writable(world.old_server()) && writable(world.new_server())) << point;
+    world.cut_agents(false);
+    ASSERT_NO_FATAL_FAILURE(go(to_new)) << point;
+    ASSERT_TRUE(client.wait_orders(5, Millis(20'000))) << point;
+    expect_follows(to_new);
+    ASSERT_FALSE(HasFailure()) << point;
+    to_new = !to_new;
+  }
+  client.end();
+  EXPECT_EQ(client.audit(owner(!to_new)), "");
+}
+
 TEST_F(Physical, StaysOnOldWhereTheStandbyDoesNotAnswerInTime) {
   Client client(world);
   ASSERT_NO_FATAL_FAILURE(follow());
