@@ -223,6 +223,7 @@ Names why_not_seeded(const Plan& plan, const Json& old_facts, const Json& new_fa
 
 Names why_not_physical(const Plan& plan, const Json& old_facts, const Json& new_facts) {
   auto why = why_not_seeded(plan, old_facts, new_facts);
+  if (get_string_or(plan.raw, "reverse", "") == "sync") why.push_back("reverse: sync is not there yet on this road");
   if (plan.databases.size() > 1) why.push_back("more than one database in the move: not there yet");
   // A standby with less than its primary does not start, and each will be the other's.
   const auto ours = old_facts.value("settings", Json::object());
