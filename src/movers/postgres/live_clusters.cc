@@ -318,6 +318,28 @@ void World::restore_new() {
   usable_ = new_->start();
 }
 
+namespace {
+
+// A standby of an earlier test that is made a primary again without being promoted goes on in the timeline of its last
+// checkpoint: what its log has of later ones belongs to a past that it has no part in.
+bool forget_later_timelines(const std::filesystem::path& data) {
+  const auto control = run_child({"/usr/lib/postgresql/15/bin/pg_controldata", data.native()}, "", Deadline::in(Millis(10'000)));
+  if (!control || control->code != 0) return false;
+  unsigned long own = 0;
+  for (const std::string_view mark : {"Latest checkpoint's TimeLineID:", "Min recovery ending loc's timeline:"}) {
+    const auto at = control->out.find(mark);
+    if (at == std::string::npos) return false;
+    own = std::max(own, std::stoul(control->out.substr(at + mark.size())));
+  }
+  std::vector<std::filesystem::path> later;
+  for (const auto& entry : std::filesystem::directory_iterator(data / "pg_wal"))
+    if (entry.path().extension() == ".history" && std::stoul(entry.path().stem().native(), nullptr, 16) > own) later.push_back(entry.path());
+  for (const auto& path : later) std::filesystem::remove(path);
+  return true;
+}
+
+}  // namespace
+
 void World::restore_old() {
   for (auto* side : {&new_side_, &old_side_}) side->mover.reset();
   old_->crash();
@@ -326,7 +348,8 @@ void World::restore_old() {
   std::filesystem::remove(data / "standby.signal", ignored);
   old_->write("postgresql.auto.conf", "");
   std::filesystem::remove_all(old_->directory() / ".midstream-autumn-1-5501", ignored);
-  usable_ = old_->start();
+  usable_ = forget_later_timelines(data) && old_->start();
+  if (!usable_) fmt::print(stderr, "old cannot be made a primary again: see its log in {}\n", old_->directory().native());
 }
 
 void World::once_at(const std::string& point, std::function<void()> act) {

@@ -42,6 +42,7 @@ class Physical : public testing::Test {
     world.cut_agents(false);
     world.restore_new();
     world.restore_old();
+    ASSERT_TRUE(world.usable()) << "a server does not come up again";
     world.drop_shop();
     world.use_road("");
   }
