@@ -114,7 +114,11 @@ class Run {
       alive();
       const auto now = figures_.bytes_sent.load();
       // What is read while old is spared says nothing about workers.
-      if (!manners_.throttled()) climb.measured(static_cast<double>(now - before) / std::chrono::duration<double>(boot_now() - since).count());
+      if (!manners_.throttled()) {
+        const auto speed = static_cast<double>(now - before) / std::chrono::duration<double>(boot_now() - since).count();
+        climb.measured(speed);
+        manners_.free_speed(speed);
+      }
       before = now;
       since = boot_now();
     }
@@ -266,9 +270,10 @@ class Run {
       if (!came) return std::unexpected(came.error());
       more = *came;
       if (auto put = to.put_copy(buffer, limit(), stop); !put) return std::unexpected(put.error());
-      figures_.bytes_sent += static_cast<std::int64_t>(buffer.size());
+      const auto bytes = buffer.size();
+      figures_.bytes_sent += static_cast<std::int64_t>(bytes);
       buffer.clear();
-      pause_for(std::chrono::ceil<Millis>(manners_.rest_after(boot_now() - asked)), stop);
+      pause_for(std::chrono::ceil<Millis>(manners_.rest_after(boot_now() - asked, bytes, figures_.workers)), stop);
     }
     const auto rows = to.end_copy(limit(), stop);
     if (!rows) return std::unexpected(rows.error());

@@ -67,6 +67,17 @@ Span Manners::rest_after(std::chrono::nanoseconds reading) {
   return throttle_.rest_after(std::chrono::duration_cast<Span>(reading));
 }
 
+Span Manners::rest_after(std::chrono::nanoseconds reading, std::size_t bytes, int readers) {
+  if (share() >= 1) return Span(0);
+  const std::lock_guard lock(mutex_);
+  return throttle_.rest_after(std::chrono::duration_cast<Span>(reading), static_cast<double>(bytes), readers, speed_);
+}
+
+void Manners::free_speed(double bytes_per_second) {
+  const std::lock_guard lock(mutex_);
+  if (bytes_per_second > 0) speed_ = (speed_ + bytes_per_second) / 2;
+}
+
 Result<Span> Manners::time_a_commit(std::optional<Session>& session, const std::stop_token& stop) {
   if (!session) session.emplace(TRY(Session::connect(old_side_, Deadline::in(Millis(10'000)), stop)));
   {

@@ -37,8 +37,11 @@ class Manners {
   bool throttled() { return share() < 1; }
   // Of the time in which may be read. A commit that is under way too long counts before it ends.
   double share();
-  // How long to rest after so much reading.
+  // How long to rest after so much reading; with bytes: of one of `readers` that read side by side.
   std::chrono::microseconds rest_after(std::chrono::nanoseconds reading);
+  std::chrono::microseconds rest_after(std::chrono::nanoseconds reading, std::size_t bytes, int readers);
+  // Bytes a second of all readers together, measured while nobody rested. 100 MiB until it is known.
+  void free_speed(double bytes_per_second);
 
  private:
   void watch(const std::stop_token& stop);
@@ -49,6 +52,7 @@ class Manners {
   MannersFigures& figures_;
   std::mutex mutex_;  // guards what follows
   Throttle throttle_;
+  double speed_ = 100.0 * (1 << 20);
   std::chrono::nanoseconds since_{0};    // of the commit that is under way; 0: none is
   std::chrono::nanoseconds counted_{0};  // when it was last counted
   std::jthread thread_;                  // last: joined before what it uses goes

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 
+#include "base/text.h"
 #include "movers/postgres/live_clusters.h"
 #include "sys/clock.h"
+#include "sys/file.h"
 
 namespace midstream::postgres::test {
 namespace {
@@ -99,7 +101,7 @@ TEST_F(LiveManners, ACopyMakesWayForCommitsOnOld) {
   commits_take(60);
   OK(world.apply("follow"));
   ASSERT_TRUE(reaches_the_least("follow")) << told;
-  EXPECT_NE(told.find("throttled: commits on old take 6"), std::string::npos) << told;
+  EXPECT_TRUE(told.contains("throttled: commits on old take ")) << told;
   const auto throttled = rate_of_follow(Millis(4'000), false);
   EXPECT_TRUE(told.contains("throttled")) << told;
   EXPECT_GT(throttled, 0) << "it goes on";
@@ -107,7 +109,8 @@ TEST_F(LiveManners, ACopyMakesWayForCommitsOnOld) {
   const auto freed = rate_of_follow(Millis(60'000), true);
   ASSERT_TRUE(world.wait_reached("follow", Millis(60'000))) << world.why;
   fmt::print("throttled {:.1f} MB/s, free {:.1f} MB/s\n", throttled / 1e6, freed / 1e6);
-  EXPECT_GT(freed, 3 * throttled);
+  // Whatever the machine: at the least share, 1/32 of the 100 MiB/s that stand until its own speed is known, and room for what was under way.
+  EXPECT_LT(throttled, 8e6);
   EXPECT_EQ(world.new_server().sql("shop", "SELECT count(*) FROM big", true), std::to_string(kRows));
 }
 
@@ -135,13 +138,24 @@ TEST_F(LiveManners, ABaseBackupMakesWayForCommitsOnOld) {
   commits_take(60);
   OK(world.apply("follow"));
   ASSERT_TRUE(reaches_the_least("follow")) << told;
-  const auto throttled = rate_of_follow(Millis(8'000), false);
+  // Who reads what old sends is seen resting, most of the time; what it reads between is what the sockets held.
+  const auto reader = world.new_server().directory() / ".midstream-autumn-1-5502" / "backup.reader";
+  int looks = 0, resting = 0;
+  const auto before = done_bytes;
+  const auto until = boot_now() + Millis(4'000);
+  EXPECT_TRUE(says("follow", [&](const auto&) {
+    const auto number = read_file(reader);
+    const auto status = read_file(fmt::format("/proc/{}/stat", number ? trim(*number) : "0"));
+    ++looks;
+    if (status && status->find(") T ") != std::string::npos) ++resting;
+    return boot_now() > until;
+  })) << "it is over in 4 s, though commits are slow";
   EXPECT_TRUE(told.contains("throttled")) << told;
+  const auto throttled = static_cast<double>(done_bytes - before) / 4;
   commits_take(0);
   ASSERT_TRUE(world.wait_reached("follow", Millis(60'000))) << world.why;
-  fmt::print("throttled {:.1f} MB/s\n", throttled / 1e6);
-  EXPECT_GT(throttled, 0) << "it goes on";
-  EXPECT_LT(throttled, 16e6);
+  fmt::print("throttled {:.1f} MB/s, resting in {} of {} looks\n", throttled / 1e6, resting, looks);
+  EXPECT_GT(3 * resting, looks);
   EXPECT_EQ(world.new_server().sql("shop", "SELECT count(*) FROM big", true), std::to_string(kRows));
 }
 

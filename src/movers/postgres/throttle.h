@@ -23,6 +23,13 @@ class Throttle {
   double share() const { return share_; }
   // How long to rest after so much reading.
   Span rest_after(Span reading) const { return Span(static_cast<Span::rep>(static_cast<double>(reading.count()) * (1 - share_) / share_)); }
+  // The same where it is known how many bytes were read by each of `readers`: what lay in a socket's buffers is read in no time, and old
+  // reads its disk for it all the same. So all of them together get that share of `speed` (bytes a second, when nobody rests), too.
+  Span rest_after(Span reading, double bytes, int readers, double speed) const {
+    if (share_ >= 1) return Span(0);
+    const auto fair = Span(static_cast<Span::rep>(bytes * readers / (speed * share_) * 1e6));
+    return std::max(rest_after(reading), fair - reading);
+  }
 
  private:
   Span limit_;

@@ -26,6 +26,15 @@ TEST(Throttle, EachSlowCommitHalvesDownToTheLeast) {
   EXPECT_EQ(throttle.share(), Throttle::kLeast);
 }
 
+TEST(Throttle, WhatBuffersHeldIsPaidForByItsBytes) {
+  Throttle throttle(kLimit);
+  EXPECT_EQ(throttle.rest_after(Span(0), 1e6, 2, 1e6), Span(0)) << "nobody has to rest";
+  throttle.commit_took(kLimit * 2);
+  EXPECT_EQ(throttle.rest_after(Span(0), 1e6, 1, 1e7), Span(200'000)) << "half of 10 MB a second";
+  EXPECT_EQ(throttle.rest_after(Span(50'000), 1e6, 2, 1e7), Span(350'000)) << "a quarter each, and it has taken its time";
+  EXPECT_EQ(throttle.rest_after(Span(900'000), 1e6, 1, 1e7), Span(900'000)) << "slower than its speed says: by time";
+}
+
 TEST(Throttle, ItRecoversOnlyWellBelowTheLimit) {
   Throttle throttle(kLimit);
   throttle.commit_took(kLimit * 2);
