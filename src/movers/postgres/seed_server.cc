@@ -115,7 +115,7 @@ Result<> kill_seed_server(const SeedPlace& place) {
 
 Result<> clear_box(const SeedPlace& place) {
   const auto as = TRY(AsUser::enter(place.os_user));
-  for (const char* name : {"seed.conf", "seed.hba", "seed.ident", "seed.log", "backup.lock", "backup.log", "backup.pid", "backup.rc", "backup.rc.new"})
+  for (const char* name : {"seed.conf", "seed.hba", "seed.ident", "seed.log", "backup.lock", "backup.log", "backup.pid", "backup.reader", "backup.rc", "backup.rc.new"})
     CHECK_OK(remove_file_durably(place.box / name));
   return {};
 }
