@@ -36,16 +36,17 @@ CREATE TABLE IF NOT EXISTS midstream.proof (n bigint);
 GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON midstream.proof TO PUBLIC;
 CREATE SEQUENCE IF NOT EXISTS midstream.proof_numbers;
 
+-- Operators are named with their schema here and below: the session's search_path may have others in front.
 CREATE OR REPLACE FUNCTION midstream.ours() RETURNS boolean LANGUAGE sql STABLE AS $body$
   SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) a
-    WHERE a.backend_type LIKE 'logical replication%'
-       OR (pg_catalog.current_setting('midstream.allow', true) = 'on'
-           AND a.usesysid = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = $AGENT$)))
+    WHERE a.backend_type OPERATOR(pg_catalog.~~) 'logical replication%'
+       OR (pg_catalog.current_setting('midstream.allow', true) OPERATOR(pg_catalog.=) 'on' AND a.usesysid OPERATOR(pg_catalog.=)
+           (SELECT oid FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) $AGENT$)))
 $body$;
 
 CREATE OR REPLACE FUNCTION midstream.deny() RETURNS trigger LANGUAGE plpgsql AS $body$
 BEGIN
-  IF (SELECT state FROM midstream.owner) IS DISTINCT FROM 'owner' AND NOT midstream.ours() THEN
+  IF (SELECT state OPERATOR(pg_catalog.=) 'owner' FROM midstream.owner) IS NOT TRUE AND NOT midstream.ours() THEN
     RAISE EXCEPTION 'midstream: this side does not own the database' USING ERRCODE = '25006',
       HINT = 'The database is moving; connect again.';
   END IF;
@@ -54,7 +55,7 @@ END $body$;
 
 CREATE OR REPLACE FUNCTION midstream.deny_ddl() RETURNS event_trigger LANGUAGE plpgsql AS $body$
 BEGIN
-  IF (SELECT state FROM midstream.owner) IS DISTINCT FROM 'owner' AND NOT midstream.ours() THEN
+  IF (SELECT state OPERATOR(pg_catalog.=) 'owner' FROM midstream.owner) IS NOT TRUE AND NOT midstream.ours() THEN
     RAISE EXCEPTION 'midstream: this side does not own the database' USING ERRCODE = '25006';
   END IF;
 END $body$;
