@@ -102,7 +102,7 @@ TEST_F(Gated, WhereverTheAgentsDieClientsOnlyWait) {
   ASSERT_NO_FATAL_FAILURE(follow());
   const std::vector<std::string> points{"switch.prepared", "give.held", "give.closing", "give.fenced", "give.barrier", "give.kept", "give.yielded", "switch.given",
                                         "take.arrived", "take.slot", "take.owner", "switch.taken", "switch.over", "after.reverse"};
-  Bench bench(directory / "bench", 10, 100, from_environment("MIDSTREAM_SECONDS", 40));
+  Bench bench(directory / "bench", 10, 100, from_environment("MIDSTREAM_SECONDS", 80));  // twice what 14 switches take
   ASSERT_NO_FATAL_FAILURE(wait_orders(false, 10));
   bool on_new = false;
   for (const auto& point : points) {
