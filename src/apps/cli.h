@@ -59,6 +59,7 @@ int command_probe(const CliOptions& options, const std::stop_token& stop);
 int command_schema();
 int command_gate(const CliOptions& options, const std::stop_token& stop);
 int command_gate_sessions(const CliOptions& options);
+int command_gate_metrics(const CliOptions& options);
 int command_gate_hold(const CliOptions& options);
 int command_gate_release(const CliOptions& options);
 

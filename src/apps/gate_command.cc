@@ -23,12 +23,20 @@ Result<gate::Config> load(const CliOptions& options) {
 
 std::string text_of(const Json& session, const char* key) { return session.value(key, std::string("-")); }
 
+// "movable", "after transaction: a transaction is open; waits 1.2 s"
+std::string state_text(const Json& session) {
+  auto text = text_of(session, "state");
+  if (const auto why = session.value("why", std::string()); !why.empty()) text += ": " + why;
+  if (const auto since = session.value("waits_since_ms", std::int64_t{0}); since != 0)
+    text += fmt::format("; waits {:.1f} s for {}", static_cast<double>(std::max<std::int64_t>(0, wall_now_ms() - since)) / 1e3, text_of(session, "waits_for"));
+  return text;
+}
+
 void print_table(const Json& sessions) {
   fmt::print("{:>6}  {:<22} {:<16} {:<16} {:>10}  {}\n", "id", "client", "user", "database", "requests", "state");
   for (const auto& one : sessions) {
-    const auto why = one.value("why", std::string());
-    fmt::print("{:>6}  {:<22} {:<16} {:<16} {:>10}  {}{}\n", one.value("id", 0), text_of(one, "client"), text_of(one, "user"),
-               text_of(one, "database"), one.value("requests", 0), text_of(one, "state"), why.empty() ? "" : ": " + why);
+    fmt::print("{:>6}  {:<22} {:<16} {:<16} {:>10}  {}\n", one.value("id", 0), text_of(one, "client"), text_of(one, "user"),
+               text_of(one, "database"), one.value("requests", 0), state_text(one));
   }
 }
 
@@ -55,6 +63,16 @@ int command_gate_sessions(const CliOptions& options) {
   print_table((*answer)["sessions"]);
   fmt::print(stderr, "midstream: judged by the protocol's messages; what only the server knows of a session (temporary tables, WITH HOLD "
                      "cursors) is known once a switch has been prepared\n");
+  return kDone;
+}
+
+int command_gate_metrics(const CliOptions& options) {
+  const auto config = load(options);
+  if (!config) return complain(config.error(), kBadManifest);
+  const auto answer = gate::ask_gate(config->control, {{"verb", "metrics"}});
+  if (!answer) return complain(answer.error(), kFailed);
+  if (options.json) fmt::print("{}\n", Json{{"metrics", (*answer)["metrics"]}}.dump(2));
+  else fmt::print("{}", answer->value("text", ""));
   return kDone;
 }
 

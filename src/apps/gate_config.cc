@@ -22,6 +22,12 @@ bool valid_listen(std::string_view t) {
   const auto parsed = parse_host_port(t);
   return parsed && gate::parse_address(parsed->host).has_value();
 }
+bool valid_loopback(std::string_view t) {
+  static const std::array networks{*gate::parse_network("127.0.0.0/8"), *gate::parse_network("::1/128")};
+  const auto parsed = parse_host_port(t);
+  const auto address = parsed ? gate::parse_address(parsed->host) : std::nullopt;
+  return address && std::ranges::any_of(networks, [&](const auto& one) { return one.contains(*address); });
+}
 bool valid_network(std::string_view t) { return gate::parse_network(t).has_value(); }
 bool valid_name(std::string_view t) { return !t.empty() && t.size() <= 63; }
 bool valid_path(std::string_view t) { return !t.empty() && t.find('\0') == std::string_view::npos; }
@@ -31,6 +37,7 @@ constexpr std::array<std::string_view, 2> kOverWords{"tls", "plain"};
 constexpr std::array<std::string_view, 3> kMethodWords{"scram-sha-256", "md5", "reject"};
 
 constexpr Shape kListen{.kind = Kind::text, .expected = "a numeric address and a port such as 127.0.0.1:6432", .valid = valid_listen};
+constexpr Shape kLoopback{.kind = Kind::text, .expected = "a loopback address and a port such as 127.0.0.1:9642", .valid = valid_loopback};
 constexpr Shape kHost{.kind = Kind::text, .expected = "a host's name or address", .valid = is_server_name};
 constexpr Shape kPath{.kind = Kind::text, .expected = "the path of a file", .valid = valid_path};
 constexpr Shape kPort{.kind = Kind::integer, .expected = "a port from 1 to 65535", .least = 1, .most = 65'535};
@@ -77,7 +84,12 @@ constexpr Shape kLookup{.kind = Kind::object, .expected = "a map", .fields = kLo
 constexpr Shape kRule{.kind = Kind::object, .expected = "a map", .fields = kRuleFields};
 constexpr Shape kRules{.kind = Kind::list, .expected = "a list of maps", .item = &kRule};
 
-constexpr std::array<Field, 9> kGateFields{{
+constexpr std::array<Field, 1> kMetricsFields{{
+    {"listen", &kLoopback, required, "where Prometheus, on this host, may ask for them: http://.../metrics"},
+}};
+constexpr Shape kMetrics{.kind = Kind::object, .expected = "a map", .fields = kMetricsFields};
+
+constexpr std::array<Field, 10> kGateFields{{
     {"listen", &kListen, required, "where clients come"},
     {"control", &kPath, required, "the socket for `midstream gate sessions`"},
     {"server", &kServer, optional, "the one primary behind the gate"},
@@ -86,6 +98,7 @@ constexpr std::array<Field, 9> kGateFields{{
     {"tls", &kClientTls, optional, "what it takes to speak TLS with clients"},
     {"lookup", &kLookup, required, "how the gate finds password verifiers"},
     {"clients", &kRules, optional, "who may come; the first rule that fits decides (all, with a password)"},
+    {"metrics", &kMetrics, optional, "what the gate counts, over HTTP (off)"},
     {"threads", &kThreads, optional, "event loops (2)"},
 }};
 constexpr Shape kGate{.kind = Kind::object, .expected = "a map of the gate's settings", .fields = kGateFields};
@@ -153,6 +166,11 @@ Result<gate::Config> build(const MapReader& root) {
   config.lookup_password = TRY(read_password(lookup.text("password_file")));
   for (const auto& rule : root.maps("clients")) config.rules.push_back(build_rule(rule));
   if (!root.has("clients")) config.rules.emplace_back();
+  if (root.has("metrics")) {
+    const auto metrics = parse_host_port(MapReader(*root.find("metrics"), "metrics").text("listen"));
+    config.metrics_address = metrics->host;
+    config.metrics_port = metrics->port;
+  }
   config.threads = static_cast<int>(root.integer("threads", 2));
   return config;
 }

@@ -89,12 +89,15 @@ int main_with(int argc, char** argv) {
   };
   auto* sessions = ask("sessions", "of a gate that runs: each session, and whether it could move");
   sessions->add_flag("--json", options.json);
+  auto* metrics = ask("metrics", "of a gate that runs: what it has counted, in Prometheus' text format");
+  metrics->add_flag("--json", options.json);
   auto* hold = ask("hold", "hold every session at its next safe point: what clients ask beyond it waits, nothing fails");
   hold->add_option("--for", options.hold_for, "how long at most, from now; then everything goes on (default: 1s)");
   auto* release = ask("release", "end a hold");
-  gate->callback([&, sessions, hold, release] {
-    chosen = [&, sessions, hold, release] {
+  gate->callback([&, sessions, metrics, hold, release] {
+    chosen = [&, sessions, metrics, hold, release] {
       if (sessions->parsed()) return command_gate_sessions(options);
+      if (metrics->parsed()) return command_gate_metrics(options);
       if (hold->parsed()) return command_gate_hold(options);
       return release->parsed() ? command_gate_release(options) : command_gate(options, stop);
     };

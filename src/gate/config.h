@@ -40,6 +40,8 @@ struct Config {
   std::string lookup_user, lookup_database = "postgres";
   Secret lookup_password;
   std::filesystem::path control;  // socket for `midstream gate sessions`
+  std::string metrics_address;  // numeric, of the loopback; "": no HTTP
+  std::uint16_t metrics_port = 0;
   int threads = 2;
 };
 

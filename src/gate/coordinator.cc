@@ -60,11 +60,12 @@ Json end_session(const Coordinator::Workers& workers, std::uint64_t id) {
 }  // namespace
 
 Coordinator::Coordinator(Shared& shared, const Workers& workers, std::function<void()> stop_listening)
-    : shared_(shared), workers_(workers), stop_listening_(std::move(stop_listening)) {
+    : shared_(shared), workers_(workers), stop_listening_(std::move(stop_listening)), began_ms_(wall_now_ms()) {
   if (!shared.titled()) return;
   for (const auto& database : shared.config.databases) {
     states_[database].titles = std::make_unique<Titles>(shared, database);
     states_[database].asked = std::make_unique<Titles>(shared, database);
+    for (const auto& server : shared.servers) switches_.known({database, server.config.label});
   }
 }
 
@@ -72,6 +73,10 @@ Result<Json> Coordinator::respond(const Json& request, const std::stop_token& st
   const auto verb = TRY(get_string(request, "verb"));
   if (verb == "sessions") return sessions_of(workers_);
   if (verb == "held") return held_by(workers_);
+  if (verb == "metrics") {
+    const auto found = metrics();
+    return Json{{"metrics", to_json(found)}, {"text", prometheus_text(found)}};
+  }
   if (verb == "hold" || verb == "release") {
     const auto span = verb == "release" ? Millis(0) : TRY(span_of(request, "for_ms", kLongestHold));
     for (const auto& worker : workers_) worker->hold(boot_now() + span);
@@ -87,6 +92,13 @@ Result<Json> Coordinator::respond(const Json& request, const std::stop_token& st
   if (verb == "retire") return retire(request, stop);
   if (verb == "open") return open(request, stop);
   return refused(fmt::format("the gate does not know '{}'", verb));
+}
+
+std::vector<Family> Coordinator::metrics() const {
+  Metrics found{.switches = switches_.counts(), .start_seconds = static_cast<double>(began_ms_) / 1e3};
+  for (const auto& worker : workers_) found.totals += worker->totals();
+  for (const auto& server : shared_.servers) found.servers.push_back(server.config.label);
+  return families(found);
 }
 
 Result<Coordinator::Asked> Coordinator::switch_of(const Json& request) {
@@ -140,8 +152,10 @@ Result<Json> Coordinator::close(const Json& request, const std::stop_token& stop
   const auto span = TRY(span_of(request, "for_ms", kLongestHold));
   const auto deadline = Deadline::in(TRY(span_of(request, "within_ms", span)));
   if (asked.state->kept) return retry(fmt::format("{} is being switched already", asked.database));
+  switches_.failed(key(asked.database, *asked.state), Failed::again, start);
   asked.state->to = asked.to;
   asked.state->given_up = false;
+  switches_.begun(key(asked.database, *asked.state), start);
   ++asked.state->turn;
   for (const auto& worker : workers_) worker->close(asked.database, asked.to, start + span);
   for (;;) {
@@ -159,7 +173,7 @@ Result<Json> Coordinator::close(const Json& request, const std::stop_token& stop
       pause_for(Millis(1), stop);
       continue;
     }
-    open_all(asked.database, *asked.state);
+    open_all(asked.database, *asked.state, waiting.empty() ? Failed::late : hopeless == waiting.end() ? Failed::busy : Failed::pinned);
     const auto first = waiting.empty() ? Json{{"why", "the hold ended"}} : hopeless == waiting.end() ? waiting[0] : *hopeless;
     return retry(fmt::format("{} of {} sessions of {} could not go over in {} ms; session {} of user {} at {}: {}", waiting.size(),
                              ready["sessions"].get<std::size_t>(), asked.database, ms_since(start), first.value("id", 0), first.value("user", "-"),
@@ -175,6 +189,7 @@ Result<Json> Coordinator::keep(const Json& request) {
   for (const auto& worker : workers_) kept = kept && worker->keep(asked.database);
   if (!kept) {
     asked.state->given_up = true;
+    asked.state->why = Failed::late;
     return retry(fmt::format("the gate does not hold {} for good any more", asked.database));
   }
   ++asked.state->turn;
@@ -203,6 +218,7 @@ Json Coordinator::go_over(const std::string& database, State& state, const std::
   }
   for (const auto& worker : workers_) worker->primary_is(database, state.to);
   state.kept = state.given_up = false;
+  switches_.done(key(database, state), boot_now());
   out["moved"] = moved;
   out["ms"] = ms_since(start);
   log_info("gate", "{} is on {}: {} sessions went over, {} ended", database, shared_.servers[state.to].config.label, moved, out["ended"].size());
@@ -232,15 +248,17 @@ Result<Json> Coordinator::retire(const Json& request, const std::stop_token& sto
   }
 }
 
-void Coordinator::open_all(const std::string& database, State& state) {
+void Coordinator::open_all(const std::string& database, State& state, Failed why) {
   state.kept = state.given_up = false;
   ++state.turn;
   for (const auto& worker : workers_) worker->open(database);
+  switches_.failed(key(database, state), why, boot_now());
 }
 
 Result<Json> Coordinator::open(const Json& request, const std::stop_token& stop) {
   const auto asked = TRY(switch_of(request));
   asked.state->given_up = true;
+  asked.state->why = Failed::withdrawn;
   found(asked.database, *asked.state, asked.state->asked->look(kPatience, stop), stop);
   return Json{{"open", !asked.state->given_up}};
 }
@@ -267,7 +285,7 @@ void Coordinator::found(const std::string& database, State& state, const Titles:
     const bool silent = state.kept && boot_now() - state.kept_at >= kSilence;
     if (!titles.owner || !(silent || state.given_up || !hold.in_time)) return;
     if (*titles.owner == state.to) go_over(database, state, stop);
-    else open_all(database, state);
+    else open_all(database, state, state.given_up ? state.why : silent ? Failed::withdrawn : Failed::late);
     return;
   }
   state.given_up = false;

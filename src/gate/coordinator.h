@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "gate/metrics.h"
 #include "gate/titles.h"
 #include "gate/worker.h"
 
@@ -25,6 +26,8 @@ class Coordinator {
 
   // One request of the control socket.
   Result<Json> respond(const Json& request, const std::stop_token& stop);
+  // Everything that the gate has counted. Waits for the workers, never for a switch.
+  std::vector<Family> metrics() const;
   // Looks at the titles until stopped.
   void watch(const std::stop_token& stop);
 
@@ -34,6 +37,7 @@ class Coordinator {
     bool kept = false;
     std::uint64_t turn = 0;  // grows with whatever may make a title that was read before it worthless
     bool given_up = false;  // the switch comes to nothing: a title opens it
+    Failed why = Failed::withdrawn;  // where it comes to nothing
     std::chrono::nanoseconds kept_at{0};
     std::unique_ptr<Titles> titles;  // of the thread that watches
     std::unique_ptr<Titles> asked;   // of whoever has the lock
@@ -58,12 +62,15 @@ class Coordinator {
   Result<Json> retire(const Json& request, const std::stop_token& stop);
   Json ready_now(const Asked& asked, Hold& hold);
   Json go_over(const std::string& database, State& state, const std::stop_token& stop);
-  void open_all(const std::string& database, State& state);
+  void open_all(const std::string& database, State& state, Failed why);
+  Switches::Key key(const std::string& database, const State& state) const { return {database, shared_.servers[state.to].config.label}; }
   void look(const std::string& database, State& state, const std::stop_token& stop);
   void found(const std::string& database, State& state, const Titles::Found& titles, const std::stop_token& stop);
   Shared& shared_;
   const Workers& workers_;
   const std::function<void()> stop_listening_;
+  const std::int64_t began_ms_;
+  Switches switches_;
   std::mutex mutex_;
   std::map<std::string, State> states_;
 };

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "gate/coordinator.h"
+#include "gate/metrics_http.h"
 #include "gate/worker.h"
 #include "sys/clock.h"
 #include "sys/log.h"
@@ -50,6 +51,14 @@ Result<> make_servers(Shared& shared) {
   return {};
 }
 
+// No descriptor where none is asked for.
+Result<Fd> listen_for_metrics(const Config& config) {
+  if (config.metrics_address.empty()) return Fd();
+  auto listener = TRY(listen_tcp(config.metrics_address, config.metrics_port));
+  log_info("gate", "metrics: http://{}:{}/metrics", config.metrics_address, TRY(local_port(listener.get())));
+  return listener;
+}
+
 // Two sockets a session: as many as the system allows at all.
 void raise_file_limit() {
   rlimit limit{};
@@ -67,12 +76,16 @@ Result<> run_gate(Config config, const std::function<void(std::uint16_t port)>& 
   const auto listener = TRY(listen_tcp(shared.config.listen_address, shared.config.listen_port));
   ::fcntl(listener.get(), F_SETFL, ::fcntl(listener.get(), F_GETFL) | O_NONBLOCK);
   const auto control = TRY(listen_unix(shared.config.control));
+  const auto metrics = TRY(listen_for_metrics(shared.config));
   std::atomic<std::uint64_t> next_id = 16;  // below are the workers' own tokens
   std::vector<std::unique_ptr<Worker>> workers;
   for (int i = 0; i < shared.config.threads; ++i) workers.push_back(TRY(Worker::start(shared, listener.get(), next_id)));
   // The descriptor stays, for the workers have it; connections are refused from then on.
   Coordinator coordinator(shared, workers, [&] { ::shutdown(listener.get(), SHUT_RDWR); });
   const std::jthread watching([&](const std::stop_token& own) { coordinator.watch(own); });
+  const std::jthread measured([&](const std::stop_token& own) {
+    if (metrics) serve_metrics(metrics.get(), [&] { return prometheus_text(coordinator.metrics()); }, own);
+  });
   listening(TRY(local_port(listener.get())));
   return serve_control(control.get(), coordinator, stop);
 }

@@ -32,9 +32,14 @@ Session::Session(std::uint64_t id, Fd client, std::string address, Shared& share
 
 Session::~Session() {
   if (key_) shared_.cancel_keys.withdraw(*key_);
+  held_from_now(false);
+  waits(false);
+  ++needs_.tally.of(ending_.value_or(Ending::left));
+  if (traffic_) needs_.tally.counts += traffic_->counts();
 }
 
 bool Session::over() {
+  ends_by(phase_ == Phase::cancel ? Ending::cancel : traffic_ && !traffic_->terminated() ? Ending::lost : traffic_ ? Ending::client : Ending::left);
   phase_ = Phase::over;
   client_.close();
   server_.reset();
@@ -55,8 +60,9 @@ bool Session::flush() {
 
 void Session::closing() { phase_ = Phase::closing; }
 
-void Session::end(const Fatal& reason) {
+void Session::end(const Fatal& reason, Ending ending) {
   if (phase_ == Phase::over || phase_ == Phase::closing) return;
+  ends_by(ending);
   // Within a message of the server's, an error would be taken for a part of it.
   const bool may_tell = phase_ != Phase::client_tls && phase_ != Phase::cancel &&
                         (phase_ != Phase::relay || (traffic_->between_server_messages() && to_client_.nothing_under_way()));
@@ -106,14 +112,19 @@ bool Session::step_client() {
     case ClientLogin::Wants::admitted: phase_ = Phase::primary; return true;
     case ClientLogin::Wants::cancel: {
       const auto key = shared_.cancel_keys.at_server(login_.packet().key);
-      if (!key) return over();
+      ends_by(Ending::cancel);
+      if (!key) return ++needs_.tally.cancels_dropped, over();
+      ++needs_.tally.of(key->server, Purpose::cancel);
       in_ = cancel_request(key->key);
       server_ = std::make_unique<ServerLink>(shared_.servers[key->server], std::nullopt, needs_.watch);
       phase_ = Phase::cancel;
       return true;
     }
     case ClientLogin::Wants::closing:
-      if (login_.failure()) log_info("gate", "client {} was turned away: {}", address_, login_.failure()->message);
+      if (login_.failure()) {
+        log_info("gate", "client {} was turned away: {}", address_, login_.failure()->message);
+        refused(refusal_of(login_.failure()->sqlstate));
+      }
       closing();
       return true;
   }
@@ -144,6 +155,7 @@ bool Session::step_client_tls() {
     case Io::done: break;
     default:
       log_info("gate", "client {}: TLS: {}", address_, client_.tls_error());
+      refused(Refusal::tls);
       return over();
   }
   login_.tls_started(shared_.client_tls->certificate_hash(), client_.alpn_postgresql());
@@ -172,7 +184,8 @@ bool Session::step_primary() {
     return true;
   }
   const auto primary = shared_.primary(login_.database());
-  if (!primary || hold_) return false;
+  if (!primary || hold_) return waits(true), false;
+  waits(false);
   if (login_.wants() == ClientLogin::Wants::admitted) {
     go_to_server(*primary);
   } else {
@@ -190,6 +203,7 @@ ServerLogin::Setting Session::server_login() const {
 
 void Session::go_to_server(std::size_t place) {
   place_ = place;
+  ++needs_.tally.of(place, Purpose::session);
   server_ = std::make_unique<ServerLink>(shared_.servers[place], server_login(), needs_.watch);
   phase_ = Phase::server;
 }
@@ -201,6 +215,7 @@ bool Session::step_server() {
     case ServerLink::State::failed:
       log_info("gate", "client {}, user {}: {}", address_, printable(login_.user()), server_->why());
       out_ += server_->error();
+      refused(server_->login().wants() == ServerLogin::Wants::failed ? Refusal::server : Refusal::unreachable);
       closing();
       return true;
     default: return false;
@@ -211,6 +226,7 @@ void Session::begin_relay() {
   auto key = shared_.cancel_keys.issue({place_, server_->login().key()});
   if (!key) return end({"53000", key.error().what, ""});
   key_ = std::move(*key);
+  ++needs_.tally.logins;
   traffic_.emplace(asks_for_replication(login_.packet().parameter("replication")));
   apply_hold();
   for (const auto& [name, value] : server_->login().parameters()) traffic_->set_parameter(name, value);
@@ -224,12 +240,13 @@ void Session::begin_relay() {
 }
 
 void Session::event(bool of_client, bool ended) {
-  if (of_client) client_.event(ended);
+  if (of_client) client_.event(ended), came_ = came_ || !ended;
   else if (server_) server_->socket().event(ended);
 }
 
 Session::Turn Session::relay() {
   if (!flush()) return phase_ == Phase::over ? Turn::over : Turn::waiting;
+  if (hold_) note_wait();
   if (changeover_ && !step_changeover()) return phase_ == Phase::relay ? Turn::waiting : Turn::over;
   // What came for the client while its server was asked: nothing else may happen for long.
   if (!flush()) return phase_ == Phase::over ? Turn::over : Turn::waiting;
@@ -244,12 +261,15 @@ Session::Turn Session::relay() {
   // Answers first: they may be what the client's next requests wait for.
   const auto down = to_client_.turn(server, client_, [&](std::string_view bytes) { return traffic_->from_server(bytes); });
   const auto up = to_server_.turn(client_, server, [&](std::string_view bytes) { return traffic_->from_client(bytes); });
+  if (up != Lane::Turn::again) came_ = false;
+  if (hold_) note_wait();
   if (up == Lane::Turn::ended && !std::exchange(server_told_, true)) server.end_writing();
   const auto& broken = traffic_->client_broken() ? traffic_->client_broken() : traffic_->server_broken();
   if (broken) {
     log_info("gate", "client {}, user {}: {}", address_, printable(login_.user()), broken->message);
     end(*broken);
   } else if (down == Lane::Turn::ended || down == Lane::Turn::sender_failed) {
+    ends_by(traffic_->terminated() ? Ending::client : server_told_ ? Ending::lost : Ending::server);
     closing();
   } else if (down == Lane::Turn::receiver_failed || up == Lane::Turn::sender_failed) {
     over();
@@ -270,43 +290,11 @@ bool Session::step_cancel() {
   if (!in_.empty()) {
     if (server_->socket().write(in_, n) != Io::done || n != in_.size()) return over();
     in_.clear();
+    ++needs_.tally.cancels_passed;
   }
   std::array<char, 64> ignored;
   const auto io = server_->socket().read(ignored, n);
   return io == Io::blocked ? false : io == Io::done ? true : over();
-}
-
-Json Session::describe() const {
-  Json out{{"id", id_}, {"client", address_}, {"since_ms", since_ms_}, {"tls", login_.tls()}};
-  if (!login_.user().empty()) {
-    out["user"] = printable(login_.user());
-    out["database"] = printable(login_.database());
-  }
-  if (!traffic_) {
-    out["state"] = "logging in";
-    return out;
-  }
-  const auto& counts = traffic_->counts();
-  const auto& parameters = traffic_->parameters();
-  const auto application = parameters.find("application_name");
-  out["application"] = application == parameters.end() ? "" : printable(application->second);
-  const auto pinned = traffic_->pinned();
-  const auto busy = traffic_->busy();
-  const auto belongings = changeover_ ? changeover_->pinned() : "";
-  out["state"] = !pinned.empty() || !belongings.empty() ? "pinned" : !busy.empty() ? "after transaction" : "movable";
-  out["why"] = !pinned.empty() ? std::string(pinned) : !belongings.empty() ? printable(belongings) : std::string(busy);
-  out["server"] = shared_.servers[place_].config.label;
-  // Before it is prepared for a switch, only the wire has been looked at.
-  out["asked"] = changeover_ && changeover_->known();
-  out["fresh"] = changeover_ && changeover_->fresh(*traffic_);
-  out["transaction"] = std::string(1, traffic_->transaction());
-  out["statements"] = traffic_->statements().all().size();
-  out["requests"] = counts.requests;
-  out["errors"] = counts.errors;
-  out["notifications"] = counts.notifications;
-  out["from_client"] = counts.client_bytes;
-  out["from_server"] = counts.server_bytes;
-  return out;
 }
 
 }  // namespace midstream::gate

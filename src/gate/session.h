@@ -15,6 +15,7 @@
 #include "gate/lane.h"
 #include "gate/server_link.h"
 #include "gate/shared.h"
+#include "gate/tally.h"
 #include "gate/traffic.h"
 
 namespace midstream::gate {
@@ -26,6 +27,7 @@ class Session {
     // Of the user, from the server with that place in Shared::servers; answered by verifier_is() or verifier_failed().
     std::function<void(const std::string& user, std::size_t server)> verifier;
     std::function<void(const std::string& database)> begun;  // it is known where the client wants to go
+    Tally& tally;                                            // of its worker's; outlives it
   };
   Session(std::uint64_t id, Fd client, std::string address, Shared& shared, Needs needs);
   ~Session();
@@ -76,7 +78,10 @@ class Session {
   void give_up_target();
 
   // Tells the client why, as far as that can still be told, and ends.
-  void end(const Fatal& reason);
+  void end(const Fatal& reason, Ending ending = Ending::protocol);
+  // It ends for this; what was said of it first counts.
+  void ends_by(Ending ending) { ending_ = ending_.value_or(ending); }
+  void late();  // to log in: it ends without a word, as with PostgreSQL
 
   std::uint64_t id() const { return id_; }
   // When it must have logged in, 0 once it has: CLOCK_BOOTTIME.
@@ -86,6 +91,8 @@ class Session {
   // Where it is; nullopt before it is connected to any.
   std::optional<std::size_t> server() const { return server_ && phase_ != Phase::cancel ? std::optional(place_) : std::nullopt; }
   Json describe() const;
+  // Counts it among the others, with all that it has done so far.
+  void add_to(Totals& totals) const;
 
  private:
   enum class Phase { client, client_tls, verifier, primary, server, relay, cancel, closing, over };
@@ -105,6 +112,13 @@ class Session {
   void closing();
   bool flush();
   bool over();
+  void refused(Refusal why);
+  void note_wait();
+  void held_from_now(bool on);
+  void waits(bool on);
+  Doing doing() const;
+  Movable movable() const;
+  Other other() const;
 
   const std::uint64_t id_;
   const std::string address_;
@@ -129,6 +143,11 @@ class Session {
   std::uint64_t used_ = 0;  // its requests, when stale_for() last saw that there were more of them
   std::chrono::nanoseconds used_at_{0};
   std::optional<Changeover> changeover_;
+  std::optional<Ending> ending_;
+  std::uint64_t moves_ = 0;  // to another server
+  Held held_, waited_;
+  std::chrono::nanoseconds held_since_{0}, waits_since_{0};  // 0: it is not, does not
+  bool came_ = false;  // something that is not read yet, because of the hold
 };
 
 }  // namespace midstream::gate

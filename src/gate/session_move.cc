@@ -7,6 +7,7 @@
 namespace midstream::gate {
 
 void Session::hold(bool on) {
+  if (on != hold_) held_from_now(on);
   hold_ = on;
   if (!on && final_) final(false);
   apply_hold();
@@ -33,6 +34,7 @@ void Session::prepare(std::size_t server, const std::set<std::string>& settings)
 }
 
 void Session::start_target() {
+  ++needs_.tally.of(*wanted_, Purpose::to_go_over);
   changeover_.emplace(shared_.servers[*wanted_], *wanted_, server_login(), needs_.watch);
   if (final_) changeover_->final(true);
   apply_hold();
@@ -72,7 +74,7 @@ bool Session::step_changeover() {
     const auto own = changeover_->step_own(server_->socket(), *traffic_, rest, behind);
     if (own == Changeover::Own::waiting) return false;
     out_ += rest;  // nothing else is on its way to the client: it is at rest
-    if (own == Changeover::Own::broken && !changeover_->draining()) return closing(), false;
+    if (own == Changeover::Own::broken && !changeover_->draining()) return ends_by(Ending::server), closing(), false;
     if (!to_client_.begin_with(behind)) return end({"08P01", "the database server says too much at once", ""}), false;
     if (!wanted_) give_up_target();
     apply_hold();
@@ -124,6 +126,8 @@ TlsSocket Session::go_over() {
   server_->replace(std::move(taken.socket));
   server_->socket().read_on_events();
   place_ = changeover_->place();
+  ++moves_;
+  ++needs_.tally.moved;
   shared_.cancel_keys.moved(*key_, {place_, taken.key});
   out_ += changed_parameters(traffic_->parameters(), taken.parameters);
   traffic_->moved(taken.parameters);

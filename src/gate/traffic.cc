@@ -15,6 +15,17 @@ constexpr std::size_t kMostCustom = 1'000;
 
 }  // namespace
 
+Counts& Counts::operator+=(const Counts& other) {
+  client_bytes += other.client_bytes;
+  server_bytes += other.server_bytes;
+  requests += other.requests;
+  transactions += other.transactions;
+  prepared += other.prepared;
+  errors += other.errors;
+  notifications += other.notifications;
+  return *this;
+}
+
 bool Traffic::may_stop() const {
   return client_.between() && transaction_ == 'I' && !answers_.needs_more() && !replication_;
 }
@@ -78,6 +89,7 @@ void Traffic::server_said(const Message& message) {
   switch (message.type) {
     case '1':
       if (done) statements_.prepared(done->name, done->body);
+      if (done && !done->name.empty()) ++counts_.prepared;
       break;
     case '2':
       if (done && portals_.size() < kMostPortals) portals_.insert(done->name);
@@ -104,7 +116,9 @@ void Traffic::follow(const Message& message) {
     case 'Z':
       ++counts_.requests;
       if (!head.empty()) transaction_ = head[0];
-      if (transaction_ == 'I') portals_.clear();
+      if (transaction_ != 'I') break;
+      portals_.clear();
+      ++counts_.transactions;
       break;
     case 'S': {
       const auto name = take_string(head);
@@ -115,6 +129,7 @@ void Traffic::follow(const Message& message) {
     case 'C':
       if (const auto tag = take_string(head)) {
         statements_.command(*tag);
+        if (*tag == "PREPARE") ++counts_.prepared;
         // Of a statement too long to be kept, nobody knows which settings it made.
         if (answers_.large() && (*tag == "SET" || *tag == "DO" || *tag == "CALL" || tag->starts_with("SELECT"))) custom_hidden_ = true;
         if (*tag == "DISCARD ALL") custom_hidden_ = false;

@@ -18,9 +18,12 @@ namespace midstream::gate {
 struct Counts {
   std::uint64_t client_bytes = 0;
   std::uint64_t server_bytes = 0;
-  std::uint64_t requests = 0;  // ReadyForQuery seen
-  std::uint64_t errors = 0;    // ErrorResponse seen
+  std::uint64_t requests = 0;      // ReadyForQuery seen
+  std::uint64_t transactions = 0;  // those of them after which none is open
+  std::uint64_t prepared = 0;      // statements with a name, by Parse or PREPARE
+  std::uint64_t errors = 0;        // ErrorResponse seen
   std::uint64_t notifications = 0;
+  Counts& operator+=(const Counts& other);
 };
 
 class Traffic {

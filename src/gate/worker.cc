@@ -34,7 +34,10 @@ std::string peer_text(const sockaddr_storage& peer) {
 Worker::Worker(Shared& shared, int listener, std::atomic<std::uint64_t>& next_id)
     : shared_(shared), listener_(listener), next_id_(next_id) {
   for (std::size_t i = 0; i < shared.servers.size(); ++i)
-    lookups_.push_back(std::make_unique<Lookup>(shared.config, shared.servers[i], [this, i](int fd) { return watch(fd, kLookup + i); }));
+    lookups_.push_back(std::make_unique<Lookup>(shared.config, shared.servers[i], [this, i](int fd) {
+      ++tally_.of(i, Purpose::lookup);
+      return watch(fd, kLookup + i);
+    }));
 }
 
 Result<std::unique_ptr<Worker>> Worker::start(Shared& shared, int listener, std::atomic<std::uint64_t>& next_id) {
@@ -95,6 +98,7 @@ void Worker::accept_all() {
     const int on = 1;
     ::setsockopt(client.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     ::setsockopt(client.get(), SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    ++tally_.accepted;
     const auto id = next_id_.fetch_add(1);
     const int fd = client.get();
     Session::Needs needs{[this, id](int server) { return watch(server, 2 * id + 1); },
@@ -107,7 +111,7 @@ void Worker::accept_all() {
                              again_.push_back(id);
                            });
                          },
-                         [this, id](const std::string& database) { begun(id, database); }};
+                         [this, id](const std::string& database) { begun(id, database); }, tally_};
     sessions_.emplace(id, std::make_unique<Session>(id, std::move(client), peer_text(peer), shared_, std::move(needs)));
     if (hold_until_.count() != 0) sessions_.at(id)->hold(true);
     if (!watch(fd, 2 * id)) sessions_.erase(id);
@@ -145,7 +149,10 @@ void Worker::sweep() {
     const auto deadline = session->login_deadline();
     if (deadline.count() != 0 && now > deadline) late.push_back(id);
   }
-  for (const auto id : late) sessions_.erase(id);  // without a word, as PostgreSQL does
+  for (const auto id : late) {
+    sessions_.at(id)->late();
+    sessions_.erase(id);
+  }
 }
 
 void Worker::answer_asked() {
@@ -167,6 +174,14 @@ Json Worker::sessions() {
   });
 }
 
+Totals Worker::totals() {
+  return in_loop([this] {
+    Totals totals{.tally = tally_};
+    for (const auto& [id, session] : sessions_) session->add_to(totals);
+    return totals;
+  });
+}
+
 void Worker::run(const std::stop_token& stop) {
   std::array<epoll_event, 256> events;
   auto next_sweep = boot_now() + Millis(kSweepMs);
@@ -184,7 +199,7 @@ void Worker::run(const std::stop_token& stop) {
     next_sweep = boot_now() + Millis(kSweepMs);
   }
   for (const auto& [id, session] : sessions_) {
-    session->end({"57P01", "terminating connection due to administrator command", ""});
+    session->end({"57P01", "terminating connection due to administrator command", ""}, Ending::stopped);
     session->turn();
   }
   sessions_.clear();

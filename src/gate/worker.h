@@ -19,6 +19,7 @@
 #include "gate/lookup.h"
 #include "gate/session.h"
 #include "gate/shared.h"
+#include "gate/tally.h"
 
 namespace midstream::gate {
 
@@ -30,6 +31,8 @@ class Worker {
 
   // What each session of this worker's is and does; waits for its thread, as all of these.
   Json sessions();
+  // Everything that its sessions have done so far, the ended ones too.
+  Totals totals();
   // Holds every session, those that are still to come too, until then (CLOCK_BOOTTIME) and no longer, whoever else lives or
   // dies; a time that has passed releases them. Returns once it is in force.
   void hold(std::chrono::nanoseconds until);
@@ -115,6 +118,7 @@ class Worker {
   std::atomic<std::uint64_t>& next_id_;
   bool listening_ = false, refusing_ = false;
   Fd epoll_, wake_;
+  Tally tally_;
   std::unordered_map<std::uint64_t, std::unique_ptr<Session>> sessions_;
   std::chrono::nanoseconds hold_until_{0};
   std::map<std::string, Switching> switching_;      // by database

@@ -254,7 +254,7 @@ Worker::Over Worker::go_over(const std::string& database, std::size_t to) {
       }
       over.ended.push_back(session.describe());
       over.ended.back()["why"] = why;
-      session.end({"57P01", "terminating connection: the database has moved, and this session could not move with it: " + why, ""});
+      session.end({"57P01", "terminating connection: the database has moved, and this session could not move with it: " + why, ""}, Ending::moved);
     });
     open_now(database);
     return over;
@@ -279,7 +279,7 @@ void Worker::primary_is(const std::string& database, std::optional<std::size_t> 
   in_loop([&, server, this] {
     each_of(database, [&](Session& session) {
       const auto at = session.server();
-      if (server && at && *at != *server) session.end({"57P01", "terminating connection: the database has moved to another server", ""});
+      if (server && at && *at != *server) session.end({"57P01", "terminating connection: the database has moved to another server", ""}, Ending::moved);
     });
     return true;
   });
@@ -297,7 +297,7 @@ std::size_t Worker::end_resting() {
   return in_loop([this] {
     for (const auto& [id, session] : sessions_) {
       if (!session->settled()) continue;
-      session->end({"57P01", "terminating connection due to administrator command", ""});
+      session->end({"57P01", "terminating connection due to administrator command", ""}, Ending::retired);
       again_.push_back(id);
     }
     return sessions_.size();
@@ -308,7 +308,7 @@ bool Worker::end(std::uint64_t id) {
   return in_loop([id, this] {
     const auto it = sessions_.find(id);
     if (it == sessions_.end()) return false;
-    it->second->end({"57P01", "terminating connection due to administrator command", ""});
+    it->second->end({"57P01", "terminating connection due to administrator command", ""}, Ending::operators);
     again_.push_back(id);
     return true;
   });
