@@ -371,6 +371,7 @@ TEST_F(Metrics, OfSwitchesThatSucceedAndThatDoNot) {
   settled(5);
   EXPECT_EQ(world.session("first")["switches"], 2);
   EXPECT_GE(world.session("first")["held"]["times"], 6);
+  EXPECT_EQ(world.session("second")["waited"]["times"], 0) << "it had nothing to say in any of them";
   first.leave();
   second.leave();
   auto found = more(before, world.rested());
