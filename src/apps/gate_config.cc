@@ -41,6 +41,7 @@ constexpr Shape kLoopback{.kind = Kind::text, .expected = "a loopback address an
 constexpr Shape kHost{.kind = Kind::text, .expected = "a host's name or address", .valid = is_server_name};
 constexpr Shape kPath{.kind = Kind::text, .expected = "the path of a file", .valid = valid_path};
 constexpr Shape kPort{.kind = Kind::integer, .expected = "a port from 1 to 65535", .least = 1, .most = 65'535};
+constexpr Shape kCount{.kind = Kind::integer, .expected = "a number from 0 to 1073741824", .least = 0, .most = 1 << 30};
 constexpr Shape kThreads{.kind = Kind::integer, .expected = "a number from 1 to 256", .least = 1, .most = 256};
 constexpr Shape kTls{.kind = Kind::words, .expected = "off, require, verify-ca or verify-full", .words = kTlsWords};
 constexpr Shape kOver{.kind = Kind::words, .expected = "tls or plain", .words = kOverWords};
@@ -88,8 +89,13 @@ constexpr std::array<Field, 1> kMetricsFields{{
     {"listen", &kLoopback, required, "where Prometheus, on this host, may ask for them: http://.../metrics"},
 }};
 constexpr Shape kMetrics{.kind = Kind::object, .expected = "a map", .fields = kMetricsFields};
+constexpr std::array<Field, 2> kTemporaryFields{{
+    {"bytes", &kCount, optional, "of a session's tables and cursors together (1048576)"},
+    {"tables", &kCount, optional, "of a session (20)"},
+}};
+constexpr Shape kTemporary{.kind = Kind::object, .expected = "a map", .fields = kTemporaryFields};
 
-constexpr std::array<Field, 10> kGateFields{{
+constexpr std::array<Field, 11> kGateFields{{
     {"listen", &kListen, required, "where clients come"},
     {"control", &kPath, required, "the socket for `midstream gate sessions`"},
     {"server", &kServer, optional, "the one primary behind the gate"},
@@ -99,6 +105,7 @@ constexpr std::array<Field, 10> kGateFields{{
     {"lookup", &kLookup, required, "how the gate finds password verifiers"},
     {"clients", &kRules, optional, "who may come; the first rule that fits decides (all, with a password)"},
     {"metrics", &kMetrics, optional, "what the gate counts, over HTTP (off)"},
+    {"temporary", &kTemporary, optional, "how much of a session's temporary tables and cursors WITH HOLD is copied at a switch"},
     {"threads", &kThreads, optional, "event loops (2)"},
 }};
 constexpr Shape kGate{.kind = Kind::object, .expected = "a map of the gate's settings", .fields = kGateFields};
@@ -170,6 +177,11 @@ Result<gate::Config> build(const MapReader& root) {
     const auto metrics = parse_host_port(MapReader(*root.find("metrics"), "metrics").text("listen"));
     config.metrics_address = metrics->host;
     config.metrics_port = metrics->port;
+  }
+  if (root.has("temporary")) {
+    const MapReader temporary(*root.find("temporary"), "temporary");
+    config.temporary.bytes = static_cast<std::size_t>(temporary.integer("bytes", static_cast<std::int64_t>(config.temporary.bytes)));
+    config.temporary.tables = static_cast<std::size_t>(temporary.integer("tables", static_cast<std::int64_t>(config.temporary.tables)));
   }
   config.threads = static_cast<int>(root.integer("threads", 2));
   return config;

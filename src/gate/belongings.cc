@@ -20,11 +20,11 @@ UNION ALL SELECT 'user', CASE WHEN session_user <> $2::pg_catalog.name THEN sess
   pg_catalog.current_setting('role'), '', ''
 UNION ALL SELECT CASE WHEN from_sql THEN 'sql' ELSE 'protocol' END, name, statement, '', '' FROM pg_catalog.pg_prepared_statements
 UNION ALL SELECT 'channel', c, '', '', '' FROM pg_catalog.pg_listening_channels() AS c
-UNION ALL SELECT 'cursor', name, '', '', '' FROM pg_catalog.pg_cursors WHERE is_holdable
+UNION ALL SELECT 'cursor', name, is_scrollable::pg_catalog.text, is_binary::pg_catalog.text, '' FROM pg_catalog.pg_cursors WHERE is_holdable
 UNION ALL SELECT 'lock', objsubid::pg_catalog.text, classid::pg_catalog.text, objid::pg_catalog.text, mode FROM pg_catalog.pg_locks
   WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid() AND granted
-UNION ALL SELECT 'temporary', relname, '', '', '' FROM pg_catalog.pg_class
-  WHERE relnamespace = pg_catalog.pg_my_temp_schema() AND pg_catalog.pg_my_temp_schema() <> 0
+UNION ALL SELECT 'temporary', '', '', '', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_depend
+  WHERE refclassid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND refobjid = pg_catalog.pg_my_temp_schema())
 UNION ALL SELECT 'custom', n, pg_catalog.current_setting(n, true), '', '' FROM pg_catalog.unnest($1::pg_catalog.text[]) AS n
   WHERE pg_catalog.current_setting(n, true) IS NOT NULL)";
 
@@ -48,12 +48,13 @@ bool name_character(char c) {
   return c == '_' || c == '$' || (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
 }
 
-bool starts_word(std::string_view sql, std::size_t at, std::string_view word) {
-  if (at > 0 && name_character(sql[at - 1])) return false;
+bool is_at(std::string_view sql, std::size_t at, std::string_view word) {
   if (sql.size() - at <= word.size()) return false;
   return std::equal(word.begin(), word.end(), sql.begin() + static_cast<std::ptrdiff_t>(at),
                     [](char a, char b) { return a == (b >= 'A' && b <= 'Z' ? b + 32 : b); });
 }
+
+bool starts_word(std::string_view sql, std::size_t at, std::string_view word) { return !(at > 0 && name_character(sql[at - 1])) && is_at(sql, at, word); }
 
 std::size_t skip(std::string_view sql, std::size_t from, const char* characters) {
   return std::min(sql.find_first_not_of(characters, from), sql.size());
@@ -96,7 +97,9 @@ std::string quote_name(std::string_view name) {
 CustomSettings custom_settings(std::string_view sql) {
   CustomSettings found;
   for (std::size_t at = 0; at < sql.size(); ++at) {
-    if (sql[at] != 's' && sql[at] != 'S') continue;
+    const char lower = static_cast<char>(sql[at] | 0x20);
+    if (lower == 'c' && !found.commit) found.commit = is_at(sql, at, "commit");
+    if (lower != 's') continue;
     const bool call = starts_word(sql, at, "set_config");
     if (!call && !starts_word(sql, at, "set")) continue;
     auto from = skip(sql, at + (call ? 10 : 3), call ? " \t\r\n(" : " \t\r\n\"");
@@ -175,9 +178,10 @@ std::expected<Known, std::string> read_belongings(const Exchange& answered, cons
     else if (kind == "sql") found.sql_statements.push_back(row[2]);
     else if (kind == "channel") found.channels.push_back(row[1]);
     else if (kind == "lock") known.locks.push_back({row[1], row[2], row[3], row[4]});
-    else if (kind == "cursor") known.pinned = "it has the cursor " + row[1] + " WITH HOLD";
-    else if (kind == "temporary") known.pinned = "it has the temporary table (or view, or index) " + row[1];
-    else if (kind == "protocol" && row[1] != kOwnStatement) {
+    else if (kind == "temporary") known.temporary_tables = true;
+    else if (kind == "cursor" && row[2] == "true") known.cursors.emplace_back(row[1], row[3] == "true");
+    else if (kind == "cursor") known.pinned = fmt::format("its cursor {} WITH HOLD is NO SCROLL: its rows cannot be read without being used up", row[1]);
+    else if (kind == "protocol" && !row[1].starts_with(kOwnStatement)) {
       const auto it = statements.all().find(row[1]);
       if (it == statements.all().end()) known.pinned = "the gate has not seen how its statement " + row[1] + " was prepared";
       else found.protocol_statements.emplace_back(*it);
@@ -190,14 +194,23 @@ std::expected<Known, std::string> read_belongings(const Exchange& answered, cons
   return known;
 }
 
-Exchange make_again(const Belongings& belongings, bool discard) {
+namespace {
+
+// DISCARD ALL, but for the temporary tables.
+constexpr std::string_view kDiscardMost =
+    "SET SESSION AUTHORIZATION DEFAULT; RESET ALL; DEALLOCATE ALL; CLOSE ALL; UNLISTEN *; SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD PLANS; "
+    "DISCARD SEQUENCES";
+
+}  // namespace
+
+Exchange make_again(const Belongings& belongings, bool discard, bool keep_tables) {
   std::string requests;
   int answers = 0;
   const auto query = [&](const std::string& sql) {
     requests += message('Q', sql + '\0');
     ++answers;
   };
-  if (discard) query("DISCARD ALL");
+  if (discard) query(keep_tables ? std::string(kDiscardMost) : "DISCARD ALL");
   std::string set;
   for (const auto& [name, value] : belongings.settings) {
     const auto one = fmt::format("pg_catalog.set_config({}, {}, false)", quote_literal(name), quote_literal(value));
@@ -207,6 +220,10 @@ Exchange make_again(const Belongings& belongings, bool discard) {
   }
   if (!set.empty()) query(set);
   if (!belongings.session_user.empty()) query("SET SESSION AUTHORIZATION " + quote_name(belongings.session_user));
+  // Before the role, and before statements that speak of them.
+  auto temporary = make_temporary(belongings.temporary, keep_tables);
+  requests += temporary.requests;
+  answers += temporary.answers;
   // Also where it is "none": the role may be set for logins.
   if (!belongings.role.empty()) query("SET ROLE " + quote_name(belongings.role));
   for (const auto& statement : belongings.sql_statements) query(statement);
@@ -225,13 +242,6 @@ std::string lock_again(const AdvisoryLock& lock) {
   if (lock.objsubid == "2")
     return fmt::format("SELECT pg_catalog.{}({}::bigint::bit(32)::int, {}::bigint::bit(32)::int)", function, lock.classid, lock.objid);
   return fmt::format("SELECT pg_catalog.{}(({}::bigint << 32) | {}::bigint)", function, lock.classid, lock.objid);
-}
-
-// A simple query, in a way that leaves the unnamed statement alone.
-std::string aside(const std::string& sql) {
-  const std::string own = std::string(kOwnStatement) + "_too" + '\0';
-  return message('P', own + sql + "\0\0\0"s) + message('B', "\0"s + own + "\0\0\0\0\0\0"s) + message('E', "\0\0\0\0\0"s) +
-         message('C', "S" + own);
 }
 
 }  // namespace

@@ -15,6 +15,7 @@
 
 #include "gate/exchange.h"
 #include "gate/statements.h"
+#include "gate/temporary.h"
 
 namespace midstream::gate {
 
@@ -25,6 +26,7 @@ struct Belongings {
   std::vector<std::string> sql_statements;                               // PREPARE ... AS ..., as it was written
   std::vector<std::pair<std::string, std::string>> protocol_statements;  // name and body of Parse; "" is the unnamed one
   std::vector<std::string> channels;                                     // LISTEN
+  Temporary temporary;                                                   // read in rounds of its own (temporary.h)
   bool operator==(const Belongings&) const = default;
 };
 
@@ -36,10 +38,10 @@ struct Known {
   Belongings belongings;
   std::vector<AdvisoryLock> locks;  // held by the session
   std::string pinned;               // why it cannot be made again elsewhere; "" if it can
+  // There is more to be read before it is known what `belongings.temporary` is.
+  bool temporary_tables = false;
+  std::vector<std::pair<std::string, bool>> cursors;  // WITH HOLD: name, BINARY
 };
-
-// The name under which the question stays prepared in the session.
-inline constexpr std::string_view kOwnStatement = "midstream_gate_asks";
 
 // The names of custom settings that functions, policies, views and defaults of a database set or read: asked once for all of its
 // sessions, by the gate's own role.
@@ -50,7 +52,8 @@ SELECT DISTINCT found[1] FROM (
   UNION ALL SELECT pg_catalog.pg_get_expr(polqual, polrelid) || ' ' FROM pg_catalog.pg_policy
   UNION ALL SELECT pg_catalog.pg_get_expr(polwithcheck, polrelid) FROM pg_catalog.pg_policy
   UNION ALL SELECT definition FROM pg_catalog.pg_views WHERE schemaname <> 'pg_catalog'
-  UNION ALL SELECT pg_catalog.pg_get_expr(adbin, adrelid) FROM pg_catalog.pg_attrdef) AS source,
+  UNION ALL SELECT pg_catalog.pg_get_expr(adbin, adrelid) FROM pg_catalog.pg_attrdef, pg_catalog.pg_class AS c
+    WHERE c.oid = adrelid AND c.relpersistence <> 't') AS source,
   LATERAL pg_catalog.regexp_matches(text,
     '(?:set_config|current_setting)\s*\(\s*''([A-Za-z_][A-Za-z0-9_$]*(?:\.[A-Za-z_][A-Za-z0-9_$]*)+)''|\mset\s+(?:session\s+|local\s+)?([A-Za-z_][A-Za-z0-9_$]*(?:\.[A-Za-z_][A-Za-z0-9_$]*)+)\s*(?:=|to\M)',
     'gi') AS both_groups, LATERAL (SELECT ARRAY[coalesce(both_groups[1], both_groups[2])] AS found) AS one WHERE found[1] IS NOT NULL)";
@@ -64,7 +67,8 @@ Exchange ask_belongings(const std::set<std::string>& custom, std::string_view lo
 std::expected<Known, std::string> read_belongings(const Exchange& answered, const Statements& statements, std::string_view encoding);
 
 // Makes them again on a connection that has nothing, or, after `discard`, anything of its own. Every request of it must succeed.
-Exchange make_again(const Belongings& belongings, bool discard);
+// `keep_tables`: its temporary tables are there already, and only their rows are put anew.
+Exchange make_again(const Belongings& belongings, bool discard, bool keep_tables = false);
 // Makes the new connection's server process ready for what the session does: its statements are planned, so that the first of them
 // does not cost a multiple of the second. Runs nothing of them. Its failure means nothing.
 Exchange warm_up();
@@ -81,6 +85,7 @@ std::string changed_parameters(const std::map<std::string, std::string>& told, c
 struct CustomSettings {
   std::vector<std::string> names;
   bool hidden = false;  // a name that the text does not show: set_config($1, ...)
+  bool commit = false;  // COMMIT is in it, with something behind it: seen on the way, for who looks for ON COMMIT
 };
 CustomSettings custom_settings(std::string_view sql);
 

@@ -26,8 +26,8 @@ bool send(TlsSocket& socket, std::string& out) {
 
 }  // namespace
 
-Changeover::Changeover(const Server& to, std::size_t place, ServerLogin::Setting login, Watch watch)
-    : place_(place), label_(to.config.label), link_(to, std::move(login), std::move(watch)) {}
+Changeover::Changeover(const Server& to, std::size_t place, ServerLogin::Setting login, Watch watch, TemporaryLimits limits)
+    : place_(place), label_(to.config.label), link_(to, std::move(login), std::move(watch)), limits_(limits) {}
 
 void Changeover::step_target(bool settled) {
   if (failed()) return;
@@ -81,7 +81,9 @@ void Changeover::answered() {
   switch (std::exchange(doing_, Doing::nothing)) {
     case Doing::making:
       if (!heard_.error().empty()) trouble_ = fmt::format("what belongs to it cannot be made again on {}: {}", label_, heard_.error());
+      else if (!made_->temporary.empty()) compared(true);
       break;
+    case Doing::comparing: compared(false); break;
     case Doing::locking:
       locked_ = true;
       for (const auto& row : heard_.rows())
@@ -94,12 +96,37 @@ void Changeover::answered() {
   }
 }
 
+// Reads what was made there of tables and cursors, round by round: it must be the same.
+void Changeover::compared(bool begin) {
+  if (begin) {
+    TemporaryReader::Found found{.tables = !tables_kept_ && !made_->temporary.definitions.empty(), .copy = true, .tables_of = tables_kept_ ? &made_->temporary : nullptr};
+    for (const auto& cursor : made_->temporary.cursors) found.cursors.emplace_back(cursor.name, cursor.binary);
+    // A copy may take more room than what it is a copy of.
+    copy_.emplace(TemporaryLimits{4 * limits_.bytes, limits_.tables}, std::move(found));
+  } else {
+    copy_->answered(heard_);
+  }
+  if (!copy_->done()) {
+    heard_.again(copy_->next());
+    doing_ = Doing::comparing;
+    return;
+  }
+  auto why = copy_->pinned();
+  if (why.empty()) why = difference(made_->temporary, copy_->take());
+  copy_.reset();
+  tables_there_ = why.empty();
+  if (!why.empty()) trouble_ = fmt::format("its temporary tables and cursors cannot be made the same on {}: {}", label_, why);
+}
+
 // Begins what is still to be done on the other connection, if anything is.
 void Changeover::make(bool settled) {
-  if (!known_ || !known_->pinned.empty()) return;
+  if (!known_ || !known_->pinned.empty() || doing_ != Doing::nothing) return;
   if (!made_ || *made_ != known_->belongings) {
-    heard_.again(make_again(known_->belongings, made_.has_value()));
+    const auto& wanted = known_->belongings.temporary;
+    tables_kept_ = made_ && tables_there_ && !wanted.definitions.empty() && made_->temporary.same_tables(wanted) && can_keep_tables(wanted);
+    heard_.again(make_again(known_->belongings, made_.has_value(), tables_kept_));
     made_ = known_->belongings;
+    tables_there_ = false;
     locked_ = warm_ = false;
     doing_ = Doing::making;
   } else if (!warm_ && !final_) {
@@ -120,12 +147,14 @@ bool Changeover::wants_rest(const Traffic& traffic) const {
   return !known_ || ((final_ || again_) && !fresh(traffic));
 }
 
-void Changeover::ask(const Traffic& traffic, std::string_view user, const std::set<std::string>& also) {
+void Changeover::ask(const Traffic& traffic, std::string_view user, const std::set<std::string>& also, bool undisturbed) {
+  undisturbed_ = undisturbed;
   const bool prepare = !question_there_ || resets_ != traffic.statements().resets();
   auto names = traffic.custom_settings();
   names.insert(also.begin(), also.end());
   own_.emplace(ask_belongings(names, user, prepare));
   question_there_ = true;
+  temporary_question_there_ = temporary_question_there_ && !prepare;
   resets_ = traffic.statements().resets();
   draining_ = false;
 }
@@ -136,18 +165,24 @@ void Changeover::drain() {
 }
 
 Changeover::Own Changeover::step_own(TlsSocket& own, const Traffic& traffic, std::string& rest, std::string& behind) {
-  bool open = send(own, own_->to_send());
-  std::array<char, 8'192> bytes;
-  while (open && !own_->done()) {
-    std::size_t n = 0;
-    const auto io = own.read(bytes, n);
-    if (io == Io::blocked) return Own::waiting;
-    open = io == Io::done;
-    if (open) own_in_.append(bytes.data(), n);
+  bool open = true;
+  do {
+    open = send(own, own_->to_send());
+    std::array<char, 8'192> bytes;
     std::string_view view = own_in_;
     own_->from_server(view);
     own_in_.erase(0, own_in_.size() - view.size());
-  }
+    while (open && !own_->done()) {
+      std::size_t n = 0;
+      const auto io = own.read(bytes, n);
+      if (io == Io::blocked) return Own::waiting;
+      open = io == Io::done;
+      if (open) own_in_.append(bytes.data(), n);
+      view = own_in_;
+      own_->from_server(view);
+      own_in_.erase(0, own_in_.size() - view.size());
+    }
+  } while (open && !own_->broken() && !draining_ && ask_more(traffic));
   rest = own_->take_for_client();
   for (const auto& [name, value] : own_->parameters()) rest += parameter_status(name, value);
   if (!open || own_->broken()) {
@@ -156,20 +191,49 @@ Changeover::Own Changeover::step_own(TlsSocket& own, const Traffic& traffic, std
     return Own::broken;
   }
   behind = std::exchange(own_in_, {});
-  if (!draining_) {
+  if (!draining_) learned(traffic);
+  own_.reset();
+  return Own::answered;
+}
+
+// True: there is another question. What belongs to it is in learning_ when there is none.
+bool Changeover::ask_more(const Traffic& traffic) {
+  if (reader_) {
+    reader_->answered(*own_);
+  } else {
     const auto encoding = traffic.parameters().find("client_encoding");
     auto known = read_belongings(*own_, traffic.statements(), encoding == traffic.parameters().end() ? "" : encoding->second);
     // A cancel request of the client that came too late for its own statement, or its statement_timeout: asked again.
-    cancelled_ = own_->sqlstate() == kQueryCanceled ? cancelled_ + 1 : 0;
-    if (known) known_ = std::move(*known);
-    else if (cancelled_ > 0 && cancelled_ < kCancelled) known_.reset();
-    else known_ = Known{{}, {}, "it could not be asked what belongs to it: " + known.error()};
-    if (!known) question_there_ = false;
-    known_at_ = traffic.changes();
-    again_ = false;
+    if (!known && own_->sqlstate() != kQueryCanceled) known = Known{{}, {}, "it could not be asked what belongs to it: " + known.error()};
+    if (!own_->error().empty()) question_there_ = temporary_question_there_ = false;
+    if (!known) return false;
+    learning_ = std::move(*known);
+    if (!learning_->pinned.empty() || (!learning_->temporary_tables && learning_->cursors.empty())) return false;
+    if (!learning_->cursors.empty() && !undisturbed_) {
+      learning_.reset();  // as if it had been cancelled
+      return false;
+    }
+    reader_.emplace(limits_, TemporaryReader::Found{.tables = learning_->temporary_tables, .cursors = learning_->cursors, .question_there = temporary_question_there_,
+                                                    .texts_delete = traffic.may_delete_on_commit()});
+    temporary_question_there_ = learning_->temporary_tables;
   }
-  own_.reset();
-  return Own::answered;
+  if (!reader_->done()) {
+    own_->again(reader_->next());
+    return true;
+  }
+  if (!reader_->pinned().empty()) temporary_question_there_ = false;
+  if (reader_->cancelled()) learning_.reset();
+  else if (learning_->pinned = reader_->pinned(); learning_->pinned.empty()) learning_->belongings.temporary = reader_->take();
+  reader_.reset();
+  return false;
+}
+
+void Changeover::learned(const Traffic& traffic) {
+  cancelled_ = learning_ ? 0 : cancelled_ + 1;
+  if (!learning_ && cancelled_ >= kCancelled) learning_ = Known{{}, {}, "it could not be asked what belongs to it: it is cancelled all the time"};
+  known_ = std::exchange(learning_, {});
+  known_at_ = traffic.changes();
+  again_ = false;
 }
 
 void Changeover::final(bool on) {

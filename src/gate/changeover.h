@@ -12,6 +12,7 @@
 
 #include "gate/belongings.h"
 #include "gate/server_link.h"
+#include "gate/temporary.h"
 #include "gate/traffic.h"
 
 namespace midstream::gate {
@@ -19,7 +20,7 @@ namespace midstream::gate {
 class Changeover {
  public:
   // `to` outlives it; `place`: where it is in Shared::servers. `login`: with what to log in there as the client.
-  Changeover(const Server& to, std::size_t place, ServerLogin::Setting login, Watch watch);
+  Changeover(const Server& to, std::size_t place, ServerLogin::Setting login, Watch watch, TemporaryLimits limits);
 
   std::size_t place() const { return place_; }
   // Goes on with the connection to the other server as far as it can. `settled`: the session is held and at rest, so that its
@@ -36,8 +37,11 @@ class Changeover {
   bool fresh(const Traffic& traffic) const { return known_ && known_at_ == traffic.changes(); }
   // Asks on the session's own connection. REQUIRES a session at rest. From here until step_own() has answered nobody else may
   // read from that connection.
-  // `also`: names of custom settings beside those that the traffic has shown.
-  void ask(const Traffic& traffic, std::string_view user, const std::set<std::string>& also);
+  // `also`: names of custom settings beside those that the traffic has shown. `undisturbed`: nobody can cancel it meanwhile, as far as
+  // the gate can see to that; else cursors are not touched.
+  void ask(const Traffic& traffic, std::string_view user, const std::set<std::string>& also, bool undisturbed);
+  // It costs more to ask than with other sessions: it has tables or cursors that are copied.
+  bool heavy() const { return known_ && (known_->temporary_tables || !known_->cursors.empty()); }
   bool asking() const { return own_.has_value(); }
   bool draining() const { return draining_; }
   enum class Own { waiting, answered, broken };
@@ -71,7 +75,10 @@ class Changeover {
   void make(bool settled);
   bool talk(bool settled);
   void answered();
-  enum class Doing { nothing, making, warming, locking, unlocking };
+  void compared(bool begin);
+  bool ask_more(const Traffic& traffic);
+  void learned(const Traffic& traffic);
+  enum class Doing { nothing, making, comparing, warming, locking, unlocking };
   const std::size_t place_;
   const std::string label_;
   ServerLink link_;
@@ -80,17 +87,25 @@ class Changeover {
   Doing doing_ = Doing::nothing;
   std::string in_;
   std::optional<Belongings> made_;
+  std::optional<TemporaryReader> copy_;  // reads what was made there
+  bool tables_there_ = false;            // those of made_, and they have been compared
+  bool tables_kept_ = false;             // and only their rows were made last
   bool keep_ = false, final_ = false, locked_ = false, warm_ = false;
   std::string trouble_;
   // On the session's own.
   std::optional<Exchange> own_;
   std::string own_in_;
+  const TemporaryLimits limits_;
+  std::optional<TemporaryReader> reader_;
+  std::optional<Known> learning_;  // while reader_ reads
+  bool undisturbed_ = false;
   std::optional<Known> known_;
   int cancelled_ = 0;  // questions in a row
   std::uint64_t known_at_ = 0;  // the session's requests when it was asked
   bool draining_ = false;
   bool again_ = false;           // asked before the hold, though it is known
   bool question_there_ = false;  // prepared in the session
+  bool temporary_question_there_ = false;
   std::uint64_t resets_ = 0;     // of the session's statements, when it was
 };
 

@@ -9,6 +9,7 @@
 
 #include "gate/rules.h"
 #include "gate/secrets.h"
+#include "gate/temporary.h"
 
 namespace midstream::gate {
 
@@ -42,6 +43,7 @@ struct Config {
   std::filesystem::path control;  // socket for `midstream gate sessions`
   std::string metrics_address;  // numeric, of the loopback; "": no HTTP
   std::uint16_t metrics_port = 0;
+  TemporaryLimits temporary;
   int threads = 2;
 };
 

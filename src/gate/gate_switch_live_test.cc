@@ -18,6 +18,7 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "gate/gate.h"
+#include "gate/live_client.h"
 #include "gate/live_server.h"
 #include "sys/child.h"
 #include "sys/clock.h"
@@ -176,43 +177,6 @@ class Switch : public testing::Test {
   World& world = World::get();
 };
 
-class Client {
- public:
-  explicit Client(const std::string& info) : connection_(PQconnectdb(info.c_str()), &PQfinish) {
-    if (PQstatus(get()) != CONNECTION_OK) ADD_FAILURE() << PQerrorMessage(get());
-  }
-  PGconn* get() const { return connection_.get(); }
-  // Its one value, its command, or its error.
-  std::string run(const std::string& sql) { return text(PQexec(get(), sql.c_str())); }
-  std::string prepared(const char* name, std::vector<const char*> values = {}) {
-    return text(PQexecPrepared(get(), name, static_cast<int>(values.size()), values.data(), nullptr, nullptr, 0));
-  }
-  std::string port() { return run("SELECT inet_server_port()"); }
-  std::string told(const char* parameter) const { return PQparameterStatus(get(), parameter); }
-  std::string text(PGresult* result) const {
-    const std::unique_ptr<PGresult, decltype(&PQclear)> owned(result, &PQclear);
-    if (PQresultStatus(result) == PGRES_TUPLES_OK) return PQntuples(result) > 0 ? PQgetvalue(result, 0, 0) : "no row";
-    return PQresultStatus(result) == PGRES_COMMAND_OK ? PQcmdStatus(result) : PQresultErrorMessage(result);
-  }
-  // What it was notified of, once `count` have come or the time is over.
-  std::vector<std::string> heard(std::size_t count) {
-    std::vector<std::string> all;
-    const auto deadline = Deadline::in(Millis(5'000));
-    while (all.size() < count && !deadline.expired()) {
-      PQconsumeInput(get());
-      while (PGnotify* one = PQnotifies(get())) {
-        all.emplace_back(one->extra);
-        PQfreemem(one);
-      }
-      if (all.size() < count) (void)wait_fd(PQsocket(get()), POLLIN, Deadline::in(Millis(100)), {});
-    }
-    return all;
-  }
-
- private:
-  std::unique_ptr<PGconn, decltype(&PQfinish)> connection_;
-};
-
 TEST_F(Switch, CarriesEverythingThatBelongsToASession) {
   Client client(world.info("options='-c work_mem=3MB'"));
   for (const auto* sql : {"SET application_name = 'till'", "SET TimeZone = 'Asia/Tokyo'", "SET search_path = public, pg_temp", "SET app.tenant = 'o''brien \\ co'",
@@ -292,6 +256,173 @@ TEST_F(Switch, WhatARunningStatementChangesIsAskedInTheHold) {
   EXPECT_EQ(world.server("new").value("SELECT string_agg(objid::text, ',') FROM pg_locks WHERE locktype = 'advisory'", "app"), "3");
 }
 
+TEST_F(Switch, CarriesTemporaryTables) {
+  Client client(world.info());
+  for (const auto* sql : {"SET DateStyle = 'German'", "SET default_transaction_read_only = on", "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE", "SET ROLE teller",
+                          "CREATE TEMP TABLE \"of a \"\"teller\" (n int PRIMARY KEY, v text)", "INSERT INTO \"of a \"\"teller\" VALUES (3, 'c'), (1, E'a\\tb\\\\N'), (2, NULL)",
+                          "RESET ROLE",
+                          "CREATE TEMP TABLE big (id serial PRIMARY KEY, i int GENERATED ALWAYS AS IDENTITY (START 10 INCREMENT 10), v varchar(10) COLLATE \"C\" NOT NULL DEFAULT 'x''y', "
+                          "f float8, ts timestamptz(3), a numeric(10,2)[], b bytea, g int GENERATED ALWAYS AS (length(v)) STORED, CONSTRAINT short CHECK (length(v) < 5)) WITH (fillfactor=70)",
+                          "INSERT INTO big (v, f, ts, a, b) VALUES ('one', 0.1::float8 + 0.2, '1890-01-01 00:00:00.123+00', '{1.50,NULL}', '\\x00ff'), ('two', 'NaN', 'infinity', NULL, NULL)",
+                          "UPDATE big SET v = 'ONE' WHERE id = 1", "ALTER TABLE big ADD COLUMN gone int", "ALTER TABLE big DROP COLUMN gone",
+                          "CREATE TEMP TABLE child (p int REFERENCES big ON DELETE CASCADE, r int4range, EXCLUDE USING gist (r WITH &&))", "INSERT INTO child VALUES (1, '[1,3)'), (2, '[3,4)')",
+                          "CREATE UNIQUE INDEX \"by p\" ON child (abs(p)) WHERE p > 0", "COMMENT ON COLUMN child.p IS 'it''s'", "GRANT SELECT ON child TO teller WITH GRANT OPTION", "ANALYZE child",
+                          "CREATE TEMP TABLE each_time (n int, t text) ON COMMIT DELETE ROWS", "CREATE TEMP TABLE kept (n int, t text)", "CREATE TEMP SEQUENCE loose INCREMENT 5 CYCLE MAXVALUE 100",
+                          "SELECT nextval('loose'), nextval('loose')", "PREPARE by_id (int) AS SELECT v FROM big WHERE id = $1"})
+    EXPECT_EQ(client.run(sql).find("ERROR"), std::string::npos) << sql;
+  for (const auto* to : {"new", "old"}) {
+    const auto over = world.go(to);
+    ASSERT_EQ(over.value("moved", -1), 1) << over.dump();
+    const auto turn = to == "new"s ? 0 : 1;
+    looks_the_same(client, {{"SELECT inet_server_port()", turn == 0 ? "5433" : "5432"},
+                            {"SELECT string_agg(n || coalesce(v, 'NULL'), ',') FROM (SELECT * FROM \"of a \"\"teller\") t", "3c,1a\tb\\N,2NULL"},
+                            {"SELECT count(*) FROM \"of a \"\"teller\"", "3"},
+                            {"SELECT string_agg(id::text || i || v, ',') FROM (SELECT * FROM big) b", turn == 0 ? "220two,110ONE" : "220two,110ONE,330tri"},
+                            {"EXECUTE by_id (1)", "ONE"},
+                            {"SELECT f = 0.1::float8 + 0.2 AND ts = '1890-01-01 00:00:00.123+00' AND a::text = '{1.50,NULL}' AND b = '\\x00ff' AND g = 3 FROM big WHERE id = 1", "t"},
+                            {"SELECT tableowner FROM pg_tables WHERE tablename LIKE 'of a%'", "teller"},
+                            {"SELECT string_agg(g::text, ',') FROM (SELECT format('%s %s', a, c) FROM (SELECT (aclexplode(relacl)).grantee::regrole AS a, (aclexplode(relacl)).is_grantable AS c FROM pg_class WHERE "
+                             "oid = 'child'::regclass) x WHERE a::text = 'teller') g", "(\"teller t\")"},
+                            {"SELECT col_description('child'::regclass, 1)", "it's"},
+                            {"SELECT reltuples FROM pg_class WHERE oid = 'child'::regclass", "2"},
+                            {"SELECT pg_get_indexdef('\"by p\"'::regclass) LIKE '%abs(p)) WHERE (p > 0)'", "t"},
+                            {"SELECT nextval('loose')", turn == 0 ? "11" : "16"},
+                            {"SHOW DateStyle", "German, DMY"},
+                            {"BEGIN; INSERT INTO each_time VALUES (1), (2); INSERT INTO kept VALUES (1); COMMIT; SELECT count(*) FROM each_time", "0"},
+                            {"SELECT count(*) FROM kept", turn == 0 ? "1" : "2"}});
+    EXPECT_EQ(client.run("SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'short'"), "CHECK ((length((v)::text) < 5))");
+    EXPECT_NE(client.run("INSERT INTO big (v) VALUES ('longer')").find("short"), std::string::npos);
+    EXPECT_NE(client.run("INSERT INTO child VALUES (77)").find("child_p_fkey"), std::string::npos);
+    EXPECT_NE(client.run("INSERT INTO child (r) VALUES ('[2,3)')").find("child_r_excl"), std::string::npos);
+    if (turn == 0) {
+      EXPECT_EQ(client.run("ALTER SEQUENCE big_id_seq RESTART 3; ALTER SEQUENCE big_i_seq RESTART 30; INSERT INTO big (v) VALUES ('tri')"), "INSERT 0 1");
+    }
+    EXPECT_EQ(client.run("SELECT pg_get_serial_sequence('big', 'id') = (SELECT oid::regclass::text FROM pg_class WHERE relname = 'big_id_seq') OR pg_get_serial_sequence('big', 'id') LIKE 'pg_temp%'"), "t");
+  }
+  EXPECT_EQ(client.run("DELETE FROM big WHERE id = 1"), "DELETE 1");
+  EXPECT_EQ(client.run("SELECT count(*) FROM child"), "1");
+}
+
+TEST_F(Switch, CarriesCursorsWithHold) {
+  const auto make = [](Client& client, const std::string& name, const std::string& more, const std::string& move) {
+    EXPECT_EQ(client.run(fmt::format("DECLARE {} {} SCROLL CURSOR WITH HOLD FOR SELECT g AS n, nullif('row ' || g, 'row 2')::varchar(20) AS \"T t\", (g * 1.5)::numeric(6,2) AS m, ARRAY[g, NULL] AS a, "
+                                     "'2001-02-03'::date + g AS d FROM generate_series(1, 5) g", name, more)), "DECLARE CURSOR");
+    if (!move.empty()) client.run(fmt::format("MOVE {} IN {}", move, name));
+  };
+  // What a session sees that does not move, beside one that does.
+  Client still(fmt::format("{} port=5432", world.info())), client(world.info());
+  const std::vector<std::array<std::string, 3>> kinds{{"first", "", ""}, {"\"on 2\"", "", "2"}, {"on_last", "", "5"}, {"behind", "", "6"}, {"packed", "BINARY", "1"}};
+  for (const auto& [name, more, move] : kinds) {
+    make(still, name, more, move);
+    make(client, name, more, move);
+  }
+  for (auto* one : {&still, &client}) one->run("DECLARE nothing SCROLL CURSOR WITH HOLD FOR SELECT 1 AS one WHERE false");
+  client.run("SET DateStyle = 'German'; SET extra_float_digits = 0");
+  still.run("SET DateStyle = 'German'; SET extra_float_digits = 0");
+  for (const auto* to : {"new", "old", "new"}) {
+    const auto over = world.go(to);
+    ASSERT_EQ(over.value("moved", -1), 1) << over.dump();
+    for (const auto* fetch : {"RELATIVE 0", "NEXT", "PRIOR", "PRIOR", "BACKWARD 0", "NEXT", "FORWARD 2", "FORWARD 0"})
+      for (const auto& [name, more, move] : kinds)
+        EXPECT_EQ(shape(client, fmt::format("FETCH {} FROM {}", fetch, name)), shape(still, fmt::format("FETCH {} FROM {}", fetch, name))) << fetch << " " << name;
+    EXPECT_EQ(client.run("FETCH ALL FROM nothing"), "no row");
+    const auto* what = "SELECT string_agg(format('%s %s %s %s', name, is_holdable, is_binary, is_scrollable), ',' ORDER BY name) FROM pg_cursors";
+    EXPECT_EQ(client.run(what), still.run(what));
+  }
+  EXPECT_EQ(client.run("CLOSE first"), "CLOSE CURSOR");
+}
+
+TEST_F(Switch, TablesThatChangeAfterThePreparationAreCarriedAsTheyAre) {
+  Client client(world.info());
+  client.run("CREATE TEMP TABLE kept (n int); INSERT INTO kept VALUES (1)");
+  client.run("DECLARE c SCROLL CURSOR WITH HOLD FOR SELECT n FROM kept, generate_series(1, 3)");
+  world.prepared("new");
+  EXPECT_EQ(client.run("INSERT INTO kept VALUES (2); ALTER TABLE kept ADD COLUMN more text DEFAULT 'm'"), "ALTER TABLE");
+  world.prepared("new");
+  EXPECT_EQ(client.run("FETCH 2 FROM c"), "1");
+  ASSERT_EQ(PQsendQuery(client.get(), "INSERT INTO kept SELECT 3 FROM pg_sleep(0.3)"), 1);
+  const auto running = [&] { return world.sessions().at(0).value("why", "") == "a request is not answered yet"; };
+  for (const auto deadline = Deadline::in(Millis(5'000)); !running() && !deadline.expired();) pause_for(Millis(1), {});
+  const auto over = world.go("new");
+  ASSERT_EQ(over.value("moved", -1), 1) << over.dump();
+  while (PGresult* result = PQgetResult(client.get())) PQclear(result);
+  EXPECT_EQ(client.port(), "5433");
+  EXPECT_EQ(client.run("SELECT string_agg(n || more, ',') FROM (SELECT * FROM kept) k"), "1m,2m,3m");
+  EXPECT_EQ(client.run("MOVE ALL FROM c"), "MOVE 1");
+}
+
+// Each is named, nothing fails, and what was looked at is as it was; without it the session goes.
+TEST_F(Switch, WhatCannotBeCopiedIsNamed) {
+  struct Case {
+    std::string make, why, end;
+  };
+  const std::vector<Case> cases{
+      {"CREATE TEMP VIEW v AS SELECT 1", "its view v is temporary", "DROP VIEW v"},
+      {"CREATE FUNCTION pg_temp.f() RETURNS int LANGUAGE sql AS 'SELECT 1'", "its function pg_temp.f() is temporary", "DROP FUNCTION pg_temp.f()"},
+      {"CREATE TYPE pg_temp.pair AS (a int, b int)", "its type pair is temporary", "DROP TYPE pair"},
+      {"CREATE TEMP TABLE t (n int); CREATE TEMP TABLE u () INHERITS (t)", "inherits", "DROP TABLE t CASCADE"},
+      {"CREATE TEMP TABLE t (n int) PARTITION BY LIST (n)", "its table t is temporary", "DROP TABLE t"},
+      {"CREATE TEMP TABLE t (n int); CREATE RULE r AS ON INSERT TO t DO INSTEAD NOTHING", "has rules", "DROP TABLE t"},
+      {"CREATE TEMP TABLE t (n int); ALTER TABLE t ENABLE ROW LEVEL SECURITY", "has row security", "DROP TABLE t"},
+      {"CREATE TEMP TABLE t (n int); CREATE STATISTICS public.of_t ON n, (n + 1) FROM t", "hanging on it", "DROP TABLE t"},
+      {"CREATE TEMP TABLE t (n int) ON COMMIT DELETE ROWS", "may be ON COMMIT DELETE ROWS", "DROP TABLE t"},
+      {"CREATE TEMP TABLE t AS SELECT repeat(md5(g::text), 20) FROM generate_series(1, 2000) g", "at most 1048576 are copied", "DROP TABLE t"},
+      {"DO 'BEGIN FOR i IN 1..21 LOOP EXECUTE ''CREATE TEMP TABLE t'' || i || ''(n int)''; END LOOP; END'", "it has 21 temporary tables", "DISCARD TEMP"},
+      {"DECLARE c CURSOR WITH HOLD FOR SELECT count(*) FROM pg_class", "its cursor c WITH HOLD is NO SCROLL", "CLOSE c"},
+      {"DECLARE c SCROLL CURSOR WITH HOLD FOR SELECT g FROM generate_series(1, 10001) g; MOVE 5000 FROM c", "has more than 10000 rows", "CLOSE c"},
+      {"DECLARE c SCROLL CURSOR WITH HOLD FOR SELECT repeat('x', 100000) FROM generate_series(1, 100) g; MOVE 50 FROM c", "more than 1048576 bytes", "CLOSE c"},
+      {"DECLARE c SCROLL CURSOR WITH HOLD FOR SELECT ROW(1, 2) FROM generate_series(1, 3)", "of type record", "CLOSE c"},
+      {"CREATE TEMP TABLE t (n int); ALTER TABLE t ALTER n SET STATISTICS 7", "cannot be made the same on new: t: column n", "DROP TABLE t"},
+  };
+  for (const auto& one : cases) {
+    Client client(world.info());
+    SCOPED_TRACE(one.make);
+    ASSERT_EQ(client.run(one.make).find("ERROR"), std::string::npos) << client.run(one.make);
+    const auto refused = world.go("new");
+    EXPECT_NE(refused.value("failed", "").find(one.why), std::string::npos) << refused.dump();
+    EXPECT_EQ(client.port(), "5432");
+    if (one.make.find("MOVE 5000") != std::string::npos) {
+      EXPECT_EQ(client.run("FETCH FROM c"), "5001");
+    }
+    if (one.make.find("MOVE 50 ") != std::string::npos) {
+      EXPECT_EQ(client.run("MOVE ALL FROM c"), "MOVE 50");
+    }
+    EXPECT_EQ(client.run(one.end).find("ERROR"), std::string::npos);
+    const auto gone = world.go_when_possible("new");
+    EXPECT_EQ(gone.value("moved", 0), 1) << gone.dump();
+    EXPECT_EQ(client.port(), "5433");
+    world.home();
+  }
+}
+
+// Where a role may not make temporary tables on new, that is known before the hold.
+TEST_F(Switch, WhoMayNotMakeThemThereIsNamedAndNobodyWaits) {
+  EXPECT_EQ(world.server("old").sql("CREATE ROLE poor LOGIN PASSWORD 'w0rd'").code, 0);
+  const auto verifier = world.server("old").value("SELECT rolpassword FROM pg_authid WHERE rolname = 'poor'");
+  EXPECT_EQ(world.server("new").sql(fmt::format("CREATE ROLE poor LOGIN PASSWORD '{}'", verifier)).code, 0);
+  EXPECT_EQ(world.server("new").sql("REVOKE TEMPORARY ON DATABASE app FROM PUBLIC").code, 0);
+  {
+    Client client(world.info("user=poor")), other(world.info());
+    EXPECT_EQ(client.run("CREATE TEMP TABLE t (n int)"), "CREATE TABLE");
+    EXPECT_EQ(client.run("INSERT INTO t VALUES (7)"), "INSERT 0 1");
+    const auto named = [&] { return world.prepared("new").dump().find("permission denied to create temporary tables") != std::string::npos; };
+    for (const auto deadline = Deadline::in(Millis(10'000)); !named();) ASSERT_FALSE(deadline.expired()) << world.prepared("new").dump();
+    const auto start = boot_now();
+    const auto closed = world.close("new", 30'000, 40'000);
+    EXPECT_NE(closed.value("failed", "").find("permission denied to create temporary tables"), std::string::npos) << closed.dump();
+    EXPECT_LT(boot_now() - start, Millis(10'000));
+    EXPECT_EQ(other.port(), "5432");
+    EXPECT_EQ(client.run("SELECT n FROM t"), "7");
+    EXPECT_EQ(client.run("DROP TABLE t"), "DROP TABLE");
+    const auto over = world.go_when_possible("new");
+    EXPECT_EQ(over.value("moved", -1), 2) << over.dump();
+    EXPECT_EQ(client.port(), "5433");
+    world.home();
+  }
+  EXPECT_EQ(world.server("new").sql("GRANT TEMPORARY ON DATABASE app TO PUBLIC").code, 0);
+  for (const auto* label : {"old", "new"}) EXPECT_EQ(world.server(label).sql("DROP ROLE poor").code, 0);
+}
+
 TEST_F(Switch, LosesNoNotification) {
   Client listener(world.info());
   listener.run("LISTEN news");
@@ -312,8 +443,8 @@ TEST_F(Switch, NamesWhoCannotGoAndGoesOnWhereItWas) {
     const char* why;
     const char* after;
   };
-  for (const auto& [before, why, after] : {Case{"CREATE TEMP TABLE mine (n int)", "temporary table", "DROP TABLE mine"},
-                                           Case{"DECLARE mine CURSOR WITH HOLD FOR SELECT generate_series(1, 3)", "WITH HOLD", "CLOSE mine"},
+  for (const auto& [before, why, after] : {Case{"CREATE TEMP VIEW mine AS SELECT 1", "its view mine is temporary", "DROP VIEW mine"},
+                                           Case{"DECLARE mine CURSOR WITH HOLD FOR SELECT generate_series(1, 3)", "NO SCROLL", "CLOSE mine"},
                                            Case{"BEGIN; INSERT INTO ledger VALUES (-1, 1)", "a transaction is open", "ROLLBACK"}}) {
     Client client(world.info("application_name=stays")), other(world.info());
     client.run(before);
@@ -337,14 +468,14 @@ TEST_F(Switch, NobodyWaitsForWhoIsPinned) {
   world.prepared("new");
   Client client(world.info());
   world.prepared("new");
-  client.run("CREATE TEMP TABLE mine (n int)");
+  client.run("CREATE TEMP VIEW mine AS SELECT 1");
   const auto start = boot_now();
   const auto closed = world.close("new", 30'000, 40'000);
   ASSERT_TRUE(closed.contains("failed")) << closed.dump();
-  EXPECT_NE(closed["failed"].get<std::string>().find("temporary table"), std::string::npos) << closed.dump();
+  EXPECT_NE(closed["failed"].get<std::string>().find("its view mine is temporary"), std::string::npos) << closed.dump();
   EXPECT_LT(boot_now() - start, Millis(10'000));
   // Who has only to end a transaction is waited for.
-  client.run("DROP TABLE mine");
+  client.run("DROP VIEW mine");
   client.run("BEGIN");
   auto closing = std::async(std::launch::async, [&] { return world.close("new", 20'000, 30'000); });
   EXPECT_EQ(closing.wait_for(300ms), std::future_status::timeout);
@@ -441,7 +572,7 @@ class Unanswered {
 TEST_F(Switch, ANotificationThatComesWithTheAnswerIsPassedOn) {
   Client listener(world.info());
   listener.run("LISTEN news");
-  listener.run("CREATE TEMP TABLE mine (n int)");
+  listener.run("CREATE TEMP VIEW mine AS SELECT 1");
   Unanswered questions(world);
   world.ask({{"verb", "prepare"}, {"to", "new"}, {"for_ms", 60'000}});
   questions.wait_for_questions(1);

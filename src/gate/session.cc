@@ -32,6 +32,7 @@ Session::Session(std::uint64_t id, Fd client, std::string address, Shared& share
 
 Session::~Session() {
   if (key_) shared_.cancel_keys.withdraw(*key_);
+  if (cancels_) shared_.cancel_keys.cancelled(*cancels_);
   held_from_now(false);
   waits(false);
   ++needs_.tally.of(ending_.value_or(Ending::left));
@@ -111,10 +112,11 @@ bool Session::step_client() {
       return true;
     case ClientLogin::Wants::admitted: phase_ = Phase::primary; return true;
     case ClientLogin::Wants::cancel: {
-      const auto key = shared_.cancel_keys.at_server(login_.packet().key);
+      const auto key = shared_.cancel_keys.cancel(login_.packet().key);
       ends_by(Ending::cancel);
       if (!key) return ++needs_.tally.cancels_dropped, over();
       ++needs_.tally.of(key->server, Purpose::cancel);
+      cancels_ = login_.packet().key;
       in_ = cancel_request(key->key);
       server_ = std::make_unique<ServerLink>(shared_.servers[key->server], std::nullopt, needs_.watch);
       phase_ = Phase::cancel;

@@ -132,6 +132,7 @@ class Session {
   std::string in_, out_;  // from and to the client, outside the lanes
   std::unique_ptr<ServerLink> server_;
   std::optional<CancelKey> key_;
+  std::optional<CancelKey> cancels_;  // the session that it is to cancel
   std::optional<Traffic> traffic_;
   Lane to_server_, to_client_;
   std::size_t place_ = 0;  // of its server in Shared::servers

@@ -2,9 +2,17 @@
 #include <fmt/format.h>
 
 #include "gate/session.h"
+#include "sys/clock.h"
 #include "sys/log.h"
 
 namespace midstream::gate {
+
+namespace {
+
+// Where asking costs more, a session must have rested for longer to be asked again.
+constexpr Millis kHeavyRest{40};
+
+}  // namespace
 
 void Session::hold(bool on) {
   if (on != hold_) held_from_now(on);
@@ -35,7 +43,7 @@ void Session::prepare(std::size_t server, const std::set<std::string>& settings)
 
 void Session::start_target() {
   ++needs_.tally.of(*wanted_, Purpose::to_go_over);
-  changeover_.emplace(shared_.servers[*wanted_], *wanted_, server_login(), needs_.watch);
+  changeover_.emplace(shared_.servers[*wanted_], *wanted_, server_login(), needs_.watch, shared_.config.temporary);
   if (final_) changeover_->final(true);
   apply_hold();
 }
@@ -43,6 +51,7 @@ void Session::start_target() {
 std::optional<std::chrono::nanoseconds> Session::stale_for(std::chrono::nanoseconds now) {
   if (!changeover_ || final_ || phase_ != Phase::relay || !traffic_) return std::nullopt;
   if (used_ != traffic_->changes()) used_ = traffic_->changes(), used_at_ = now;
+  if (changeover_->heavy() && now - used_at_ < kHeavyRest) return std::nullopt;
   const bool may_be = changeover_->known() && !changeover_->fresh(*traffic_) && !changeover_->asking() && traffic_->safe();
   return may_be ? std::optional(now - used_at_) : std::nullopt;
 }
@@ -73,6 +82,7 @@ bool Session::step_changeover() {
     std::string rest, behind;
     const auto own = changeover_->step_own(server_->socket(), *traffic_, rest, behind);
     if (own == Changeover::Own::waiting) return false;
+    shared_.cancel_keys.quiet(*key_, false);
     out_ += rest;  // nothing else is on its way to the client: it is at rest
     if (own == Changeover::Own::broken && !changeover_->draining()) return ends_by(Ending::server), closing(), false;
     if (!to_client_.begin_with(behind)) return end({"08P01", "the database server says too much at once", ""}), false;
@@ -85,7 +95,7 @@ bool Session::step_changeover() {
   apply_hold();
   if (!at_rest()) return true;
   if (changeover_->wants_rest(*traffic_)) {
-    changeover_->ask(*traffic_, login_.user(), also_);
+    changeover_->ask(*traffic_, login_.user(), also_, shared_.cancel_keys.quiet(*key_, true));
     return step_changeover();
   }
   return true;

@@ -27,14 +27,14 @@ Result<CancelKey> CancelKeys::issue(AtServer at_server) {
   for (int tries = 0; tries < 100; ++tries) {
     // As long as the server's own secret: what the client's library takes depends on the protocol that it speaks.
     CancelKey key{read_u32(random_bytes(4)) & 0x7fffffff, random_bytes(std::min<std::size_t>(at_server.key.secret.size(), 256))};
-    if (keys_.try_emplace(key, at_server).second) return key;
+    if (keys_.try_emplace(key, Entry{at_server}).second) return key;
   }
   return retry("no free cancel key was found");
 }
 
 void CancelKeys::moved(const CancelKey& issued, AtServer at_server) {
   const std::lock_guard lock(mutex_);
-  keys_[issued] = std::move(at_server);
+  keys_[issued].at = std::move(at_server);
 }
 
 void CancelKeys::withdraw(const CancelKey& issued) {
@@ -45,7 +45,28 @@ void CancelKeys::withdraw(const CancelKey& issued) {
 std::optional<CancelKeys::AtServer> CancelKeys::at_server(const CancelKey& issued) {
   const std::lock_guard lock(mutex_);
   const auto it = keys_.find(issued);
-  return it == keys_.end() ? std::nullopt : std::optional(it->second);
+  return it == keys_.end() ? std::nullopt : std::optional(it->second.at);
+}
+
+std::optional<CancelKeys::AtServer> CancelKeys::cancel(const CancelKey& issued) {
+  const std::lock_guard lock(mutex_);
+  const auto it = keys_.find(issued);
+  if (it == keys_.end() || it->second.quiet) return std::nullopt;
+  ++it->second.cancelling;
+  return it->second.at;
+}
+
+void CancelKeys::cancelled(const CancelKey& issued) {
+  const std::lock_guard lock(mutex_);
+  if (const auto it = keys_.find(issued); it != keys_.end()) --it->second.cancelling;
+}
+
+bool CancelKeys::quiet(const CancelKey& issued, bool on) {
+  const std::lock_guard lock(mutex_);
+  const auto it = keys_.find(issued);
+  if (it == keys_.end()) return true;
+  it->second.quiet = on;
+  return it->second.cancelling == 0;
 }
 
 std::optional<std::size_t> Primaries::of(const std::string& database) {

@@ -40,10 +40,20 @@ class CancelKeys {
   void moved(const CancelKey& issued, AtServer at_server);
   void withdraw(const CancelKey& issued);
   std::optional<AtServer> at_server(const CancelKey& issued);
+  // For a cancel request, until cancelled(): nullopt too while the session is `quiet`: it is at rest, and there is nothing to cancel.
+  std::optional<AtServer> cancel(const CancelKey& issued);
+  void cancelled(const CancelKey& issued);
+  // From now on no cancel request reaches the session's server. False: one may be on its way there.
+  bool quiet(const CancelKey& issued, bool on);
 
  private:
   std::mutex mutex_;
-  std::map<CancelKey, AtServer> keys_;
+  struct Entry {
+    AtServer at;
+    int cancelling = 0;
+    bool quiet = false;
+  };
+  std::map<CancelKey, Entry> keys_;
 };
 
 // Which server each database is served by at this instant. Thread-safe.

@@ -78,8 +78,11 @@ Titles::Titles(const Shared& shared, const std::string& database) : shared_(shar
 }
 
 Result<std::set<std::string>> Titles::settings(std::size_t server, Millis patience, const std::stop_token& stop) {
-  const auto names = TRY(askers_[server]->ask(kSettingsOfDatabase, Deadline::in(patience), stop));
-  return std::set<std::string>(names.begin(), names.end());
+  auto names = askers_[server]->ask(kSettingsOfDatabase, Deadline::in(patience), stop);
+  // A table may be dropped while its texts are read: that passes.
+  if (!names && names.error().kind == ErrorKind::refused) names.error().kind = ErrorKind::retry;
+  const auto found = TRY(std::move(names));
+  return std::set<std::string>(found.begin(), found.end());
 }
 
 Titles::Found Titles::look(Millis patience, const std::stop_token& stop) {

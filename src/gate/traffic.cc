@@ -74,6 +74,7 @@ void Traffic::client_said(const Message& message) {
 void Traffic::note_settings(const Message& message) {
   auto found = gate::custom_settings(message.head);
   custom_hidden_ = custom_hidden_ || found.hidden;
+  texts_delete_ = texts_delete_ || !message.whole() || (found.commit && gate::may_delete_on_commit(message.head));
   for (auto& name : found.names) {
     if (custom_.size() < kMostCustom) custom_.insert(std::move(name));
     else custom_hidden_ = true;

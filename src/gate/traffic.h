@@ -66,6 +66,8 @@ class Traffic {
   const Counts& counts() const { return counts_; }
   // Names of settings that no catalog lists ("app.tenant"), as the texts of the client's statements show them.
   const std::set<std::string>& custom_settings() const { return custom_; }
+  // Some text of the client's may have made a temporary table ON COMMIT DELETE ROWS.
+  bool may_delete_on_commit() const { return texts_delete_; }
   // Grows with every request that the server has answered: what belongs to the session may have changed.
   std::uint64_t changes() const { return counts_.requests; }
   // The gate has told the client of these itself.
@@ -87,6 +89,7 @@ class Traffic {
   std::map<std::string, std::string> parameters_;
   std::set<std::string> custom_;
   bool custom_hidden_ = false;  // there may be others
+  bool texts_delete_ = false;
   Counts counts_;
   std::optional<Fatal> client_broken_;
   const bool replication_;

@@ -101,6 +101,11 @@ void Gated::SetUp() {
   for (auto* server : {&world.old_server(), &world.new_server()}) {
     server->sql("postgres", "ALTER SYSTEM SET log_statement = 'none'");
     server->sql("postgres", "ALTER SYSTEM SET log_min_duration_statement = -1");
+    // Why somebody waited: MIDSTREAM_EXPLAIN names a directory, where both servers' logs are left.
+    if (std::getenv("MIDSTREAM_EXPLAIN") != nullptr)
+      for (const char* setting : {"log_min_duration_statement = 60", "log_lock_waits = on", "deadlock_timeout = '15ms'", "log_autovacuum_min_duration = 0",
+                                  "log_checkpoints = on", "log_line_prefix = '%n [%p] %b %u %a '"})
+        server->sql("postgres", fmt::format("ALTER SYSTEM SET {}", setting));
     server->sql("postgres", "SELECT pg_reload_conf()");
   }
   world.make_shop();
@@ -112,6 +117,10 @@ void Gated::SetUp() {
 void Gated::TearDown() {
   gate.reset();
   if (!world.usable()) return;
+  if (const char* into = std::getenv("MIDSTREAM_EXPLAIN"); into != nullptr) {
+    std::ofstream(fs::path(into) / "old.log") << world.old_server().log();
+    std::ofstream(fs::path(into) / "new.log") << world.new_server().log();
+  }
   world.crash_at("");
   world.restart_agents(false);
   world.drop_shop();

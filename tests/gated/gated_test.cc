@@ -58,7 +58,7 @@ TEST_F(Gated, ToAndFroUnderLoadNobodyNotices) {
   fmt::print("{} torture sessions: {} rounds, {} rows, {} notifications\n", torture.sessions(), torture.rounds(), torture.orders(), torture.notifications());
   fmt::print("{} switches, {} postponed, {} transactions; longest wait of a transaction, each switch's\n", switches, postponed, bench.processed());
   for (const auto& one : windows)
-    fmt::print("  longest wait {} us before the hold ({} ms after its beginning, hold after {} ms), {} us over its end, {} us after it\n", bench.longest_us(one.from, one.closed),
+    fmt::print("  from {}: longest wait {} us before the hold ({} ms after its beginning, hold after {} ms), {} us over its end, {} us after it\n", one.from, bench.longest_us(one.from, one.closed),
                bench.longest_ended_us(one.from, one.closed) / 1000, (one.closed - one.from) / 1000, bench.longest_at_us(one.over), bench.longest_after_us(one.over, one.to));
   const auto print = [&](const char* what, auto of) {
     std::vector<std::int64_t> waits;
@@ -80,7 +80,7 @@ TEST_F(Gated, WhatPinsASessionIsNamed) {
   Torture torture(2, kGatePort);
   Result<Json> done = Json::object();
   bool to_new = true;
-  for (const auto& [with_cursor, why] : {std::pair(false, "temporary table"), std::pair(true, "WITH HOLD")}) {
+  for (const auto& [with_cursor, why] : {std::pair(false, "its view kept is temporary"), std::pair(true, "its cursor kept WITH HOLD is NO SCROLL")}) {
     torture.pin(with_cursor);
     done = to_new ? world.apply("switch") : world.undo("switch");
     ASSERT_FALSE(done);
@@ -95,6 +95,36 @@ TEST_F(Gated, WhatPinsASessionIsNamed) {
   torture.end();
   EXPECT_TRUE(torture.wrong().empty()) << join(torture.wrong(), "\n");
   EXPECT_EQ(orders(false), torture.orders());
+}
+
+// What a backend does is not told in the list of activity then: those that the gate holds are spared all the same.
+TEST_F(Gated, WhereActivityIsNotTrackedTheFenceEndsNobodyWhomTheGateHolds) {
+  const auto track = [&](const std::string& how) {
+    for (const bool on_new : {false, true}) {
+      server(on_new).sql("postgres", "ALTER SYSTEM " + how);
+      server(on_new).sql("postgres", "SELECT pg_reload_conf()");
+    }
+  };
+  track("SET track_activities = off");
+  follow();
+  if (!HasFatalFailure()) {
+    Bench bench(directory / "bench", 10, 100, 15);
+    wait_orders(false, 20);
+    for (const bool to_new : {true, false}) {
+      Result<Json> done = Json::object();
+      switch_over(to_new, done);
+      EXPECT_TRUE(done) << done.error().text();
+      if (done) {
+        EXPECT_TRUE((*done)["databases"]["shop"]["gate"].value("ended", Json::array()).empty()) << done->dump();
+      }
+      wait_orders(to_new, 20);
+    }
+    bench.end();
+    EXPECT_EQ(bench.failed(), 0) << bench.out();
+    EXPECT_EQ(bench.out().find("aborted"), std::string::npos) << bench.out();
+    EXPECT_EQ(orders(false), bench.processed()) << bench.out();
+  }
+  track("RESET track_activities");
 }
 
 // The agents die at every point of a switch; the gate and its clients live. They wait, and nothing fails.

@@ -102,7 +102,16 @@ class TortureSession {
     locks_.insert("0/7/1 ShareLock");
     done("LISTEN torture_" + std::to_string(number_), "LISTEN");
     done("LISTEN \"Neighbour " + std::to_string(number_) + "\"", "LISTEN");
+    make_temporary();
     prepare_unnamed();
+  }
+  void make_temporary() {
+    done("CREATE TEMP TABLE notes (id serial PRIMARY KEY, n int UNIQUE, v varchar(40) DEFAULT 'none' CHECK (v <> ''))", "CREATE TABLE");
+    done("CREATE TEMP TABLE each_time (n int, t text) ON COMMIT DELETE ROWS", "CREATE TABLE");
+    done("GRANT ALL ON notes, each_time TO shop_owner; GRANT ALL ON SEQUENCE notes_id_seq TO shop_owner", "GRANT");
+    done("DECLARE walker SCROLL CURSOR WITH HOLD FOR SELECT g AS n, 'step ' || g AS v FROM generate_series(1, 9) g", "DECLARE CURSOR");
+    notes_.clear();
+    note_ = walked_ = 0;
   }
   void set(const std::string& name, const std::string& value) {
     // The name as a literal, as clients write it; one kind by SET, the other by the function.
@@ -153,6 +162,10 @@ class TortureSession {
               "pg_backend_pid() ORDER BY format('%s/%s/%s %s', classid, objid, objsubid, mode) COLLATE \"C\") AS mine"),
           join(std::vector<std::string>(locks_.begin(), locks_.end()), ","), "advisory locks");
     equal(ask("SELECT string_agg(c, ',' ORDER BY c COLLATE \"C\") FROM pg_listening_channels() c"), fmt::format("Neighbour {0},torture_{0}", number_), "channels");
+    std::string notes;
+    for (const auto& [id, v] : notes_) notes += fmt::format("{}{}:{}", notes.empty() ? "" : ",", id, v);
+    equal(ask("SELECT string_agg(id || ':' || v, ',' ORDER BY id) FROM notes"), notes, "a temporary table");
+    equal(ask("FETCH RELATIVE 0 FROM walker"), walked_ == 0 || walked_ == 10 ? "" : fmt::format("{0}|step {0}", walked_), "the row on which its cursor stands");
     hear(0);
   }
   void look_at_unnamed() { equal(prepared(""), unnamed_, "the unnamed statement"); }
@@ -232,27 +245,58 @@ class TortureSession {
     if (rows != 100) wrong(fmt::format("COPY out gave {} rows", rows));
     while (PGresult* end = PQgetResult(get())) PQclear(end);
   }
+  // Every way that a table can change, and a cursor move.
+  void change_temporary(std::int64_t round) {
+    const auto id = ++note_;
+    done(fmt::format("INSERT INTO notes (n) VALUES ({})", id), "INSERT 0 1");
+    notes_[id] = "none";
+    if (round % 3 == 0) {
+      done(fmt::format("UPDATE notes SET v = 'round {}' WHERE id = {}", round, notes_.begin()->first), "UPDATE 1");
+      notes_.begin()->second = fmt::format("round {}", round);
+    }
+    if (notes_.size() > 10) {
+      done(fmt::format("DELETE FROM notes WHERE id = {}", notes_.begin()->first), "DELETE 1");
+      notes_.erase(notes_.begin());
+    }
+    if (round % 11 == 7) {
+      done("DROP TABLE notes, each_time; CLOSE walker", "CLOSE CURSOR");
+      // By whom it was made, it is to be dropped.
+      make_temporary();
+    }
+    done("BEGIN", "BEGIN");
+    done("INSERT INTO each_time VALUES (1), (2)", "INSERT 0 2");
+    equal(ask("SELECT sum(n) FROM each_time"), "3", "what a transaction has put into its table");
+    done("COMMIT", "COMMIT");
+    equal(ask("SELECT count(*) FROM each_time"), "0", "a table ON COMMIT DELETE ROWS after it");
+    if (++walked_ <= 10) {
+      equal(ask("FETCH NEXT FROM walker"), walked_ == 10 ? "" : fmt::format("{0}|step {0}", walked_), "the next row of its cursor");
+    } else {
+      equal(ask("FETCH BACKWARD 2 FROM walker"), "9|step 9|8|step 8", "the last rows of its cursor, backward");
+      done("MOVE ABSOLUTE 0 FROM walker", "MOVE 0");
+      walked_ = 0;
+    }
+  }
   // What cannot go over is made, used and closed in time.
   void brief_pins() {
-    done("CREATE TEMP TABLE brief (n int)", "CREATE TABLE");
-    done("INSERT INTO brief VALUES (1), (2)", "INSERT 0 2");
-    equal(ask("SELECT sum(n) FROM brief"), "3", "a temporary table");
-    done("DROP TABLE brief", "DROP TABLE");
+    done("CREATE TEMP VIEW brief AS SELECT 3 AS sum", "CREATE VIEW");
+    equal(ask("SELECT sum FROM brief"), "3", "a temporary view");
+    done("DROP VIEW brief", "DROP VIEW");
     done("DECLARE held CURSOR WITH HOLD FOR SELECT generate_series(1, 3)", "DECLARE CURSOR");
     equal(ask("FETCH 2 FROM held"), "1|2", "a cursor WITH HOLD");
     equal(ask("FETCH 2 FROM held"), "3", "a cursor WITH HOLD");
     done("CLOSE held", "CLOSE CURSOR");
   }
   void keep_pinned(int kind) {
-    done(kind == 1 ? "CREATE TEMP TABLE kept (n int)" : "DECLARE kept CURSOR WITH HOLD FOR SELECT generate_series(1, 3)", kind == 1 ? "CREATE TABLE" : "DECLARE CURSOR");
+    done(kind == 1 ? "CREATE TEMP VIEW kept AS SELECT 1 AS n" : "DECLARE kept NO SCROLL CURSOR WITH HOLD FOR SELECT generate_series(1, 3)", kind == 1 ? "CREATE VIEW" : "DECLARE CURSOR");
     pinned_ = true;
     for (const auto deadline = Deadline::in(Millis(30'000)); pinned_ && !deadline.expired();) hear(10);
     if (kind == 2) equal(ask("FETCH 3 FROM kept"), "1|2|3", "the cursor that was kept");
-    done(kind == 1 ? "DROP TABLE kept" : "CLOSE kept", kind == 1 ? "DROP TABLE" : "CLOSE CURSOR");
+    done(kind == 1 ? "DROP VIEW kept" : "CLOSE kept", kind == 1 ? "DROP VIEW" : "CLOSE CURSOR");
   }
 
   void change(std::int64_t round) {
     set("app.tenant", fmt::format("tenant {} {}", number_, round));
+    if (role_ == "none") change_temporary(round);
     if (round % 2 == 0) set("TimeZone", round % 4 == 0 ? "Asia/Tokyo" : "Europe/Berlin");
     role_ = round % 3 == 0 ? "shop_owner" : "none";
     done("SET ROLE " + role_, "SET");
@@ -277,6 +321,8 @@ class TortureSession {
   std::set<int> sql_, by_name_;
   std::set<std::string> locks_;  // in the order of their texts
   int made_ = 0, newest_lock_ = 0;
+  std::map<int, std::string> notes_;  // rows of the temporary table
+  int note_ = 0, walked_ = 0;         // the last one made; where its cursor stands: 0 before the first of 9 rows, 10 behind the last
   std::int64_t told_ = 0;
   std::map<std::string, std::int64_t> next_;
   mutable std::mutex mutex_;

@@ -22,7 +22,7 @@ class Torture {
   int sessions() const { return static_cast<int>(all_.size()); }
   // Waits until each has looked at all that belongs to it, from now on. False: not within the time.
   bool all_looked(int within_ms);
-  // The first has a temporary table, or a cursor WITH HOLD, and keeps it until it is let go.
+  // The first has a temporary view, or a cursor WITH HOLD that is NO SCROLL, and keeps it until it is let go.
   void pin(bool with_cursor);
   void let_go();
   // They end, once everything that they were told of has been heard or 10 s are over.

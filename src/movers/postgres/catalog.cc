@@ -68,16 +68,17 @@ Result<std::string> schema_of(const Work& work, int version, const std::string& 
   return out;
 }
 
-// An event trigger's statement in a dump spans two lines; ours is left out whole.
-std::string without_event_trigger(const std::string& sql, const std::string& name) {
+// An event trigger's statement in a dump spans two lines; ours are left out whole.
+std::string without_event_triggers(const std::string& sql, const Plan& plan) {
+  const auto names = plan.event_triggers();
   std::string out;
   for (auto rest = std::string_view(sql); !rest.empty();) {
     const auto end = rest.find('\n');
     const auto line = rest.substr(0, end);
     rest = end == std::string_view::npos ? std::string_view{} : rest.substr(end + 1);
-    const bool ours =
-        line.find("EVENT TRIGGER") != std::string_view::npos &&
-        (line.find(ident(name)) != std::string_view::npos || line.find(name + " ") != std::string_view::npos);
+    const bool ours = line.find("EVENT TRIGGER") != std::string_view::npos && std::ranges::any_of(names, [&](const auto& one) {
+      return line.find(ident(one.first)) != std::string_view::npos || line.find(one.first + " ") != std::string_view::npos;
+    });
     if (!ours) out.append(line).append("\n");
   }
   return out;
@@ -152,8 +153,7 @@ Result<Json> dump_catalog(const Work& work, bool with_schema) {
   for (const auto& database : work.plan.databases) {
     catalog["identities"][database] = TRY(given_identities(work, database));
     catalog["quieted"][database] = TRY(quieted_triggers(work, database));
-    catalog["schemas"][database] =
-        without_event_trigger(TRY(schema_of(work, version, database)), work.plan.event_trigger());
+    catalog["schemas"][database] = without_event_triggers(TRY(schema_of(work, version, database)), work.plan);
   }
   return catalog;
 }

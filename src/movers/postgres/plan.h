@@ -1,8 +1,10 @@
 // What the engine desires of this mover, typed, and the names that it gives to what it makes.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/json.h"
@@ -53,7 +55,10 @@ struct Plan {
   std::string gate_role() const { return "midstream_gate_" + move; }
   std::string fence_role(const std::string& database) const;
   std::string publication() const { return "midstream_" + move; }
-  std::string event_trigger() const { return "midstream_" + move; }
+  // Name and event of those that run midstream.deny_ddl().
+  std::array<std::pair<std::string, std::string>, 3> event_triggers() const {
+    return {{{"midstream_" + move, "ddl_command_start"}, {"midstream_end_" + move, "ddl_command_end"}, {"midstream_drop_" + move, "sql_drop"}}};
+  }
   // Slot on the sending side and subscription on the receiving side of one direction share a name.
   std::string stream(const std::string& database, bool forward) const;
   // The physical slot that keeps the log for a base backup and what recovers from it; on the physical road on either side, for its standby.

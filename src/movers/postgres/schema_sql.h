@@ -53,11 +53,47 @@ BEGIN
   RETURN NULL;
 END $body$;
 
-CREATE OR REPLACE FUNCTION midstream.deny_ddl() RETURNS event_trigger LANGUAGE plpgsql AS $body$
+-- DDL, at its start, at its end and where it drops something. What a command is about is known for certain only when it has been run: so
+-- the gate, which makes a session's temporary tables on the side that is about to own, may begin a few kinds of command, and they are
+-- refused at their end if anything but the session's own temporary objects was in them. They begin only within a function (DO):
+-- CONCURRENTLY, which would commit ahead of that end, cannot be run there. The setting protects nothing; without it, as by
+-- mistake, DDL is refused before it takes a lock. Names and operators are the server's own, whatever the session's search_path.
+CREATE OR REPLACE FUNCTION midstream.deny_ddl() RETURNS event_trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $body$
+DECLARE
+  holding text := (SELECT state FROM midstream.owner);
+  may_be constant text[] := ARRAY['CREATE SEQUENCE', 'CREATE TABLE', 'ALTER TABLE', 'CREATE INDEX', 'ALTER SEQUENCE', 'GRANT', 'COMMENT'];
+  stack text;
 BEGIN
-  IF (SELECT state OPERATOR(pg_catalog.=) 'owner' FROM midstream.owner) IS NOT TRUE AND NOT midstream.ours() THEN
-    RAISE EXCEPTION 'midstream: this side does not own the database' USING ERRCODE = '25006';
+  IF holding = 'owner' OR midstream.ours() THEN
+    RETURN;
+  ELSIF TG_EVENT = 'ddl_command_start' THEN
+    IF holding IN ('standby', 'yielded') AND current_setting('midstream.temporary', true) = 'on' AND TG_TAG = ANY (may_be) AND (SELECT count(*)
+        FROM pg_event_trigger WHERE evtfoid = 'midstream.deny_ddl'::regproc AND evtenabled = 'A' AND evttags IS NULL
+          AND evtevent IN ('ddl_command_end', 'sql_drop')) = 2 THEN
+      GET DIAGNOSTICS stack = PG_CONTEXT;
+      IF strpos(stack, E'\n') > 0 THEN
+        RETURN;
+      END IF;
+    END IF;
+  ELSIF holding = 'closing' THEN
+    RETURN;  -- begun while this side owned: the fence waits for it, or ends it
+  ELSIF TG_EVENT = 'sql_drop' THEN
+    IF NOT EXISTS (SELECT FROM pg_event_trigger_dropped_objects() WHERE NOT is_temporary) THEN
+      RETURN;
+    END IF;
+  ELSIF TG_TAG = ANY (may_be) AND EXISTS (SELECT FROM pg_event_trigger_ddl_commands()) AND NOT EXISTS (
+      SELECT FROM pg_event_trigger_ddl_commands() AS c WHERE c.schema_name IS DISTINCT FROM 'pg_temp'
+        AND NOT (TG_TAG = 'GRANT' AND c.command_tag = 'GRANT' AND c.object_type IN ('TABLE', 'SEQUENCE'))
+        OR EXISTS (SELECT FROM pg_inherits WHERE inhrelid = c.objid)) THEN
+    -- GRANT does not tell what it was about: no row of the catalog that is about others is to be of this transaction, or newer.
+    IF TG_TAG <> 'GRANT' OR NOT EXISTS (
+        SELECT FROM pg_class WHERE relacl IS NOT NULL AND relpersistence <> 't' AND age(xmin) <= age(pg_current_xact_id()::xid)
+        UNION ALL SELECT FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = attrelid
+          WHERE attacl IS NOT NULL AND relpersistence <> 't' AND age(a.xmin) <= age(pg_current_xact_id()::xid)) THEN
+      RETURN;
+    END IF;
   END IF;
+  RAISE EXCEPTION 'midstream: this side does not own the database' USING ERRCODE = '25006';
 END $body$;
 
 CREATE OR REPLACE FUNCTION midstream.adopt(wanted bigint) RETURNS void LANGUAGE plpgsql AS $body$

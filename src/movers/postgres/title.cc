@@ -15,7 +15,25 @@ std::string replaced(std::string text, std::string_view what, const std::string&
   return text;
 }
 
+// All or none: what one lets begin another judges.
+Result<> make_event_triggers(const Work& work, Session& session) {
+  const auto missing = TRY(session.run(missing_event_triggers_sql(work.plan), {}, work.context.deadline, work.context.stop)).number(0, 0);
+  if (missing == 0) return {};
+  std::string sql;
+  for (const auto& [name, event] : work.plan.event_triggers())
+    sql += fmt::format("DROP EVENT TRIGGER IF EXISTS {0}; CREATE EVENT TRIGGER {0} ON {1} EXECUTE FUNCTION midstream.deny_ddl(); ALTER EVENT TRIGGER {0} ENABLE ALWAYS;",
+                       ident(name), event);
+  return briefly_locked(work, session, sql);
+}
+
 }  // namespace
+
+std::string missing_event_triggers_sql(const Plan& plan) {
+  std::string wanted;
+  for (const auto& [name, event] : plan.event_triggers()) wanted += fmt::format("{}({}, {})", wanted.empty() ? "" : ", ", quote(name), quote(event));
+  return fmt::format("SELECT count(*) FROM (VALUES {}) AS wanted (name, event) WHERE NOT EXISTS (SELECT FROM pg_event_trigger WHERE evtname = name AND "
+                     "evtevent = event AND evtenabled = 'A')", wanted);
+}
 
 Result<bool> database_exists(const Work& work, const std::string& database) {
   return TRY(work.run_cluster("SELECT 1 FROM pg_database WHERE datname = $1", {database})).size() > 0;
@@ -59,21 +77,15 @@ Result<> make_triggers(const Work& work, const std::string& database) {
                     table),
         table));
   }
-  const auto name = work.plan.event_trigger();
-  const auto present = TRY(session->run("SELECT 1 FROM pg_event_trigger WHERE evtname = $1 AND evtenabled = 'A'",
-                                        {name}, context.deadline, context.stop));
-  if (present.size() > 0) return {};
-  return briefly_locked(work, *session,
-                        fmt::format("DROP EVENT TRIGGER IF EXISTS {0}; CREATE EVENT TRIGGER {0} ON ddl_command_start "
-                                    "EXECUTE FUNCTION midstream.deny_ddl(); ALTER EVENT TRIGGER {0} ENABLE ALWAYS",
-                                    ident(name)));
+  return make_event_triggers(work, *session);
 }
 
 Result<> remove_title(const Work& work, const std::string& database) {
   auto session = TRY(work.session(database));
   const auto& context = work.context;
-  CHECK_OK(
-      briefly_locked(work, *session, fmt::format("DROP EVENT TRIGGER IF EXISTS {}", ident(work.plan.event_trigger()))));
+  std::string without;
+  for (const auto& [name, event] : work.plan.event_triggers()) without += fmt::format("DROP EVENT TRIGGER IF EXISTS {};", ident(name));
+  CHECK_OK(briefly_locked(work, *session, without));
   const auto tables =
       TRY(session->run("SELECT tgrelid::regclass::text FROM pg_trigger WHERE tgname = 'midstream_deny' AND tgrelid <> "
                        "coalesce(to_regclass('midstream.proof'), 0::oid::regclass)",

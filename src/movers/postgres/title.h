@@ -23,9 +23,11 @@ struct Title {
 // Makes schema, functions and the title (in `state`) where they are missing. `connection_limit`: what the
 // database shall have once this side owns it.
 Result<> make_title(const Work& work, const std::string& database, std::string_view state, int connection_limit);
-// Deny triggers on every ordinary table, and the event trigger for DDL; each table in a transaction of its
+// Deny triggers on every ordinary table, and the event triggers for DDL; each table in a transaction of its
 // own with a short lock timeout, so that live clients never queue behind it.
 Result<> make_triggers(const Work& work, const std::string& database);
+// How many of the event triggers are not there, or do not fire for everybody.
+std::string missing_event_triggers_sql(const Plan& plan);
 // All of it gone: triggers, then schema.
 Result<> remove_title(const Work& work, const std::string& database);
 
