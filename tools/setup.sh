@@ -52,4 +52,4 @@ build_preset() {
 }
 
 # The programs of the tests with one label; a test is named after its program, checks on the source have none.
-test_programs() { ctest --preset "$1" -N -L "$2" | sed -n 's/^ *Test *#[0-9]*: //p' | sed 's/_long$//' | grep -v -E '^(source|trial|demo)_' || true; }
+test_programs() { ctest --preset "$1" -N -L "$2" | sed -n 's/^ *Test *#[0-9]*: //p' | sed -E 's/_(long|alone)$//' | sort -u | grep -v -E '^(source|trial|demo)_' || true; }

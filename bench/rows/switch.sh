@@ -18,7 +18,7 @@ client_script >script
 clients=200 rate=500
 
 run_ours() {
-  MIDSTREAM_CLIENTS=$clients MIDSTREAM_RATE=$rate MIDSTREAM_TORTURE=0 MIDSTREAM_SWITCHES=$switches MIDSTREAM_SECONDS=$((switches * 8 + 12)) \
+  TMPDIR=/tmp MIDSTREAM_CLIENTS=$clients MIDSTREAM_RATE=$rate MIDSTREAM_TORTURE=0 MIDSTREAM_SWITCHES=$switches \
     "$programs/test/gated_live_test" --gtest_filter='Gated.ToAndFro*' >ours.log 2>&1 || { grep -v ' info ' ours.log | tail -n 30 >&2; return 1; }
   sed -n 's/^  each, over the end of the hold: //p' ours.log | tr ' ' '\n' >>stalls.ours
   sed -n 's/^  each, all of it: //p' ours.log | tr ' ' '\n' >>all.ours

@@ -75,7 +75,7 @@ class World {
     std::string name = (fs::temp_directory_path() / "midstream-gate-XXXXXX").string();
     root_ = ::mkdtemp(name.data());
     const auto* user = ::getpwnam("postgres");
-    if (::chown(root_.c_str(), user->pw_uid, user->pw_gid) != 0 || !own_network()) trouble_ = "no namespace";
+    if (::chown(root_.c_str(), user->pw_uid, user->pw_gid) != 0) trouble_ = "chown";
     fs::permissions(root_, fs::perms::others_exec | fs::perms::others_read, fs::perm_options::add);
     certificates();
     start_server();

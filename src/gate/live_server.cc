@@ -1,18 +1,14 @@
 #include "gate/live_server.h"
 
 #include <fmt/format.h>
-#include <net/if.h>
 #include <pwd.h>
-#include <sched.h>
-#include <sys/ioctl.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <fstream>
 
 #include "base/text.h"
 #include "sys/clock.h"
-#include "sys/fd.h"
+#include "sys/enclosed.h"
 
 namespace midstream::gate {
 
@@ -32,19 +28,9 @@ Exit run_program(std::vector<std::string> argv, const std::string& input) {
   return exit ? *exit : Exit{.code = 255, .err = exit.error().text()};
 }
 
-bool own_network() {
-  if (::unshare(CLONE_NEWNET) != 0) return false;
-  const Fd fd(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-  ifreq request{};
-  request.ifr_name[0] = 'l';
-  request.ifr_name[1] = 'o';
-  request.ifr_flags = IFF_UP | IFF_RUNNING;
-  return ::ioctl(fd.get(), SIOCSIFFLAGS, &request) == 0;
-}
-
 std::string cannot_run_live() {
-  const bool can = ::geteuid() == 0 && ::getpwnam("postgres") != nullptr && std::filesystem::exists(kBin + "initdb");
-  return can ? "" : "needs root and PostgreSQL 15";
+  const bool can = test::enclosed() && ::getpwnam("postgres") != nullptr && std::filesystem::exists(kBin + "initdb");
+  return can ? "" : "needs root, PostgreSQL 15 and namespaces";
 }
 
 LiveServer::LiveServer(std::filesystem::path root, std::string name, int port, std::vector<std::string> settings)

@@ -1,4 +1,4 @@
-// For live tests: a real PostgreSQL 15 in a directory and a network namespace of the test's own.
+// For live tests: a real PostgreSQL 15 in a directory of its own, in the world that encloses the test (sys/enclosed.h).
 #pragma once
 
 #include <filesystem>
@@ -10,8 +10,6 @@
 namespace midstream::gate {
 
 Exit run_program(std::vector<std::string> argv, const std::string& input = "");
-// From here on the process has a network of its own, with nothing but the loopback in it.
-bool own_network();
 // "" if live tests can run here, else why not.
 std::string cannot_run_live();
 

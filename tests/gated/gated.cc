@@ -1,6 +1,7 @@
 #include "tests/gated/gated.h"
 
 #include <fmt/format.h>
+#include <signal.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -22,20 +23,23 @@ int from_environment(const char* name, int otherwise) {
   return value == nullptr ? otherwise : std::atoi(value);
 }
 
-Bench::Bench(fs::path directory, int clients, int rate, int seconds) : directory_(std::move(directory)) {
+Bench::Bench(fs::path directory, int clients, int rate) : directory_(std::move(directory)) {
   fs::remove_all(directory_);
   fs::create_directories(directory_);
   std::ofstream(directory_ / "script") << "\\set c random(1, 500)\n\\set k random(1, 1000000000000000)\nBEGIN;\n"
                                           "INSERT INTO public.orders (key, customer, body) VALUES (:k, :c, 'order');\n"
                                           "UPDATE public.customers SET note = 'seen' WHERE id = :c;\nEND;\n";
   const auto command = fmt::format("exec env PGPASSWORD=client-password PGSSLMODE=disable /usr/lib/postgresql/15/bin/pgbench -h 127.0.0.1 -p {} -U client -n "
-                                   "-M prepared -c {} -j 2 -R {} -T {} -f {d}/script -l --log-prefix {d}/log shop > {d}/out 2>&1",
-                                   kGatePort, clients, rate, seconds, fmt::arg("d", directory_.string()));
+                                   "-M prepared -c {} -j 2 -R {} -T 3600 -f {d}/script -l --log-prefix {d}/log shop > {d}/out 2>&1",
+                                   kGatePort, clients, rate, fmt::arg("d", directory_.string()));
   auto child = Child::start({"setpriv", "--pdeathsig", "KILL", "sh", "-c", command});
   if (child) child_.emplace(std::move(*child));
 }
 
-void Bench::end() { EXPECT_TRUE(child_->wait(Deadline::in(Millis(600'000)))); }
+void Bench::end() {
+  ::kill(child_->pid(), SIGALRM);  // how pgbench is told that its time (-T) is over
+  EXPECT_TRUE(child_->wait(Deadline::in(Millis(60'000))));
+}
 
 std::string Bench::out() const {
   const auto text = read_file(directory_ / "out");

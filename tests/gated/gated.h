@@ -23,11 +23,11 @@ constexpr int kGatePort = 6432;
 
 int from_environment(const char* name, int otherwise);
 
-// pgbench through the gate, from its start to the end of its time.
+// pgbench through the gate.
 class Bench {
  public:
-  Bench(std::filesystem::path directory, int clients, int rate, int seconds);
-  void end();
+  Bench(std::filesystem::path directory, int clients, int rate);
+  void end();  // every client ends what it has begun
   std::string out() const;
   // As pgbench itself says: transactions that it was told are committed.
   std::int64_t processed() const { return number_after("number of transactions actually processed: "); }

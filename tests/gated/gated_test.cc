@@ -19,7 +19,7 @@ TEST_F(Gated, ToAndFroUnderLoadNobodyNotices) {
   for (int i = 0; i < from_environment("MIDSTREAM_TABLES", 0); ++i)
     world.old_server().sql("shop", fmt::format("CREATE TABLE more_{} (id int PRIMARY KEY, v text)", i));
   ASSERT_NO_FATAL_FAILURE(follow());
-  Bench bench(directory / "bench", clients, rate, from_environment("MIDSTREAM_SECONDS", 20));
+  Bench bench(directory / "bench", clients, rate);
   // Beside it: what may belong to a session, all of it, in each of these.
   Torture torture(from_environment("MIDSTREAM_TORTURE", 3), kGatePort);
   ASSERT_NO_FATAL_FAILURE(wait_orders(false, 5 * clients));  // pgbench's start is over
@@ -51,6 +51,7 @@ TEST_F(Gated, ToAndFroUnderLoadNobodyNotices) {
   }
   torture.end();
   EXPECT_TRUE(torture.wrong().empty()) << join(torture.wrong(), "\n");
+  while (wall_now_ms() * 1000 < windows.back().to) pause_for(Millis(10), {});
   bench.end();
   EXPECT_EQ(bench.failed(), 0) << bench.out();
   EXPECT_EQ(bench.out().find("aborted"), std::string::npos) << bench.out();
@@ -108,7 +109,7 @@ TEST_F(Gated, WhereActivityIsNotTrackedTheFenceEndsNobodyWhomTheGateHolds) {
   track("SET track_activities = off");
   follow();
   if (!HasFatalFailure()) {
-    Bench bench(directory / "bench", 10, 100, 15);
+    Bench bench(directory / "bench", 10, 100);
     wait_orders(false, 20);
     for (const bool to_new : {true, false}) {
       Result<Json> done = Json::object();
@@ -132,7 +133,7 @@ TEST_F(Gated, WhereverTheAgentsDieClientsOnlyWait) {
   ASSERT_NO_FATAL_FAILURE(follow());
   const std::vector<std::string> points{"switch.prepared", "give.held", "give.closing", "give.fenced", "give.barrier", "give.kept", "give.yielded", "switch.given",
                                         "take.arrived", "take.slot", "take.owner", "switch.taken", "switch.over", "after.reverse"};
-  Bench bench(directory / "bench", 10, 100, from_environment("MIDSTREAM_SECONDS", 80));  // twice what 14 switches take
+  Bench bench(directory / "bench", 10, 100);
   ASSERT_NO_FATAL_FAILURE(wait_orders(false, 10));
   bool on_new = false;
   for (const auto& point : points) {
@@ -178,7 +179,7 @@ class GatedPhysical : public Gated {
 
 TEST_F(GatedPhysical, ToAndFroClientsOnlyWait) {
   ASSERT_NO_FATAL_FAILURE(follow());
-  Bench bench(directory / "bench", 10, 100, from_environment("MIDSTREAM_SECONDS", 30));
+  Bench bench(directory / "bench", 10, 100);
   ASSERT_NO_FATAL_FAILURE(wait_orders(false, 10));
   std::vector<std::pair<std::int64_t, std::int64_t>> windows;
   for (const bool to_new : {true, false, true}) {

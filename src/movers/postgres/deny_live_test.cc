@@ -1,32 +1,20 @@
 // The triggers that deny writes on a side that does not own its database, against a session that has prepared for them.
-#include <gtest/gtest.h>
 
-#include "movers/postgres/live_clusters.h"
+#include "movers/postgres/live_test.h"
 
 namespace midstream::postgres::test {
 namespace {
-
-#define OK(...)                                           \
-  do {                                                    \
-    const auto& ok_result_ = (__VA_ARGS__);               \
-    ASSERT_TRUE(ok_result_) << ok_result_.error().text(); \
-  } while (false)
 
 // `=` of texts is always true there.
 constexpr const char* kOddOperator =
     "CREATE SCHEMA odd; GRANT USAGE ON SCHEMA odd TO PUBLIC; CREATE FUNCTION odd.same(text, text) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT true'; "
     "CREATE OPERATOR odd.= (LEFTARG = text, RIGHTARG = text, FUNCTION = odd.same)";
 
-TEST(LiveDeny, AnOperatorOfTheSessionsOwnOpensNothing) {
-  auto& world = World::get();
-  if (!world.usable()) GTEST_SKIP() << "needs root, PostgreSQL 15 and a network namespace";
-  world.make_shop();
-  world.forget();
-  world.restart_agents(false);
-  const auto made = world.old_server().sql("shop", kOddOperator);
-  ASSERT_FALSE(made.starts_with("ERROR")) << made;
-  for (const char* kind : {"source", "target", "follow"}) OK(world.apply(kind));
-  ASSERT_TRUE(world.wait_reached("follow", Millis(60'000))) << world.why;
+using LiveDeny = LiveTest;
+
+TEST_F(LiveDeny, AnOperatorOfTheSessionsOwnOpensNothing) {
+  on_old(kOddOperator);
+  ASSERT_NO_FATAL_FAILURE(follow());
   Session::Target target;
   target.host = world.new_server().directory();
   target.port = world.new_server().port();
@@ -34,19 +22,16 @@ TEST(LiveDeny, AnOperatorOfTheSessionsOwnOpensNothing) {
   target.user = "midstream_autumn-1";  // past the fence that keeps everybody else out, with nothing allowed
   target.os_user = "postgres";
   target.application = "test";
-  {
-    auto session = Session::connect(target, Deadline::in(Millis(10'000)), {});
-    ASSERT_TRUE(session) << session.error().text();
-    const auto says = [&](const std::string& sql) {
-      const auto done = session->query(sql, {}, Deadline::in(Millis(10'000)), {});
-      return done ? std::string() : done.error().sqlstate;
-    };
-    EXPECT_EQ(says("SET search_path = odd, pg_catalog, public"), "");
-    EXPECT_EQ(says("DELETE FROM public.stock"), "25006");
-    EXPECT_EQ(says("CREATE TABLE public.slipped (n int)"), "25006");
-    EXPECT_EQ(says("SET midstream.allow = 'of course'; DELETE FROM public.stock"), "25006");
-  }
-  world.drop_shop();
+  auto session = Session::connect(target, Deadline::in(Millis(10'000)), {});
+  ASSERT_TRUE(session) << session.error().text();
+  const auto says = [&](const std::string& sql) {
+    const auto done = session->query(sql, {}, Deadline::in(Millis(10'000)), {});
+    return done ? std::string() : done.error().sqlstate;
+  };
+  EXPECT_EQ(says("SET search_path = odd, pg_catalog, public"), "");
+  EXPECT_EQ(says("DELETE FROM public.stock"), "25006");
+  EXPECT_EQ(says("CREATE TABLE public.slipped (n int)"), "25006");
+  EXPECT_EQ(says("SET midstream.allow = 'of course'; DELETE FROM public.stock"), "25006");
 }
 
 }  // namespace

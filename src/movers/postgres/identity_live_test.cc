@@ -1,27 +1,12 @@
 // Tables without key, on real servers: each gets an identity, rows of it are changed and removed in both directions, and it has in the end
 // what it had.
-#include <fmt/format.h>
-#include <gtest/gtest.h>
-
 #include <algorithm>
 #include <map>
 
-#include "movers/postgres/live_clusters.h"
+#include "movers/postgres/live_test.h"
 
 namespace midstream::postgres::test {
 namespace {
-
-#define OK(...)                                           \
-  do {                                                    \
-    const auto& ok_result_ = (__VA_ARGS__);               \
-    ASSERT_TRUE(ok_result_) << ok_result_.error().text(); \
-  } while (false)
-
-bool eventually(const std::function<bool()>& so, Millis span = Millis(20'000)) {
-  for (const auto until = Deadline::in(span); !until.expired(); pause_for(Millis(2), {}))
-    if (so()) return true;
-  return so();
-}
 
 // Every way of having no identity that tells rows apart, and what each is given. All have columns n and v.
 const std::map<std::string, std::string> kGiven{
@@ -55,33 +40,25 @@ CREATE TABLE own (n int, v text);
 ALTER TABLE own REPLICA IDENTITY FULL;
 )sql";
 
-class LiveIdentity : public testing::Test {
+class LiveIdentity : public LiveTest {
  protected:
   void SetUp() override {
-    if (!world.usable()) GTEST_SKIP() << "needs root, PostgreSQL 15 and a network namespace";
-    world.make_shop();
-    world.forget();
-    world.restart_agents(false);
-    at(world.old_server(), kTables);
+    LiveTest::SetUp();
+    if (IsSkipped()) return;
+    on_old(kTables);
     for (const auto& [table, given] : kGiven) {
       const char* more = table == "weak" ? ", w, d" : table == "shapes" ? ", j, p, x, b, c" : "";
       const char* values = table == "weak" ? ", g, g" : table == "shapes" ? R"(, '{"a": 1}', '(0,-0)', '<a/>', '{(1,1),(0,0)}', ROW(point '(1,2)', json '{}')::part)" : "";
-      at(world.old_server(), fmt::format("INSERT INTO {} (n, v{}) SELECT g, 'row ' || g{} FROM generate_series(1, 60) g", table, more, values));
+      on_old(fmt::format("INSERT INTO {} (n, v{}) SELECT g, 'row ' || g{} FROM generate_series(1, 60) g", table, more, values));
     }
     before_ = identities(world.old_server());
   }
   void TearDown() override {
     if (!world.usable()) return;
     (void)world.undo("verify");
-    world.crash_at("");
-    world.drop_shop();
-    world.forget_acts();
+    LiveTest::TearDown();
   }
 
-  static void at(Server& server, const std::string& sql) {
-    const auto done = server.sql("shop", sql);
-    EXPECT_FALSE(done.starts_with("ERROR")) << sql << ": " << done;
-  }
   // As our own role where it is there: on a side that does not own nobody else is let in.
   static std::string identity(Server& server, const std::string& table) {
     const bool ours = server.sql("postgres", "SELECT count(*) FROM pg_roles WHERE rolname = 'midstream_autumn-1'") == "1";
@@ -99,36 +76,12 @@ class LiveIdentity : public testing::Test {
                       "pg_class c WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')");
   }
   // A row of each is changed and another removed, beginning at `first`.
-  static void change_rows(Server& server, int first) {
+  void change_rows(Server& server, int first) {
     for (const auto& [table, given] : kGiven) {
       at(server, fmt::format("UPDATE {} SET v = v || ' changed' WHERE n BETWEEN {} AND {}", table, first, first + 4));
       at(server, fmt::format("DELETE FROM {} WHERE n BETWEEN {} AND {}", table, first + 5, first + 9));
     }
   }
-  void follow() {
-    for (const char* kind : {"source", "target", "follow"}) OK(world.apply(kind));
-    ASSERT_TRUE(world.wait_reached("follow", Millis(60'000))) << world.why;
-  }
-  void verify() {
-    OK(world.apply("verify"));
-    ASSERT_TRUE(world.wait_reached("verify", Millis(60'000))) << world.why;
-  }
-  void undo_all() {
-    for (const char* kind : {"follow", "target", "source"}) OK(world.undo(kind));
-  }
-  bool crashes(const std::string& point, const std::function<void()>& act) {
-    world.crash_at(point);
-    try {
-      act();
-    } catch (const Crash&) {
-      world.restart_agents(false);
-      return true;
-    }
-    world.crash_at("");
-    return false;
-  }
-
-  World& world = World::get();
   std::string before_;
 };
 

@@ -25,7 +25,7 @@ struct Crash {
   std::string point;
 };
 
-// One server in a directory of its own, inside this process's own network namespace.
+// One server in a directory of its own.
 class Server {
  public:
   Server(std::filesystem::path directory, std::uint16_t port);
@@ -50,7 +50,7 @@ class Server {
   void end(int signal);
   std::filesystem::path directory_;  // sockets here, data in data/
   std::uint16_t port_;
-  std::optional<Child> running_;  // ended with us
+  std::optional<Child> running_;
 };
 
 // One side: its mover, its state directory, and the way to ask it.
@@ -73,7 +73,7 @@ class Joined : public Peers {
   std::atomic<bool> cut = false;  // the link between the sides: nothing is asked, and no answer comes back
 };
 
-// Both clusters for the whole program; a move's two sides for one test.
+// Both clusters for the whole program, in the world that encloses it (sys/enclosed.h); a move's two sides for one test.
 class World {
  public:
   static World& get();

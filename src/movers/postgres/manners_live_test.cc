@@ -1,38 +1,28 @@
 // Bulk reads on real servers whose commits become slow, by commit_delay on old: PostgreSQL itself waits that long before it flushes.
-#include <fmt/format.h>
-#include <gtest/gtest.h>
-
 #include <algorithm>
 
 #include "base/text.h"
-#include "movers/postgres/live_clusters.h"
+#include "movers/postgres/live_test.h"
 #include "sys/clock.h"
 #include "sys/file.h"
 
 namespace midstream::postgres::test {
 namespace {
 
-#define OK(...)                                           \
-  do {                                                    \
-    const auto& ok_result_ = (__VA_ARGS__);               \
-    ASSERT_TRUE(ok_result_) << ok_result_.error().text(); \
-  } while (false)
-
 constexpr int kRows = 1'000'000;
 
-class LiveManners : public testing::Test {
+class LiveManners : public LiveTest {
  protected:
   void SetUp() override {
-    if (!world.usable()) GTEST_SKIP() << "needs root, PostgreSQL 15 and a network namespace";
-    world.make_shop();
-    world.forget();
+    LiveTest::SetUp();
+    if (IsSkipped()) return;
     world.commit_latency_ms = 20;
     world.set_copy_chunk(1 << 20);
     world.set_verify_rows(5'000);
     world.restart_agents(false);
-    old_side("CREATE TABLE big (id bigint PRIMARY KEY, body text NOT NULL)");
-    old_side(fmt::format("INSERT INTO big SELECT g, repeat(md5(g::text), 4) FROM generate_series(1, {}) g", kRows));
-    old_side("VACUUM ANALYZE big");
+    on_old("CREATE TABLE big (id bigint PRIMARY KEY, body text NOT NULL)");
+    on_old(fmt::format("INSERT INTO big SELECT g, repeat(md5(g::text), 4) FROM generate_series(1, {}) g", kRows));
+    on_old("VACUUM ANALYZE big");
   }
   void TearDown() override {
     if (!world.usable()) return;
@@ -43,14 +33,9 @@ class LiveManners : public testing::Test {
     world.restore_new();
     world.use_road("");
     world.restart_agents(false);
-    world.drop_shop();
-    world.forget_acts();
+    LiveTest::TearDown();
   }
 
-  void old_side(const std::string& sql) {
-    const auto done = world.old_server().sql("shop", sql);
-    EXPECT_FALSE(done.starts_with("ERROR")) << done;
-  }
   void commits_take(int ms) {
     world.old_server().sql("postgres", "ALTER SYSTEM SET commit_siblings = 0");
     world.old_server().sql("postgres", fmt::format("ALTER SYSTEM SET commit_delay = {}", ms * 1000));
@@ -91,7 +76,6 @@ class LiveManners : public testing::Test {
     return best ? most : static_cast<double>(done_bytes - from) / std::chrono::duration<double>(boot_now() - begun).count();
   }
 
-  World& world = World::get();
   std::string told;
   std::int64_t done_bytes = 0;
 };
@@ -133,7 +117,7 @@ TEST_F(LiveManners, AComparisonMakesWayForCommitsOnOld) {
 
 TEST_F(LiveManners, ABaseBackupMakesWayForCommitsOnOld) {
   world.use_road("seeded", 32 << 20);  // it would be over at once
-  old_side("CHECKPOINT");
+  on_old("CHECKPOINT");
   for (const char* kind : {"source", "target"}) OK(world.apply(kind));
   commits_take(60);
   OK(world.apply("follow"));

@@ -1,8 +1,6 @@
 // The physical road on real servers: two clusters in a network namespace of this process, and a client that never stops writing.
-#include <fmt/format.h>
-#include <gtest/gtest.h>
 
-#include "movers/postgres/live_clusters.h"
+#include "movers/postgres/live_test.h"
 #include "sys/child.h"
 #include "sys/file.h"
 
@@ -11,44 +9,28 @@ namespace {
 
 namespace fs = std::filesystem;
 
-#define OK(...)                                           \
-  do {                                                    \
-    const auto& ok_result_ = (__VA_ARGS__);               \
-    ASSERT_TRUE(ok_result_) << ok_result_.error().text(); \
-  } while (false)
-
-bool eventually(const std::function<bool()>& so, Millis span = Millis(30'000)) {
-  for (const auto until = Deadline::in(span); !until.expired(); pause_for(Millis(5), {}))
-    if (so()) return true;
-  return so();
-}
-
-class Physical : public testing::Test {
+class Physical : public LiveTest {
  protected:
   void SetUp() override {
-    if (!world.usable()) GTEST_SKIP() << "needs root, PostgreSQL 15 and a network namespace";
-    world.make_shop();
-    world.forget();
+    LiveTest::SetUp();
+    if (IsSkipped()) return;
     world.use_road("physical");
-    world.restart_agents(false);
     hba_ = {world.old_server().read("pg_hba.conf"), world.new_server().read("pg_hba.conf")};
     world.new_server().sql("postgres", "CREATE TABLE IF NOT EXISTS was_there AS SELECT 7 AS n");
     world.new_server().write("of_the_host.pem", "new's own");
   }
   void TearDown() override {
     if (!world.usable()) return;
-    world.crash_at("");
     world.forget_acts();
     world.cut_agents(false);
     world.restore_new();
     world.restore_old();
     ASSERT_TRUE(world.usable()) << "a server does not come up again";
-    world.drop_shop();
+    LiveTest::TearDown();
     world.use_road("");
   }
   void follow() {
-    for (const char* kind : {"source", "target", "follow"}) OK(world.apply(kind));
-    ASSERT_TRUE(world.wait_reached("follow", Millis(60'000))) << world.why;
+    ASSERT_NO_FATAL_FAILURE(LiveTest::follow());
     ASSERT_TRUE(world.wait_reached("verify", Millis(10'000))) << world.why;
   }
   fs::path new_dir(const std::string& name) { return world.new_server().directory() / name; }
@@ -100,7 +82,6 @@ class Physical : public testing::Test {
     server.sql("postgres", "SELECT pg_reload_conf()");
   }
 
-  World& world = World::get();
   std::vector<std::string> hba_;
   std::string conninfo_;
 };
@@ -173,7 +154,7 @@ TEST_F(Physical, CopyIsUndoneFromWhereverItsAgentDied) {
     ASSERT_TRUE(eventually([&] { return world.crashed(); }, Millis(60'000))) << point;
     world.crash_at("");
     world.restart_agents(false);
-    for (const char* kind : {"follow", "target", "source"}) OK(world.undo(kind));
+    ASSERT_NO_FATAL_FAILURE(undo_all()) << point;
     EXPECT_EQ(world.new_server().sql("postgres", "SELECT n FROM was_there"), "7") << point;
     EXPECT_EQ(world.old_server().sql("postgres", "SELECT string_agg(slot_name, ' ') FROM pg_replication_slots"), "") << point;
     EXPECT_EQ(world.old_server().sql("postgres", "SELECT string_agg(rolname, ' ') FROM pg_roles WHERE rolname LIKE 'midstream%'"), "") << point;

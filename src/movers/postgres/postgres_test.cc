@@ -1,90 +1,25 @@
 // The mover on real servers: two clusters in a network namespace of this process, a client that never stops.
 #include "movers/postgres/postgres.h"
 
-#include <fmt/format.h>
-#include <gtest/gtest.h>
 #include <signal.h>
 
 #include "movers/postgres/access.h"
 #include "movers/postgres/cluster.h"
-#include "movers/postgres/live_clusters.h"
+#include "movers/postgres/live_test.h"
 #include "sys/child.h"
 #include "sys/file.h"
 
 namespace midstream::postgres::test {
 namespace {
 
-#define OK(...)                                           \
-  do {                                                    \
-    const auto& ok_result_ = (__VA_ARGS__);               \
-    ASSERT_TRUE(ok_result_) << ok_result_.error().text(); \
-  } while (false)
-
-bool eventually(const std::function<bool()>& so, Millis span = Millis(10'000)) {
-  for (const auto until = Deadline::in(span); !until.expired(); pause_for(Millis(2), {}))
-    if (so()) return true;
-  return so();
-}
-
-class Live : public testing::Test {
+class Live : public LiveTest {
  protected:
-  void SetUp() override {
-    if (!world.usable()) GTEST_SKIP() << "needs root, PostgreSQL 15 and a network namespace";
-    world.make_shop();
-    world.forget();
-    world.restart_agents(false);
-    hba_ = {world.old_server().read("pg_hba.conf"), world.new_server().read("pg_hba.conf")};
-    map_ = {world.old_server().read("pg_ident.conf"), world.new_server().read("pg_ident.conf")};
-  }
-  void TearDown() override {
-    if (!world.usable()) return;
-    world.crash_at("");
-    world.drop_shop();
-    world.forget_acts();
-  }
-
-  void follow() {
-    for (const char* kind : {"source", "target", "follow"}) OK(world.apply(kind));
-    ASSERT_TRUE(world.wait_reached("follow", Millis(20'000))) << world.why;
-  }
-  void verify() {
-    OK(world.apply("verify"));
-    ASSERT_TRUE(world.wait_reached("verify", Millis(60'000))) << world.why;
-  }
-  // An ordinary role at old.
-  Session::Target a_client(const std::string& application) {
-    Session::Target target;
-    target.host = "127.0.0.1";
-    target.port = world.old_server().port();
-    target.database = "shop";
-    target.user = "client";
-    target.password = "client-password";
-    target.application = application;
-    target.quiet = false;
-    return target;
-  }
-  // Nothing of ours is in either cluster.
-  void expect_clean() {
-    for (auto* server : {&world.old_server(), &world.new_server()}) {
-      EXPECT_EQ(
-          server->sql("postgres", "SELECT string_agg(rolname, ' ') FROM pg_roles WHERE rolname LIKE 'midstream%'"), "");
-      EXPECT_EQ(server->sql("postgres", "SELECT string_agg(slot_name, ' ') FROM pg_replication_slots"), "");
-      EXPECT_EQ(server->sql("postgres", "SELECT string_agg(subname, ' ') FROM pg_subscription"), "");
-    }
-    EXPECT_EQ(world.old_server().read("pg_hba.conf"), hba_[0]);
-    EXPECT_EQ(world.new_server().read("pg_hba.conf"), hba_[1]);
-    EXPECT_EQ(world.old_server().read("pg_ident.conf"), map_[0]);
-    EXPECT_EQ(world.new_server().read("pg_ident.conf"), map_[1]);
-  }
   void expect_no_trace_in_shop(Server& server) {
     EXPECT_EQ(server.sql("shop", "SELECT count(*) FROM pg_namespace WHERE nspname = 'midstream'"), "0");
     EXPECT_EQ(server.sql("shop", "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'midstream%'"), "0");
     EXPECT_EQ(server.sql("shop", "SELECT count(*) FROM pg_event_trigger"), "0");
     EXPECT_EQ(server.sql("shop", "SELECT count(*) FROM pg_publication"), "0");
   }
-
-  World& world = World::get();
-  std::vector<std::string> hba_, map_;
 };
 
 void expect_proven(const Json& figures) {
@@ -189,7 +124,7 @@ TEST_F(Live, WholeMoveThereAndBackAndThere) {
   }
   OK(world.apply("finish"));
   OK(world.apply("finish"));
-  expect_clean();
+  expect_nothing_of_ours();
   expect_no_trace_in_shop(world.new_server());
   EXPECT_NE(world.old_server().sql("shop", "SELECT 1").find("not currently accepting connections"), std::string::npos);
   EXPECT_FALSE(world.undo("finish"));
@@ -208,7 +143,7 @@ TEST_F(Live, UndoneStepByStepNothingIsLeft) {
   ASSERT_TRUE(client.wait_orders(20, Millis(5000)));
   client.end();
   EXPECT_EQ(client.audit(world.old_server()), "");
-  expect_clean();
+  expect_nothing_of_ours();
   expect_no_trace_in_shop(world.old_server());
   EXPECT_EQ(world.new_server().sql("postgres", "SELECT count(*) FROM pg_database WHERE datname = 'shop'"), "0");
   EXPECT_EQ(
@@ -218,34 +153,23 @@ TEST_F(Live, UndoneStepByStepNothingIsLeft) {
 
 TEST_F(Live, EveryCrashIsGoneOnFromOrUndone) {
   Client client(world);
-  const auto crashes = [&](const std::string& point, auto act) {
-    world.crash_at(point);
-    try {
-      (void)act();
-    } catch (const Crash&) {
-      world.restart_agents(false);
-      return true;
-    }
-    world.crash_at("");
-    return false;
-  };
   for (const char* point : {"source.recorded", "source.roles", "source.title"})
-    EXPECT_TRUE(crashes(point, [&] { return world.apply("source"); })) << point;
+    EXPECT_TRUE(crashes(point, [&] { (void)world.apply("source"); })) << point;
   OK(world.apply("source"));
   for (const char* point : {"target.roles", "target.recorded", "target.database"})
-    EXPECT_TRUE(crashes(point, [&] { return world.apply("target"); })) << point;
+    EXPECT_TRUE(crashes(point, [&] { (void)world.apply("target"); })) << point;
   OK(world.apply("target"));
-  EXPECT_TRUE(crashes("follow.slot", [&] { return world.apply("follow"); }));
+  EXPECT_TRUE(crashes("follow.slot", [&] { (void)world.apply("follow"); }));
   ASSERT_NO_FATAL_FAILURE(follow());
   int turns = 0;
   for (const char* point : {"prepare.analyzed", "switch.prepared", "give.closing", "give.fenced", "give.barrier",
                             "give.yielded", "switch.given", "take.arrived", "take.stream-off", "take.slot",
                             "take.owner", "switch.taken", "after.reverse"}) {
-    EXPECT_TRUE(crashes(point, [&] { return world.apply("switch"); })) << point;
+    EXPECT_TRUE(crashes(point, [&] { (void)world.apply("switch"); })) << point;
     OK(world.apply("switch"));
     ASSERT_TRUE(world.wait_reached("switch", Millis(10'000))) << point << ": " << world.why;
     ASSERT_TRUE(client.wait_orders(5, Millis(10'000))) << point;
-    EXPECT_TRUE(crashes(point, [&] { return world.undo("switch"); })) << point;
+    EXPECT_TRUE(crashes(point, [&] { (void)world.undo("switch"); })) << point;
     OK(world.undo("switch"));
     EXPECT_EQ(world.observe("switch").value_or(Json::object()).value("owner", ""), "old") << point;
     ASSERT_TRUE(client.wait_orders(5, Millis(10'000))) << point;
@@ -258,17 +182,15 @@ TEST_F(Live, EveryCrashIsGoneOnFromOrUndone) {
   EXPECT_EQ(side_changes(world), turns);
   OK(world.apply("switch"));
   for (const char* point : {"finish.old.removed", "finish.old"})
-    EXPECT_TRUE(crashes(point, [&] { return world.apply("finish"); })) << point;
+    EXPECT_TRUE(crashes(point, [&] { (void)world.apply("finish"); })) << point;
   OK(world.apply("finish"));
-  expect_clean();
+  expect_nothing_of_ours();
   EXPECT_EQ(client.audit(world.new_server()), "");
 }
 
 // A copy in many parts, stopped in the middle.
 class LiveCopy : public Live {
  protected:
-  static constexpr int kRows = 400'000;
-
   void SetUp() override {
     Live::SetUp();
     if (IsSkipped()) return;
@@ -280,7 +202,7 @@ class LiveCopy : public Live {
                                        "tstzrange(now(), NULL) FROM generate_series(1, {}) g; CREATE TABLE kinds (id int PRIMARY KEY, kind regclass, "
                                        "types regtype[]); INSERT INTO kinds VALUES (1, 'big', ARRAY['orders'::regtype]); "
                                        "GRANT ALL ON big, kinds TO client",
-                                       kRows));
+                                       rows_));
   }
   void TearDown() override {
     seen_ = true;
@@ -304,7 +226,7 @@ class LiveCopy : public Live {
     ASSERT_TRUE(client.wait_orders(5, Millis(10'000)));
     client.end();
     EXPECT_EQ(client.audit(world.new_server()), "");
-    EXPECT_EQ(world.new_server().sql("shop", "SELECT count(*) FROM big", true), std::to_string(kRows));
+    EXPECT_EQ(world.new_server().sql("shop", "SELECT count(*) FROM big", true), std::to_string(rows_));
     EXPECT_EQ(world.new_server().sql("shop", "SELECT count(*) FROM pg_class WHERE relname = 'copied'", true), "0");
   }
   std::string why() { return world.observe("follow").value_or(Json::object()).value("why", ""); }
@@ -316,6 +238,9 @@ class LiveCopy : public Live {
     EXPECT_TRUE(eventually([&] { return why().find(words) != std::string::npos; }, Millis(30'000))) << why();
     seen_ = true;
   }
+
+ protected:
+  int rows_ = 400'000;  // for a copy that can be stopped in the middle
 
  private:
   std::atomic<bool> seen_ = false;
@@ -334,8 +259,8 @@ TEST_F(LiveCopy, GoesOnWhereItsAgentDied) {
   const auto written = [&] {
     return std::atoi(world.new_server().sql("shop", "SELECT n_tup_ins FROM pg_stat_user_tables WHERE relname = 'big'", true).c_str());
   };
-  ASSERT_TRUE(eventually([&] { return written() >= kRows; })) << written();
-  EXPECT_LE(written(), kRows * 11 / 10);
+  ASSERT_TRUE(eventually([&] { return written() >= rows_; })) << written();
+  EXPECT_LE(written(), rows_ * 11 / 10);
 }
 
 TEST_F(LiveCopy, BeginsAgainWhereTheSnapshotDied) {
@@ -368,6 +293,7 @@ TEST_F(LiveCopy, OutlivesACrashOfEitherServer) {
 // With more indexes on the large table, and new's power cut at a named point of the copy: another agent goes on.
 class LiveIndexes : public LiveCopy {
  protected:
+  LiveIndexes() { rows_ = 100'000; }  // it is stopped at a point, however long it takes
   static constexpr int kSetAside = 5;  // with the key; the ones on an expression and with a condition stay
 
   void power_cut_at(const std::string& point) {
@@ -501,8 +427,8 @@ TEST_F(Live, AnOpenTransactionKeepsTheCopyFromBeginningAndIsNamed) {
 
 TEST_F(LiveCopy, IsUndoneInTheMiddle) {
   ASSERT_NO_FATAL_FAILURE(begin_and_wait_for_some());
-  for (const char* kind : {"follow", "target", "source"}) OK(world.undo(kind));
-  expect_clean();
+  ASSERT_NO_FATAL_FAILURE(undo_all());
+  expect_nothing_of_ours();
   EXPECT_EQ(run_child({"pgrep", "-f", "midstream-agent hold-snapshot"}, "", Deadline::in(Millis(5'000)))->code, 1)
       << "the snapshot is still held";
 }
@@ -597,7 +523,7 @@ TEST_F(Live, BadLineOfSomebodyElseLosesNoFence) {
   EXPECT_NE(block(old_server), "");
   ASSERT_NO_FATAL_FAILURE(mend_file(old_server));
   OK(world.apply("finish"));
-  expect_clean();
+  expect_nothing_of_ours();
 }
 
 TEST_F(Live, WhatIsLeftClosedOpensByItself) {

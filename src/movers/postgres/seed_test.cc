@@ -1,12 +1,10 @@
 // The seeded road on real servers: two clusters in a network namespace of this process, a client that never stops writing on
 // old, and one that never stops trying to write on new.
-#include <fmt/format.h>
-#include <gtest/gtest.h>
 #include <signal.h>
 
 #include <set>
 
-#include "movers/postgres/live_clusters.h"
+#include "movers/postgres/live_test.h"
 #include "movers/postgres/server_unit.h"
 #include "sys/child.h"
 #include "sys/file.h"
@@ -15,18 +13,6 @@ namespace midstream::postgres::test {
 namespace {
 
 namespace fs = std::filesystem;
-
-#define OK(...)                                           \
-  do {                                                    \
-    const auto& ok_result_ = (__VA_ARGS__);               \
-    ASSERT_TRUE(ok_result_) << ok_result_.error().text(); \
-  } while (false)
-
-bool eventually(const std::function<bool()>& so, Millis span = Millis(30'000)) {
-  for (const auto until = Deadline::in(span); !until.expired(); pause_for(Millis(5), {}))
-    if (so()) return true;
-  return so();
-}
 
 // Whoever wants in on new, all along: an ordinary role over TCP, and superusers over the socket and TCP.
 class Intruder {
@@ -68,36 +54,24 @@ class Intruder {
   std::jthread thread_;
 };
 
-class Seeded : public testing::Test {
+class Seeded : public LiveTest {
  protected:
   void SetUp() override {
-    if (!world.usable()) GTEST_SKIP() << "needs root, PostgreSQL 15 and a network namespace";
-    world.make_shop();
-    world.forget();
+    LiveTest::SetUp();
+    if (IsSkipped()) return;
     world.use_road("seeded");
-    world.restart_agents(false);
-    hba_ = {world.old_server().read("pg_hba.conf"), world.new_server().read("pg_hba.conf")};
     // What was in new's cluster is there again after undo; the copy never has it.
     world.new_server().sql("postgres", "CREATE TABLE IF NOT EXISTS was_there AS SELECT 7 AS n");
     world.new_server().write("of_the_host.pem", "new's own");
   }
   void TearDown() override {
     if (!world.usable()) return;
-    world.crash_at("");
     world.forget_acts();
     world.restore_new();
-    world.drop_shop();
+    LiveTest::TearDown();
     world.use_road("");
   }
 
-  void follow(Millis within = Millis(60'000)) {
-    for (const char* kind : {"source", "target", "follow"}) OK(world.apply(kind));
-    ASSERT_TRUE(world.wait_reached("follow", within)) << world.why;
-  }
-  void verify() {
-    OK(world.apply("verify"));
-    ASSERT_TRUE(world.wait_reached("verify", Millis(60'000))) << world.why;
-  }
   fs::path new_dir(const std::string& name) { return world.new_server().directory() / name; }
   fs::path box() { return new_dir(".midstream-autumn-1-5502"); }
   bool swapped() { return fs::exists(new_dir("data/midstream.seed")); }
@@ -129,21 +103,6 @@ class Seeded : public testing::Test {
       EXPECT_TRUE(name == "data" || name == "log" || name.starts_with(".s.PGSQL")) << name << " is left";
     }
   }
-  void expect_nothing_of_ours() {
-    for (auto* server : {&world.old_server(), &world.new_server()}) {
-      EXPECT_EQ(server->sql("postgres", "SELECT string_agg(rolname, ' ') FROM pg_roles WHERE rolname LIKE 'midstream%'"), "");
-      EXPECT_EQ(server->sql("postgres", "SELECT string_agg(slot_name, ' ') FROM pg_replication_slots"), "");
-      EXPECT_EQ(server->sql("postgres", "SELECT string_agg(subname, ' ') FROM pg_subscription"), "");
-    }
-    EXPECT_EQ(world.old_server().read("pg_hba.conf"), hba_[0]);
-    EXPECT_EQ(world.new_server().read("pg_hba.conf"), hba_[1]);
-  }
-  void undo_all() {
-    for (const char* kind : {"follow", "target", "source"}) OK(world.undo(kind));
-  }
-
-  World& world = World::get();
-  std::vector<std::string> hba_;
 };
 
 TEST_F(Seeded, WholeMoveThereAndBackAndThere) {
@@ -253,7 +212,6 @@ TEST_F(Seeded, IsUndoneFromWhereverItsAgentDied) {
   EXPECT_EQ(client.audit(world.old_server()), "");
 }
 
-
 // Enough for a base backup that can be stopped in the middle.
 class SeededSlowly : public Seeded {
  protected:
@@ -263,13 +221,15 @@ class SeededSlowly : public Seeded {
     ASSERT_EQ(world.old_server().sql("shop", "CREATE TABLE big (id int PRIMARY KEY, body text); INSERT INTO big SELECT g, repeat(md5(g::text), 8) FROM "
                                              "generate_series(1, 120000) g; GRANT ALL ON big TO client"),
               "");
-    // A base backup with a limit waits for a checkpoint that is spread out.
+    // A base backup with a limit waits for a checkpoint that is spread out: over a tenth of this.
     ASSERT_EQ(world.old_server().sql("postgres", "ALTER SYSTEM SET checkpoint_timeout = '30s'"), "");
+    ASSERT_EQ(world.old_server().sql("postgres", "ALTER SYSTEM SET checkpoint_completion_target = 0.1"), "");
     ASSERT_EQ(world.old_server().sql("postgres", "SELECT pg_reload_conf(); CHECKPOINT"), "");
     world.use_road("seeded", 12 << 20);
   }
   void TearDown() override {
-    world.old_server().sql("postgres", "ALTER SYSTEM RESET checkpoint_timeout");
+    for (const char* name : {"checkpoint_timeout", "checkpoint_completion_target"})
+      world.old_server().sql("postgres", fmt::format("ALTER SYSTEM RESET {}", name));
     Seeded::TearDown();
   }
   void begin_and_wait_for_some() {

@@ -1,47 +1,27 @@
 // `reverse: sync` on real servers: what new has acknowledged is on old, whatever becomes of new.
-#include <fmt/format.h>
-#include <gtest/gtest.h>
-
 #include <future>
 
-#include "movers/postgres/live_clusters.h"
+#include "movers/postgres/live_test.h"
 
 namespace midstream::postgres::test {
 namespace {
 
-#define OK(...)                                           \
-  do {                                                    \
-    const auto& ok_result_ = (__VA_ARGS__);               \
-    ASSERT_TRUE(ok_result_) << ok_result_.error().text(); \
-  } while (false)
-
-class LiveSyncReverse : public testing::Test {
+class LiveSyncReverse : public LiveTest {
  protected:
   void SetUp() override {
-    if (!world.usable()) GTEST_SKIP() << "needs root, PostgreSQL 15 and a network namespace";
-    world.make_shop();
-    world.forget();
+    LiveTest::SetUp();
     world.reverse = "sync";
-    world.restart_agents(false);
   }
   void TearDown() override {
     if (!world.usable()) return;
     world.reverse.clear();
-    world.crash_at("");
     world.new_server().sql("postgres", "ALTER SYSTEM RESET synchronous_standby_names");
     world.new_server().sql("postgres", "SELECT pg_reload_conf()");
-    world.drop_shop();
-    world.forget_acts();
-  }
-  void follow() {
-    for (const char* kind : {"source", "target", "follow"}) OK(world.apply(kind));
-    ASSERT_TRUE(world.wait_reached("follow", Millis(60'000))) << world.why;
+    LiveTest::TearDown();
   }
   std::string order(int key) { return world.new_server().sql("shop", fmt::format("INSERT INTO orders (key, customer, body) VALUES ({}, 1, 'sync') RETURNING key", key)); }
-  std::string on_old(int key) { return world.old_server().sql("shop", fmt::format("SELECT count(*) FROM orders WHERE key = {}", key), true); }
+  std::string rows_on_old(int key) { return world.old_server().sql("shop", fmt::format("SELECT count(*) FROM orders WHERE key = {}", key), true); }
   std::string standbys() { return world.new_server().sql("postgres", "SHOW synchronous_standby_names"); }
-
-  World& world = World::get();
 };
 
 TEST_F(LiveSyncReverse, WhatIsAcknowledgedOnNewIsOnOld) {
@@ -51,15 +31,15 @@ TEST_F(LiveSyncReverse, WhatIsAcknowledgedOnNewIsOnOld) {
   ASSERT_TRUE(world.wait_reached("switch", Millis(20'000))) << world.why;
   for (int key = 1; key <= 100; ++key) {
     ASSERT_EQ(order(key), std::to_string(key));
-    ASSERT_EQ(on_old(key), "1") << "acknowledged, and not on old";
+    ASSERT_EQ(rows_on_old(key), "1") << "acknowledged, and not on old";
   }
   // To and fro: nothing waits for a side that has gone, and new waits again.
   OK(world.undo("switch"));
   EXPECT_EQ(standbys(), "");
-  EXPECT_EQ(on_old(100), "1");
+  EXPECT_EQ(rows_on_old(100), "1");
   OK(world.apply("switch"));
   ASSERT_EQ(order(1000), "1000");
-  EXPECT_EQ(on_old(1000), "1");
+  EXPECT_EQ(rows_on_old(1000), "1");
   OK(world.apply("finish"));
   EXPECT_EQ(standbys(), "");
 }
@@ -76,7 +56,7 @@ TEST_F(LiveSyncReverse, WithoutOldNewWaitsAndSaysWhatToDo) {
   EXPECT_NE(outlook->dump().find("commits on new wait for old, which does not answer (1 wait now)"), std::string::npos) << outlook->dump();
   ASSERT_TRUE(world.old_server().start());
   EXPECT_EQ(waits.get(), "7");
-  EXPECT_EQ(on_old(7), "1");
+  EXPECT_EQ(rows_on_old(7), "1");
   // The operator's word, as it is told: new goes on alone, and the stream catches up later.
   world.old_server().crash();
   auto freed = std::async(std::launch::async, [&] { return order(8); });
@@ -116,7 +96,7 @@ TEST_F(LiveSyncReverse, WhereverTheAgentsDieOnTheWayBackNobodyIsLeftWaiting) {
     for (const auto until = Deadline::in(Millis(30'000)); !done && !until.expired(); done = world.undo("switch")) pause_for(Millis(50), {});
     OK(done);
     EXPECT_EQ(standbys(), "");
-    EXPECT_EQ(on_old(key), "1");
+    EXPECT_EQ(rows_on_old(key), "1");
     ASSERT_TRUE(world.wait_reached("follow", Millis(20'000))) << world.why;
   }
 }

@@ -1,29 +1,14 @@
 // Verify on real servers: every kind of fault, planted, is found; on two sides that agree nothing is, while clients write.
-#include <fmt/format.h>
-#include <gtest/gtest.h>
-
 #include <algorithm>
 #include <cstdlib>
 #include <future>
 
 #include "movers/postgres/compare.h"
-#include "movers/postgres/live_clusters.h"
+#include "movers/postgres/live_test.h"
 #include "sys/file.h"
 
 namespace midstream::postgres::test {
 namespace {
-
-#define OK(...)                                           \
-  do {                                                    \
-    const auto& ok_result_ = (__VA_ARGS__);               \
-    ASSERT_TRUE(ok_result_) << ok_result_.error().text(); \
-  } while (false)
-
-bool eventually(const std::function<bool()>& so, Millis span = Millis(20'000)) {
-  for (const auto until = Deadline::in(span); !until.expired(); pause_for(Millis(2), {}))
-    if (so()) return true;
-  return so();
-}
 
 // 200,000; more where a figure is wanted (docs/PERFORMANCE.md).
 std::int64_t rows_wanted() {
@@ -31,57 +16,47 @@ std::int64_t rows_wanted() {
   return said == nullptr ? 200'000 : std::max(std::atoll(said), 1'000ll);
 }
 
-class LiveVerify : public testing::Test {
+class LiveVerify : public LiveTest {
  protected:
   void SetUp() override {
-    if (!world.usable()) GTEST_SKIP() << "needs root, PostgreSQL 15 and a network namespace";
-    world.make_shop();
-    world.forget();
-    world.verified_within_ms = 0;
-    world.restart_agents(false);
+    LiveTest::SetUp();
+    if (IsSkipped()) return;
     // Whatever a text could depend on, otherwise on each side; and types that would show it.
-    old_side("CREATE TABLE kinds (id int PRIMARY KEY, m money, f float8, i interval, t timestamptz, b bytea, n numeric, r tstzrange, e text)");
-    old_side("INSERT INTO kinds SELECT g, g::money, 1.0 / g, g * interval '1 day 2 hours', 'epoch'::timestamptz + g * interval '7 hours', "
+    on_old("CREATE TABLE kinds (id int PRIMARY KEY, m money, f float8, i interval, t timestamptz, b bytea, n numeric, r tstzrange, e text)");
+    on_old("INSERT INTO kinds SELECT g, g::money, 1.0 / g, g * interval '1 day 2 hours', 'epoch'::timestamptz + g * interval '7 hours', "
              "decode(md5(g::text), 'hex'), g / 7.0, tstzrange('epoch', now()), CASE g % 3 WHEN 0 THEN '' WHEN 1 THEN NULL ELSE 'x' END FROM "
              "generate_series(1, 2000) g");
-    old_side("CREATE TABLE plain (id int PRIMARY KEY, a int8, n numeric, t text, j jsonb, c char(4), at timestamptz, u uuid, b bytea, i interval)");
-    old_side("INSERT INTO plain SELECT g, g, g / 4.0, CASE g % 2 WHEN 0 THEN '' END, jsonb_build_object('k', g), 'x', 'epoch'::timestamptz + g * "
+    on_old("CREATE TABLE plain (id int PRIMARY KEY, a int8, n numeric, t text, j jsonb, c char(4), at timestamptz, u uuid, b bytea, i interval)");
+    on_old("INSERT INTO plain SELECT g, g, g / 4.0, CASE g % 2 WHEN 0 THEN '' END, jsonb_build_object('k', g), 'x', 'epoch'::timestamptz + g * "
              "interval '7 hours', md5(g::text)::uuid, decode(md5(g::text), 'hex'), '1 month'::interval * g FROM generate_series(1, 2000) g");
-    old_side("CREATE TABLE pairs (a text COLLATE \"C\", b uuid, v int, PRIMARY KEY (a, b)); INSERT INTO pairs SELECT md5(g::text), "
+    on_old("CREATE TABLE pairs (a text COLLATE \"C\", b uuid, v int, PRIMARY KEY (a, b)); INSERT INTO pairs SELECT md5(g::text), "
              "md5(g::text)::uuid, g FROM generate_series(1, 3000) g; CREATE TABLE lonely (v text); ALTER TABLE lonely REPLICA IDENTITY FULL; "
              "INSERT INTO lonely SELECT CASE g WHEN 5 THEN NULL WHEN 6 THEN '' ELSE 'row ' || g / 2 END FROM generate_series(1, 3000) g");
-    old_side("CREATE TABLE big (id bigint PRIMARY KEY, grp int, body text NOT NULL, note text)");
+    on_old("CREATE TABLE big (id bigint PRIMARY KEY, grp int, body text NOT NULL, note text)");
     for (std::int64_t first = 1; first <= rows_wanted(); first += 1'000'000)
-      old_side(fmt::format("INSERT INTO big SELECT g, g % 97, md5(g::text) || md5((g + 1)::text), CASE WHEN g % 5 = 0 THEN '' END FROM "
+      on_old(fmt::format("INSERT INTO big SELECT g, g % 97, md5(g::text) || md5((g + 1)::text), CASE WHEN g % 5 = 0 THEN '' END FROM "
                            "generate_series({}, {}) g",
                            first, std::min(first + 999'999, rows_wanted())));
-    old_side("VACUUM ANALYZE big");
-    old_side("GRANT ALL ON ALL TABLES IN SCHEMA public TO client; SELECT lo_from_bytea(4712, decode(repeat('0123456789abcdef', 200000), 'hex')); "
+    on_old("VACUUM ANALYZE big");
+    on_old("GRANT ALL ON ALL TABLES IN SCHEMA public TO client; SELECT lo_from_bytea(4712, decode(repeat('0123456789abcdef', 200000), 'hex')); "
              "SELECT lo_create(4713); GRANT SELECT ON LARGE OBJECT 4712 TO client; COMMENT ON LARGE OBJECT 4712 IS 'O''Hara\\''s'; INSERT INTO "
              "pg_seclabel SELECT 4712, 'pg_largeobject'::regclass, 0, 'nobody', 'secret'");
   }
   void TearDown() override {
     if (!world.usable()) return;
     (void)world.undo("verify");
-    world.set_verify_rows(1'000'000);
-    world.crash_at("");
+    world.set_verify_rows(PostgresOptions{}.verify_rows);
     world.verified_within_ms = 0;
-    world.drop_shop();
-    world.forget_acts();
+    LiveTest::TearDown();
   }
 
-  void old_side(const std::string& sql) {
-    const auto done = world.old_server().sql("shop", sql);
-    EXPECT_FALSE(done.starts_with("ERROR")) << done;
-  }
   // As somebody does who should not.
   void on_new(const std::string& sql) {
     const auto done = world.new_server().sql("shop", "SET session_replication_role = replica; SET midstream.allow = on; " + sql, true);
     EXPECT_FALSE(done.starts_with("ERROR")) << done;
   }
   void follow() {
-    for (const char* kind : {"source", "target", "follow"}) OK(world.apply(kind));
-    ASSERT_TRUE(world.wait_reached("follow", Millis(600'000))) << world.why;
+    ASSERT_NO_FATAL_FAILURE(LiveTest::follow(Millis(600'000)));
     world.new_server().sql("postgres", "ALTER DATABASE shop SET DateStyle = 'SQL, DMY'");
     world.new_server().sql("postgres", "ALTER DATABASE shop SET TimeZone = 'Asia/Tokyo'");
     world.new_server().sql("postgres", "ALTER DATABASE shop SET bytea_output = 'escape'");
@@ -113,8 +88,6 @@ class LiveVerify : public testing::Test {
     const auto parsed = parse_json(*text);
     return parsed ? progress_from_json(*parsed).value_or(Progress{}) : Progress{};
   }
-
-  World& world = World::get();
 };
 
 // Rows that change at every look, of a table with a key and of one without.
@@ -141,7 +114,7 @@ TEST_F(LiveVerify, NothingIsFoundOnACleanOneUnderWriteLoad) {
   EXPECT_EQ(world.new_server().sql("shop", "SELECT md5(lo_get(4712))", true), world.old_server().sql("shop", "SELECT md5(lo_get(4712))"));
   EXPECT_EQ(world.new_server().sql("shop", "SELECT last_value FROM tickets", true), "100") << "carried before the switch";
   // What changes on old is carried, not found.
-  old_side("SELECT nextval('tickets'); SELECT lo_put(4712, 5, '\\x99'); SELECT lo_unlink(4713); SELECT lo_from_bytea(4714, 'new'); GRANT UPDATE ON "
+  on_old("SELECT nextval('tickets'); SELECT lo_put(4712, 5, '\\x99'); SELECT lo_unlink(4713); SELECT lo_from_bytea(4714, 'new'); GRANT UPDATE ON "
            "LARGE OBJECT 4714 TO client; COMMENT ON LARGE OBJECT 4711 IS 'later'");
   EXPECT_EQ(verdict(), "");
   EXPECT_EQ(world.new_server().sql("shop", "SELECT obj_description(4711, 'pg_largeobject')", true), "later");
@@ -152,7 +125,7 @@ TEST_F(LiveVerify, CommentsAndLabelsOfLargeObjectsGoOverInTheSwitch) {
   const std::string said = "SELECT concat_ws(' ', obj_description(4711, 'pg_largeobject'), (SELECT label FROM pg_seclabel WHERE objoid = 4711))";
   ASSERT_NO_FATAL_FAILURE(follow());
   EXPECT_EQ(verdict(), "");
-  old_side("COMMENT ON LARGE OBJECT 4711 IS 'there'; INSERT INTO pg_seclabel SELECT 4711, 'pg_largeobject'::regclass, 0, 'nobody', 'and labelled'");
+  on_old("COMMENT ON LARGE OBJECT 4711 IS 'there'; INSERT INTO pg_seclabel SELECT 4711, 'pg_largeobject'::regclass, 0, 'nobody', 'and labelled'");
   OK(world.apply("switch"));
   EXPECT_EQ(world.new_server().sql("shop", said), "there and labelled");
   EXPECT_EQ(world.new_server().sql("shop", "COMMENT ON LARGE OBJECT 4711 IS 'back'"), "");
