@@ -37,6 +37,7 @@ struct CliOptions {
   bool yes = false;
   bool watch = false;
   bool adopt = false;   // first rebuild the journal from the agents
+  bool new_is_lost = false;
   bool anyway = false;  // go back although that is observed not to be possible
 };
 
@@ -49,6 +50,7 @@ int command_check(const CliOptions& options);
 int command_plan(const CliOptions& options);
 int command_run(const CliOptions& options, const std::stop_token& stop);
 int command_rollback(const CliOptions& options, const std::stop_token& stop, bool only_before_switch);
+int command_new_is_lost(const CliOptions& options);
 int command_finish(const CliOptions& options, const std::stop_token& stop);
 int command_status(const CliOptions& options, const std::stop_token& stop);
 int command_ask(const CliOptions& options, const std::string& verb);

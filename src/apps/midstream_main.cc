@@ -57,8 +57,12 @@ int main_with(int argc, char** argv) {
   run->add_flag("--yes", options.yes, "do not ask");
   run->add_flag("--adopt", options.adopt, "take the move over from a controller that is gone: rebuild the journal from the agents");
   run->add_option("--until", options.until, "end after this phase");
-  with_manifest(add("rollback", "go back, losing nothing", [&] { return command_rollback(options, stop, false); }))
-      ->add_flag("--anyway", options.anyway, "although going back is observed not to be possible: as far as it can");
+  auto* rollback = with_manifest(add("rollback", "go back, losing nothing", [&] {
+    return options.new_is_lost ? command_new_is_lost(options) : command_rollback(options, stop, false);
+  }));
+  rollback->add_flag("--anyway", options.anyway, "although going back is observed not to be possible: as far as it can");
+  rollback->add_flag("--new-is-lost", options.new_is_lost, "new is gone for good: what would be missing on old (to take it back so is not there yet)");
+  rollback->add_flag("--json", options.json, "with --new-is-lost");
   with_manifest(add("abort", "undo everything, before the first switch", [&] { return command_rollback(options, stop, true); }));
   auto* finish = with_manifest(add("finish", "the one irreversible step; after a rollback: the end of the move", [&] { return command_finish(options, stop); }));
   finish->add_flag("--yes", options.yes);

@@ -404,6 +404,9 @@ Result<Json> World::observe(const std::string& kind) {
 Result<Json> World::observe_undo(const std::string& kind) {
   return runs(kind).mover->observe_undo(context(runs(kind)), desired(kind));
 }
+Result<Json> World::ask_old(const std::string& verb) {
+  return old_side_.mover->peer(context(old_side_), verb, {{"database", database}, {"desired", desired("switch")}});
+}
 Result<Json> World::check(const std::string& kind) {
   return runs(kind).mover->check(context(runs(kind)), desired(kind));
 }

@@ -109,6 +109,7 @@ class World {
   Result<Json> observe(const std::string& kind);
   Result<Json> observe_undo(const std::string& kind);
   Result<Json> check(const std::string& kind);
+  Result<Json> ask_old(const std::string& verb);  // old's mover, as new's or an operator's program asks it
   bool wait_reached(const std::string& kind, Millis within);  // with the last `why` in `why`
   std::string why;
   void crash_at(const std::string& point);  // "" for never

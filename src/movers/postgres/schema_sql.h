@@ -22,6 +22,12 @@ CREATE TABLE IF NOT EXISTS midstream.handover (
   sequences jsonb NOT NULL,
   extras jsonb NOT NULL,
   at timestamptz NOT NULL DEFAULT now());
+CREATE TABLE IF NOT EXISTS midstream.heard (
+  at timestamptz PRIMARY KEY,
+  turn bigint NOT NULL,
+  position pg_lsn NOT NULL,
+  confirmed pg_lsn,
+  sync boolean NOT NULL);
 CREATE TABLE IF NOT EXISTS midstream.identity (
   relation regclass PRIMARY KEY,
   was "char" NOT NULL,

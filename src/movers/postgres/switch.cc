@@ -12,6 +12,7 @@
 #include "movers/postgres/fence.h"
 #include "movers/postgres/gate_hold.h"
 #include "movers/postgres/handover.h"
+#include "movers/postgres/outlook.h"
 #include "movers/postgres/physical_give.h"
 #include "movers/postgres/physical_side.h"
 #include "movers/postgres/prewarm.h"
@@ -125,6 +126,8 @@ const std::map<std::string_view, Handler>& handlers() {
        }},
       {"seed_room",
        [](const Work& w, const std::string&, const Json&) -> Result<Json> { return to_json(TRY(look_at_wal(w, w.plan.seed_slot()))); }},
+      {"heard", [](const Work& w, const std::string& d, const Json& a) { return note_heard(w, d, a); }},
+      {"outlook", [](const Work& w, const std::string& d, const Json&) { return what_is_here(w, d); }},
       {"facts", [](const Work& w, const std::string&, const Json&) { return cluster_facts(w); }},
   };
   return all;
@@ -364,10 +367,19 @@ namespace {
 
 constexpr std::int64_t kWayBackLagMs = 10'000;  // further behind, old does not count as in sync
 
-Result<std::string> why_not_back(const Work& work, const std::string& database, std::int64_t& lag_bytes) {
+// For the day on which new cannot be asked any more (outlook.h). A note that is not made is the older by a second.
+void tell_old(const Work& work, const Switch& one, const std::string& database, bool sync) {
+  auto positions = own_positions(work, database);
+  if (!positions) return;
+  (*positions)["sync"] = sync;
+  (void)one.side(true, "heard", std::move(*positions));
+}
+
+Result<std::string> why_not_back(const Work& work, const std::string& database, bool sync, std::int64_t& lag_bytes) {
   const Switch one(work, database);
   const auto both = TRY(one.titles());
   if (owner_of(both) != "new") return fmt::format("{} is owned by {}", database, owner_of(both));
+  tell_old(work, one, database, sync);
   const auto reverse = TRY(one.side(true, "arrival"));
   const auto lag = TRY(look_at_slot(work, work.outgoing(database)));
   lag_bytes += lag.bytes;
@@ -382,12 +394,14 @@ Result<std::string> why_not_back(const Work& work, const std::string& database, 
 
 Result<Json> observe_way_back(const Work& work) {
   std::int64_t lag_bytes = 0;
+  bool waits = false;  // new's commits, for old
   if (is_sync_reverse(work.plan)) {
     const auto sync = look_at_sync_reverse(work);
     if (sync && sync->ours && !sync->present) return undo_outlook(words_of_waiting(*sync));
+    waits = sync && sync->ours;
   }
   for (const auto& database : work.plan.databases) {
-    const auto why = why_not_back(work, database, lag_bytes);
+    const auto why = why_not_back(work, database, waits, lag_bytes);
     if (!why) return undo_outlook(fmt::format("{} cannot be asked: {}", database, why.error().what));
     if (!why->empty()) return undo_outlook(*why);
   }
