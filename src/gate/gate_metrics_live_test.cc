@@ -329,7 +329,9 @@ TEST_F(Metrics, OfSwitchesThatSucceedAndThatDoNot) {
   Client first(world.info() + " application_name=first"), second(world.info() + " application_name=second");
   ASSERT_TRUE(first.good() && second.good());
   world.prepared("new");
-  EXPECT_EQ(world.figures().at("midstream_gate_sessions_prepared{connection=\"connected\"}"), 2);
+  const auto connected = [&] { return world.figures().at("midstream_gate_sessions_prepared{connection=\"connected\"}"); };
+  for (const auto deadline = Deadline::in(Millis(20'000)); connected() != 2 && !deadline.expired();) pause_for(Millis(10), {});
+  EXPECT_EQ(connected(), 2);
   const std::string to_new = "database=\"app\",to=\"new\"";
   // A transaction that is open; a session that is pinned; a hold that is over before it is kept; one that is taken back.
   first.run("BEGIN");
