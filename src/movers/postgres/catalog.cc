@@ -6,6 +6,7 @@
 #include <array>
 
 #include "base/text.h"
+#include "movers/postgres/ddl.h"
 #include "movers/postgres/identity.h"
 #include "movers/postgres/quiet_triggers.h"
 #include "sys/child.h"
@@ -52,18 +53,25 @@ std::vector<std::string> program(const Work& work, int version, std::string_view
           std::to_string(work.mine().port)};
 }
 
-Result<std::string> schema_of(const Work& work, int version, const std::string& database) {
+// With what had been written down of its DDL by then, in `ddl`.
+Result<std::string> schema_of(const Work& work, int version, const std::string& database, Json& ddl) {
+  auto session = TRY(work.session(database));
+  const auto snapshot =
+      TRY(session->run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT pg_export_snapshot()", {}, work.context.deadline, work.context.stop)).text(0, 0);
+  ddl = TRY(ddl_rows(*session, work.context.deadline, work.context.stop));
   auto argv = program(work, version, "pg_dump");
   argv.insert(argv.end(), {"-U", work.plan.agent_role(), "--schema-only", "--no-publications", "--no-subscriptions",
-                           "--no-tablespaces", "--exclude-schema=midstream", "-d", "dbname='" + database + "'"});
+                           "--no-tablespaces", "--exclude-schema=midstream", "--snapshot=" + snapshot, "-d", "dbname='" + database + "'"});
   const auto exit = TRY(run_child(argv, "", work.context.deadline, work.context.stop));
+  CHECK_OK(session->run("COMMIT", {}, work.context.deadline, work.context.stop));
   if (exit.code != 0)
     return refused(fmt::format("pg_dump of the schema of {} failed: {}", database, printable(exit.err.substr(0, 400))));
   if (exit.out.size() >= kMostSchema) return refused(fmt::format("the schema of {} is larger than 16 MiB", database));
   // Our own triggers are made on new by ourselves, with its own title.
   std::string out;
   for (const auto& line : split(exit.out, '\n'))
-    if (line.find("midstream_deny") == std::string::npos && line.find("midstream.deny_ddl") == std::string::npos)
+    if (line.find("midstream_deny") == std::string::npos && line.find("midstream.deny_ddl") == std::string::npos &&
+        line.find("midstream.record_ddl") == std::string::npos && line.find("EVENT TRIGGER \"!midstream_") == std::string::npos)
       out += line + '\n';
   return out;
 }
@@ -84,7 +92,9 @@ std::string without_event_triggers(const std::string& sql, const Plan& plan) {
   return out;
 }
 
-std::string attributes(const Json& role) {
+}  // namespace
+
+std::string role_attributes(const Json& role) {
   const auto flag = [&](const char* key, const char* word) {
     return std::string(get_bool_or(role, key, false) ? " " : " NO") + word;
   };
@@ -101,7 +111,7 @@ std::string attributes(const Json& role) {
 
 // "name=value" of pg_db_role_setting as SET takes it: lists are kept as they are, quoted by the server
 // itself.
-std::string setting(const std::string& entry) {
+std::string role_setting(const std::string& entry) {
   static constexpr std::array kLists{"search_path", "temp_tablespaces", "session_preload_libraries",
                                      "local_preload_libraries", "shared_preload_libraries"};
   const auto at = entry.find('=');
@@ -112,6 +122,8 @@ std::string setting(const std::string& entry) {
   for (const auto& part : split(name, '.')) parts.push_back(ident(part));
   return fmt::format("{} TO {}", join(parts, "."), list && !value.empty() ? value : quote(value));
 }
+
+namespace {
 
 constexpr const char* kRolesSql =
     "SELECT rolname, rolsuper, rolinherit, rolcreaterole, rolcreatedb, rolcanlogin, rolreplication, "
@@ -153,7 +165,7 @@ Result<Json> dump_catalog(const Work& work, bool with_schema) {
   for (const auto& database : work.plan.databases) {
     catalog["identities"][database] = TRY(given_identities(work, database));
     catalog["quieted"][database] = TRY(quieted_triggers(work, database));
-    catalog["schemas"][database] = without_event_triggers(TRY(schema_of(work, version, database)), work.plan);
+    catalog["schemas"][database] = without_event_triggers(TRY(schema_of(work, version, database, catalog["ddl"][database])), work.plan);
   }
   return catalog;
 }
@@ -183,7 +195,7 @@ Result<> make_roles(const Work& work, const Json& catalog, const std::vector<std
   for (const auto& role : catalog.at("roles")) {
     const auto name = get_string_or(role, "rolname", "");
     if (std::ranges::find(missing, name) != missing.end())
-      CHECK_OK(work.run_cluster(fmt::format("CREATE ROLE {} WITH{}", ident(name), attributes(role))));
+      CHECK_OK(work.run_cluster(fmt::format("CREATE ROLE {} WITH{}", ident(name), role_attributes(role))));
   }
   for (const auto& one : catalog.at("memberships")) {
     const auto member = get_string_or(one, "member", "");
@@ -195,7 +207,7 @@ Result<> make_roles(const Work& work, const Json& catalog, const std::vector<std
     const auto role = get_string_or(one, "role", "");
     if (!ours(role) || !get_string_or(one, "database", "").empty()) continue;
     for (const auto& entry : one.at("config"))
-      CHECK_OK(work.run_cluster(fmt::format("ALTER ROLE {} SET {}", ident(role), setting(entry.get<std::string>()))));
+      CHECK_OK(work.run_cluster(fmt::format("ALTER ROLE {} SET {}", ident(role), role_setting(entry.get<std::string>()))));
   }
   return {};
 }
@@ -213,22 +225,24 @@ Result<> make_database(const Work& work, const Json& catalog, const std::string&
   return {};
 }
 
-Result<> settle_database(const Work& work, const Json& catalog, const std::string& database) {
-  const auto& one = catalog.at("databases").at(database);
-  if (one.at("acl").is_array()) {
-    CHECK_OK(work.run_cluster(fmt::format("REVOKE ALL ON DATABASE {} FROM PUBLIC", ident(database))));
-    for (const auto& grant : one.at("acl")) {
-      const auto to = grant.at(0).get<std::string>();
-      CHECK_OK(work.run_cluster(fmt::format("GRANT {} ON DATABASE {} TO {}{}", grant.at(1).get<std::string>(),
-                                            ident(database), to.empty() ? "PUBLIC" : ident(to),
-                                            grant.at(2).get<bool>() ? " WITH GRANT OPTION" : "")));
-    }
+Result<> grant_database(const Work& work, const Json& one, const std::string& database) {
+  if (!one.at("acl").is_array()) return {};
+  CHECK_OK(work.run_cluster(fmt::format("REVOKE ALL ON DATABASE {} FROM PUBLIC", ident(database))));
+  for (const auto& grant : one.at("acl")) {
+    const auto to = grant.at(0).get<std::string>();
+    CHECK_OK(work.run_cluster(fmt::format("GRANT {} ON DATABASE {} TO {}{}", grant.at(1).get<std::string>(), ident(database),
+                                          to.empty() ? "PUBLIC" : ident(to), grant.at(2).get<bool>() ? " WITH GRANT OPTION" : "")));
   }
+  return {};
+}
+
+Result<> settle_database(const Work& work, const Json& catalog, const std::string& database) {
+  CHECK_OK(grant_database(work, catalog.at("databases").at(database), database));
   for (const auto& set : catalog.at("settings")) {
     if (get_string_or(set, "database", "") != database) continue;
     const auto role = get_string_or(set, "role", "");
     for (const auto& entry : set.at("config")) {
-      const auto value = setting(entry.get<std::string>());
+      const auto value = role_setting(entry.get<std::string>());
       CHECK_OK(work.run_cluster(
           role.empty() ? fmt::format("ALTER DATABASE {} SET {}", ident(database), value)
                        : fmt::format("ALTER ROLE {} IN DATABASE {} SET {}", ident(role), ident(database), value)));
@@ -243,11 +257,12 @@ Result<> restore_schema(const Work& work, const Json& catalog, const std::string
                            "-d", "dbname='" + database + "'"});
   // Extensions belong to who makes them; our role will be gone.
   const auto sql = fmt::format(
-      "SET SESSION AUTHORIZATION {};\n{}\nRESET SESSION AUTHORIZATION;\n{}{}COMMENT ON SCHEMA "
+      "SET SESSION AUTHORIZATION {};\n{}\nRESET SESSION AUTHORIZATION;\n{}{}{}COMMENT ON SCHEMA "
       "midstream IS 'filled';\n",
       ident(work.options.superuser), get_string_or(catalog.at("schemas"), database, ""),
       TRY(note_identities_sql(catalog.value("identities", Json::object()).value(database, Json::array()))),
-      TRY(note_quieted_sql(catalog.value("quieted", Json::object()).value(database, Json::array()))));
+      TRY(note_quieted_sql(catalog.value("quieted", Json::object()).value(database, Json::array()))),
+      note_ddl_sql(catalog.value("ddl", Json::object()).value(database, Json::array())));
   const auto exit = TRY(run_child(argv, sql, work.context.deadline, work.context.stop));
   if (exit.code != 0)
     return refused(fmt::format("the schema of {} cannot be restored: {}", database, printable(exit.err.substr(0, 400))),

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "base/text.h"
+#include "movers/postgres/ddl.h"
 #include "movers/postgres/late_checks.h"
 #include "movers/postgres/schema_sql.h"
 
@@ -74,6 +75,9 @@ class Run {
       return refused(fmt::format("old_snapshot_threshold is {} on {}: it would remove rows that are still to be copied",
                                  threshold.text(0, 0), work_.theirs().host),
                      "set it to -1 and restart that server, or wait with the move");
+    // DDL between new's schema and the snapshot; what comes after the snapshot is in the stream.
+    auto repeater = TRY(writer());
+    CHECK_OK(repeat_before_copy(work_, repeater, TRY(ddl_rows(old_side, Deadline::in(Millis(10'000)), work_.context.stop)), kStandbySql));
     const auto rows = TRY(old_side.run(kSourceSql, {work_.plan.publication()}, Deadline::in(kStuck), work_.context.stop));
     std::vector<SourceTable> tables;
     for (int i = 0; i < rows.size(); ++i)
@@ -246,7 +250,7 @@ class Run {
     const auto moved = transfer(chunk, *from, *to);
     if (!moved) return std::unexpected(to_error(moved.error(), doing));
     if (!*moved)
-      return failure(ErrorKind::corrupt, fmt::format("{} was rewritten on old after the snapshot was taken", chunk.table));
+      return failure(ErrorKind::corrupt, fmt::format("{} was rewritten on old, or altered, after the snapshot was taken", chunk.table));
     return {};
   }
 
@@ -261,7 +265,11 @@ class Run {
                                 {}, limit(), stop);
     if (!begun) return std::unexpected(begun.error());
     if (auto seen = from.query(see_snapshot(), {}, limit(), stop); !seen) return std::unexpected(seen.error());
-    if (auto out = from.begin_copy(copy_out_sql(table, chunk), limit(), stop); !out) return std::unexpected(out.error());
+    if (auto out = from.begin_copy(copy_out_sql(table, chunk), limit(), stop); !out) {
+      // The table, or a column of it, is gone or has another name.
+      if (out.error().sqlstate == "42P01" || out.error().sqlstate == "42703") return false;
+      return std::unexpected(out.error());
+    }
     if (auto in = to.begin_copy(copy_in_sql(table), limit(), stop); !in) return std::unexpected(in.error());
     std::string buffer;
     for (bool more = true; more;) {

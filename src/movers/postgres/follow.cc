@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "base/text.h"
+#include "movers/postgres/ddl.h"
 #include "movers/postgres/schema_sql.h"
 #include "movers/postgres/stream.h"
 #include "movers/postgres/title.h"
@@ -80,7 +81,11 @@ Result<Json> observe_follow(const Work& work, const Copier& copier) {
     }
     lag_bytes += lag.bytes;
     lag_ms = std::max(lag_ms, lag.ms);
-    if (arrival.ready < arrival.tables || arrival.tables == 0)
+    const auto way = lag.bytes > 0 ? TRY(ddl_in_the_way(work, database, true)) : std::string();
+    if (!way.empty()) out["alarm"] = way;
+    if (!way.empty())
+      wait(way);
+    else if (arrival.ready < arrival.tables || arrival.tables == 0)
       wait(fmt::format("{} of {} tables of {} are followed", arrival.ready, arrival.tables, database));
     else if (!arrival.running || !lag.active)
       wait(fmt::format("the stream of {} is not connected", database));
@@ -92,7 +97,7 @@ Result<Json> observe_follow(const Work& work, const Copier& copier) {
               {"copied_bytes", bytes},
               {"lag_bytes", lag_bytes},
               {"lag_ms", lag_ms}});
-  if (out.contains("alarm") && !get_bool_or(out, "reached", false))
+  if (out.contains("alarm") && !get_bool_or(out, "reached", false) && out["why"] != out["alarm"])
     out["why"] = get_string_or(out, "why", "") + "; " + get_string_or(out, "alarm", "");
   out["phase"] = copying ? "copying" : get_bool_or(out, "reached", false) ? "following" : "stalled";
   return out;

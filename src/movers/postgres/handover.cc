@@ -5,6 +5,7 @@
 #include <set>
 
 #include "base/text.h"
+#include "movers/postgres/ddl.h"
 #include "movers/postgres/fence.h"
 #include "movers/postgres/gate_hold.h"
 #include "movers/postgres/prewarm.h"
@@ -292,6 +293,14 @@ Result<Json> prepare_take(const Work& work, const std::string& database, const J
   return Json{{"proof", std::move(proof)}, {"fingerprint", TRY(fingerprint(work, database))}, {"warmed_bytes", warmed}};
 }
 
+namespace {
+
+Result<bool> changed_lately(const Work& work, const std::string& database) {
+  return TRY(work.run(database, "SELECT EXISTS (SELECT FROM midstream.ddl WHERE at > clock_timestamp() - interval '1 minute')")).truth(0, 0);
+}
+
+}  // namespace
+
 Result<Json> prepare_give(const Work& work, const std::string& database, const Json& args) {
   const auto title = TRY(read_title(work, database));
   if (title.state != "owner")
@@ -308,8 +317,10 @@ Result<Json> prepare_give(const Work& work, const std::string& database, const J
         first = line;
         break;
       }
+    // What was done just now is on its way.
+    if (TRY(changed_lately(work, database))) return retry(fmt::format("the schema of {} is changing: {}", database, printable(first.substr(0, 200))));
     return refused(
-        fmt::format("the schema of {} changed during the move: {}", database, printable(first.substr(0, 200))),
+        fmt::format("the schemas of {} differ: {}", database, printable(first.substr(0, 200))),
         "make the same change on the other side (as our role, by undoing and repeating target and follow)");
   }
   CHECK_OK(make_triggers(work, database));
@@ -427,6 +438,7 @@ Result<Json> after_give(const Work& work, const std::string& database, const Jso
   if (!work.on_old) CHECK_OK(end_sync_reverse(work));
   const auto began = TRY(get_string(args, "began"));
   CHECK_OK(make_subscription(work, database));
+  CHECK_OK(complete_tables(work, database));
   CHECK_OK(enable_subscription(work, database, began));
   work.at("after.reverse");
   CHECK_OK(drop_slot(work, work.outgoing(database)));

@@ -26,7 +26,7 @@ Result<bool> has_notes(const Work& work, Session& session) {
 Result<std::vector<LoudTrigger>> loud_triggers(const Work& work, Session& session) {
   const auto rows = TRY(session.run(
       "SELECT format('%I.%I', n.nspname, c.relname), t.tgname, t.tgenabled FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n "
-      "ON n.oid = c.relnamespace WHERE NOT t.tgisinternal AND t.tgenabled IN ('A', 'R') AND t.tgname <> 'midstream_deny' AND c.relkind IN ('r', 'p') "
+      "ON n.oid = c.relnamespace WHERE NOT t.tgisinternal AND t.tgenabled IN ('A', 'R') AND t.tgname <> 'midstream_deny' AND n.nspname <> 'midstream' AND c.relkind IN ('r', 'p') "
       "AND c.relpersistence <> 't' ORDER BY 1, 2",
       {}, work.context.deadline, work.context.stop));
   std::vector<LoudTrigger> out;

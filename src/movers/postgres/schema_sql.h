@@ -214,13 +214,14 @@ WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
   AND n.nspname NOT LIKE 'pg\_temp%'
 ORDER BY 1)sql";
 
-// Columns in their order, identity, persistence, keys; sequences with their definition.
+// Columns in their order, identity, persistence, keys; sequences with their definition; indexes. Of what else there is, its name, and what
+// is the same text on both sides however it came there: an expression that was dumped and restored need not be. Not what belongs to an extension.
 inline constexpr const char* kFingerprintSql = R"sql(
 WITH t AS (SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name, c.relkind, c.relpersistence, c.relreplident
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   WHERE c.relkind IN ('r', 'p', 'S', 'v', 'm') AND c.relpersistence <> 't'
     AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'midstream') AND n.nspname NOT LIKE 'pg\_toast%'
-    AND n.nspname NOT LIKE 'pg\_temp%')
+    AND n.nspname NOT LIKE 'pg\_temp%'), n AS (SELECT oid, nspname FROM pg_catalog.pg_namespace WHERE nspname NOT LIKE 'pg\_%' AND nspname NOT IN ('information_schema', 'midstream'))
 SELECT coalesce(string_agg(line, E'\n' ORDER BY line COLLATE "C"), '') FROM (
   SELECT format('%s %s%s%s %s', name, relkind, relpersistence, relreplident,
     CASE WHEN relkind = 'S' THEN (SELECT format('%s %s %s %s %s %s', format_type(seqtypid, NULL), seqstart,
@@ -230,6 +231,20 @@ SELECT coalesce(string_agg(line, E'\n' ORDER BY line COLLATE "C"), '') FROM (
       WHERE a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped) END) AS line FROM t
   UNION ALL
   SELECT format('%s index %s', t.name, replace(pg_get_indexdef(i.indexrelid), ' ONLY ', ' ')) FROM t
-    JOIN pg_catalog.pg_index i ON i.indrelid = t.oid) lines)sql";
+    JOIN pg_catalog.pg_index i ON i.indrelid = t.oid
+  UNION ALL SELECT format('%s constraint %I %s', t.name, conname, contype) FROM t JOIN pg_catalog.pg_constraint ON conrelid = t.oid WHERE conparentid = 0 AND coninhcount = 0
+  UNION ALL SELECT format('%s trigger %I %s %s', t.name, tgname, tgtype, tgenabled) FROM t JOIN pg_catalog.pg_trigger ON tgrelid = t.oid
+    WHERE NOT tgisinternal AND tgparentid = 0 AND tgname <> 'midstream_deny'
+  UNION ALL SELECT format('%s policy %I %s', t.name, polname, polcmd) FROM t JOIN pg_catalog.pg_policy ON polrelid = t.oid
+  UNION ALL SELECT format('%s rule %I', t.name, rulename) FROM t JOIN pg_catalog.pg_rewrite ON ev_class = t.oid WHERE rulename <> '_RETURN'
+  UNION ALL SELECT format('schema %I', nspname) FROM n
+  UNION ALL SELECT format('extension %I', extname) FROM pg_catalog.pg_extension
+  UNION ALL SELECT format('function %I.%I(%s) %s %s', nspname, proname, pg_get_function_identity_arguments(p.oid), prokind, md5(prosrc)) FROM pg_catalog.pg_proc p JOIN n ON n.oid = pronamespace
+    WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_depend WHERE classid = 'pg_proc'::regclass AND objid = p.oid AND deptype = 'e')
+  UNION ALL SELECT format('type %I.%I %s %s %s', nspname, typname, typtype, format_type(nullif(typbasetype, 0), typtypmod), concat((SELECT string_agg(enumlabel, ',' ORDER BY enumsortorder) FROM
+      pg_catalog.pg_enum WHERE enumtypid = y.oid), (SELECT string_agg(format('%I %s', attname, format_type(atttypid, atttypmod)), ',' ORDER BY attnum) FROM pg_catalog.pg_attribute
+      WHERE attrelid = y.typrelid AND attnum > 0 AND NOT attisdropped)))
+    FROM pg_catalog.pg_type y JOIN n ON n.oid = typnamespace LEFT JOIN pg_catalog.pg_class c ON c.oid = typrelid WHERE typtype IN ('e', 'd', 'c', 'r') AND coalesce(c.relkind, 'c') = 'c'
+      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend WHERE classid = 'pg_type'::regclass AND objid = y.oid AND deptype = 'e')) lines)sql";
 
 }  // namespace midstream::postgres

@@ -13,6 +13,7 @@
 #include "movers/postgres/quiet_triggers.h"
 #include "movers/postgres/roads.h"
 #include "movers/postgres/seeder.h"
+#include "movers/postgres/shared.h"
 #include "movers/postgres/stream.h"
 #include "movers/postgres/title.h"
 #include "sys/file.h"
@@ -69,7 +70,8 @@ Result<> make_our_roles(const Work& work, const Json& record) {
   return {};
 }
 
-// Where PUBLIC may not connect, our roles without superuser's rights need it of their own.
+}  // namespace
+
 Result<> let_in(const Work& work, const std::string& database) {
   for (const auto& role : {work.plan.replication_role(), work.plan.probe_role()}) {
     const auto may = TRY(work.run_cluster("SELECT has_database_privilege($1, $2, 'CONNECT')", {role, database}));
@@ -78,6 +80,8 @@ Result<> let_in(const Work& work, const std::string& database) {
   }
   return {};
 }
+
+namespace {
 
 // The server reads its access files a moment after it is told to; a session that began later shows it.
 Result<> reload(const Work& work, Session& session) {
@@ -398,6 +402,7 @@ Result<Json> undo_target(const Work& work) {
             fmt::format("{} on {} owns its data: dropping it would lose writes", database, work.context.host),
             "undo the switch first");
       if (!title.state.empty()) CHECK_OK(drop_subscription(work, database));
+      if (!title.state.empty()) CHECK_OK(note_made_roles(work, database));
     }
     CHECK_OK(work.ask("forget_streams", Json::object()));
     for (const auto& database : work.plan.databases) {
@@ -408,7 +413,7 @@ Result<Json> undo_target(const Work& work) {
       work.at("undo.target.dropped");
     }
   }
-  auto made = record.value("made_roles", Json::array());
+  auto made = TRY(Record::load(work.context, work.plan.move)).value("made_roles", Json::array());
   std::reverse(made.begin(), made.end());
   for (const auto& name : made) CHECK_OK(work.run_cluster("DROP ROLE IF EXISTS " + ident(name.get<std::string>())));
   CHECK_OK(remove_access(work));

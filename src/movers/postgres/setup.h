@@ -18,6 +18,8 @@ Result<> finish_old(const Work& work);
 
 // Our own roles in the cluster that `work` speaks to, with the passwords of this host's record; made, or made so.
 Result<> make_own_roles(const Work& work);
+// Where PUBLIC may not connect, our roles without superuser's rights need it of their own.
+Result<> let_in(const Work& work, const std::string& database);
 // Writes our blocks into the access files, has the server read them, and waits until it has. `database` ("":
 // all) is open but for who is in the fence role (soft), refused to everybody but us, or to everybody but us and the gate's
 // host; which is which is kept in the record.

@@ -71,6 +71,7 @@ Result<> make_publication(const Work& work, const std::string& database) {
   // One that was made in between waits outside, and is named before the switch.
   for (const auto& bare : TRY(tables_without_identity(work, *session))) std::erase(tables, bare.table);
   tables.push_back("midstream.handover");
+  tables.push_back("midstream.ddl");
   CHECK_OK(session->run(fmt::format("BEGIN; SET LOCAL midstream.allow = 'on'; SET LOCAL lock_timeout = '2s'; CREATE "
                                     "PUBLICATION {} FOR TABLE {}; COMMIT",
                                     ident(name), join(tables, ", ")),

@@ -10,7 +10,7 @@
 
 namespace midstream::postgres {
 
-// Publication of every ordinary logged table and of midstream.handover. Tables without a replica identity are given one (identity.h):
+// Publication of every ordinary logged table, of midstream.handover and midstream.ddl. Tables without a replica identity are given one (identity.h):
 // publishing them as they are would make clients' UPDATE and DELETE fail.
 Result<> make_publication(const Work& work, const std::string& database);
 // Tables of this side that its publication does not have: made (again) since. What is written to them is not carried over.

@@ -8,6 +8,7 @@
 #include "movers/postgres/carry.h"
 #include "movers/postgres/catalog.h"
 #include "movers/postgres/check.h"
+#include "movers/postgres/ddl.h"
 #include "movers/postgres/digests.h"
 #include "movers/postgres/fence.h"
 #include "movers/postgres/gate_hold.h"
@@ -18,6 +19,7 @@
 #include "movers/postgres/prewarm.h"
 #include "movers/postgres/roads.h"
 #include "movers/postgres/setup.h"
+#include "movers/postgres/shared.h"
 #include "movers/postgres/stream.h"
 #include "movers/postgres/sync_reverse.h"
 #include "movers/postgres/title.h"
@@ -63,6 +65,10 @@ const std::map<std::string_view, Handler>& handlers() {
        [](const Work& w, const std::string& d, const Json&) -> Result<Json> {
          return to_json(TRY(look_at_slot(w, w.outgoing(d))));
        }},
+      {"ddl_written", [](const Work& w, const std::string& d, const Json&) { return ddl_written(w, d); }},
+      {"ddl_missing", [](const Work& w, const std::string& d, const Json& a) { return ddl_missing(w, d, a); }},
+      {"ddl_row", [](const Work& w, const std::string& d, const Json& a) { return ddl_row(w, d, a); }},
+      {"ddl_rehearsed", [](const Work& w, const std::string& d, const Json& a) { return ddl_rehearsed(w, d, a); }},
       {"subjects", [](const Work& w, const std::string& d, const Json&) { return list_subjects(w, d); }},
       {"walk", [](const Work& w, const std::string& d, const Json& a) { return walk_keys(w, d, a); }},
       {"digest", [](const Work& w, const std::string& d, const Json& a) { return digest_range(w, d, a); }},
@@ -80,6 +86,7 @@ const std::map<std::string_view, Handler>& handlers() {
       {"take_object", [](const Work& w, const std::string& d, const Json& a) { return take_object(w, d, a); }},
       {"dump", [](const Work& w, const std::string&,
                   const Json& a) { return dump_catalog(w, get_bool_or(a, "schema", false)); }},
+      {"carry_shared", [](const Work& w, const std::string&, const Json& a) { return carry_shared(w, a); }},
       {"credentials",
        [](const Work& w, const std::string&, const Json& a) -> Result<Json> {
          return exchange_credentials(w, TRY(get_string(a, "password")));
@@ -192,6 +199,12 @@ class Switch {
   }
 
   Result<Json> hand_over(bool from_old) const {
+    // Nobody is held for a stream that has stopped.
+    if (const auto way = TRY(ddl_in_the_way(work_, database_, from_old)); !way.empty()) return retry(way);
+    const auto catalog = side(from_old, "dump");
+    if (!catalog) return postponed(from_old, catalog.error());
+    const auto shared = side(!from_old, "carry_shared", {{"catalog", *catalog}});
+    if (!shared) return postponed(from_old, shared.error());
     // Old is warm when it takes back. Without the answer new begins cold, that is all.
     const auto hot = from_old ? side(true, "hot_relations") : Result<Json>(Json::object());
     const auto views = side(from_old, "filled_views");
@@ -229,6 +242,7 @@ class Switch {
     figures.update(taken);
     figures["total_ms"] = total;
     if (work_.plan.gate.present()) figures["gate"] = over;
+    figures["shared"] = shared->value("changed", Json::array());
     figures["lag_bytes"] = get_int_or(lag, "lag_bytes", 0);
     figures["warmed_bytes"] = get_int_or(ready, "warmed_bytes", 0);
     figures["fence_proof"] = Json::array();
@@ -384,6 +398,8 @@ Result<std::string> why_not_back(const Work& work, const std::string& database, 
   const auto lag = TRY(look_at_slot(work, work.outgoing(database)));
   lag_bytes += lag.bytes;
   if (!lag.wal.given_up.empty()) return lag.wal.given_up;
+  if (lag.bytes > 0)
+    if (auto way = TRY(ddl_in_the_way(work, database, false)); !way.empty()) return way;
   if (!get_bool_or(reverse, "enabled", false) || !get_bool_or(reverse, "running", false) || !lag.active)
     return fmt::format("the stream of {} back to old is not connected; {} bytes are to follow", database, lag.bytes);
   if (lag.ms > kWayBackLagMs) return fmt::format("{} on old is {} ms and {} bytes behind", database, lag.ms, lag.bytes);

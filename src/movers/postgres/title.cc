@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "movers/postgres/brief_lock.h"
+#include "movers/postgres/ddl.h"
 #include "movers/postgres/schema_sql.h"
 
 namespace midstream::postgres {
@@ -47,7 +48,7 @@ Result<> make_title(const Work& work, const std::string& database, std::string_v
       "INSERT INTO midstream.owner (epoch, state, connection_limit) VALUES ({}, {}, {}) ON CONFLICT DO "
       "NOTHING;",
       context.task.epoch, quote(state), connection_limit);
-  auto done = session->query("BEGIN; SET LOCAL midstream.allow = 'on';" + sql + row + "COMMIT", {}, context.deadline,
+  auto done = session->query("BEGIN; SET LOCAL midstream.allow = 'on';" + sql + ddl_sql(work.plan, database) + row + "COMMIT", {}, context.deadline,
                              context.stop);
   if (!done) {
     (void)session->query("ROLLBACK", {}, context.deadline, context.stop);
@@ -77,13 +78,14 @@ Result<> make_triggers(const Work& work, const std::string& database) {
                     table),
         table));
   }
+  CHECK_OK(make_ddl_triggers(work, *session));
   return make_event_triggers(work, *session);
 }
 
 Result<> remove_title(const Work& work, const std::string& database) {
   auto session = TRY(work.session(database));
   const auto& context = work.context;
-  std::string without;
+  std::string without = drop_ddl_triggers_sql(work.plan);
   for (const auto& [name, event] : work.plan.event_triggers()) without += fmt::format("DROP EVENT TRIGGER IF EXISTS {};", ident(name));
   CHECK_OK(briefly_locked(work, *session, without));
   const auto tables =
