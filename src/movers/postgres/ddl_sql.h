@@ -316,14 +316,13 @@ EXCEPTION WHEN OTHERS THEN
   INSERT INTO midstream.ddl (tag, about, why_not, settings) VALUES (TG_TAG, '', pg_catalog.format('it could not be written down: %s', SQLERRM), '{}');
 END $body$;
 
--- Of an empty table nothing is computed.
+-- Of an empty table nothing is computed. By its size: no query can be planned over a table whose indexes are being made anew.
 CREATE OR REPLACE FUNCTION midstream.note_rewrite() RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
 DECLARE
-  id oid := pg_event_trigger_table_rewrite_oid(); filled boolean;
+  id oid := pg_event_trigger_table_rewrite_oid();
 BEGIN
   IF (SELECT relpersistence FROM pg_class WHERE oid = id) = 't' THEN RETURN; END IF;
-  EXECUTE format('SELECT EXISTS (SELECT FROM ONLY %s)', id::regclass) INTO filled;
-  IF filled THEN
+  IF pg_relation_size(id) > 0 THEN
     PERFORM set_config('midstream.rewrites', (coalesce(nullif(current_setting('midstream.rewrites', true), ''), '0')::int | pg_event_trigger_table_rewrite_reason())::text, true);
   END IF;
 END $body$;
@@ -394,7 +393,7 @@ BEGIN
     RETURN NULL;  -- a session of the owner's that has session_replication_role = replica
   END IF;
   IF NOT EXISTS (SELECT FROM midstream.settled AS s WHERE s.turn = NEW.turn AND s.n = NEW.n) THEN
-    IF NEW.why_not IS NOT NULL AND NOT (NEW.by_copy AND current_setting('midstream.before_copy', true) IS NOT DISTINCT FROM 'on') THEN
+    IF NEW.why_not IS NOT NULL AND NOT (coalesce(NEW.by_copy, false) AND current_setting('midstream.before_copy', true) IS NOT DISTINCT FROM 'on') THEN
       RAISE EXCEPTION 'midstream: % (%), number % of turn %, is not repeated here: %', NEW.tag, NEW.about, NEW.n, NEW.turn, NEW.why_not USING ERRCODE = 'MS010';
     END IF;
     PERFORM midstream.make_roles(NEW.roles);
