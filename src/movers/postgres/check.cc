@@ -8,6 +8,7 @@
 #include "base/text.h"
 #include "movers/postgres/copier.h"
 #include "movers/postgres/catalog.h"
+#include "movers/postgres/column_order.h"
 #include "movers/postgres/identity.h"
 #include "movers/postgres/quiet_triggers.h"
 #include "movers/postgres/roads.h"
@@ -31,6 +32,8 @@ Result<Json> database_facts(const Work& work, const std::string& database) {
   };
   Json facts;
   for (const auto& bare : TRY(tables_without_identity(work, *session))) facts["without_identity"].push_back({bare.table, words_of(bare)});
+  if (!work.plan.seeded())
+    for (const auto& one : TRY(reordered_tables(work, *session))) facts["reordered"].push_back({one.table, one.is, one.will_be});
   facts["bytes"] =
       TRY(session->run("SELECT pg_database_size(current_database())", {}, work.context.deadline, work.context.stop))
           .number(0, 0);
@@ -96,6 +99,10 @@ void check_database(const Json& facts, const std::string& database, bool physica
   for (const auto& one : facts.value("without_identity", Json::array()))
     findings.push_back(finding(fmt::format("table {} of {} has no replica identity", one.at(0).get<std::string>(), database), true,
                                one.at(1).get<std::string>(), "a primary key would serve better"));
+  for (const auto& one : facts.value("reordered", Json::array()))
+    findings.push_back(finding(fmt::format("columns of {} in {}, which inherits some, come in another order on new", one.at(0).get<std::string>(), database), true,
+                               fmt::format("{} become {}", one.at(1).get<std::string>(), one.at(2).get<std::string>()),
+                               "an INSERT that does not name its columns would fill others: name them, or take the seeded road, which keeps the order"));
   none("tablespaces", "tablespaces of their own", "move these tables into the default tablespace");
   none("foreign", "foreign tables", "drop them; what they lead to has to be moved by itself");
   // Where somebody replicates into the database, they are meant for that.

@@ -214,10 +214,11 @@ WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
   AND n.nspname NOT LIKE 'pg\_temp%'
 ORDER BY 1)sql";
 
-// Columns in their order, identity, persistence, keys; sequences with their definition; indexes. Of what else there is, its name, and what
+// Columns in their order (by name where the table inherits some: column_order.h), identity, persistence, keys; sequences with their definition; indexes. Of what else there is, its name, and what
 // is the same text on both sides however it came there: an expression that was dumped and restored need not be. Not what belongs to an extension.
 inline constexpr const char* kFingerprintSql = R"sql(
-WITH t AS (SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name, c.relkind, c.relpersistence, c.relreplident
+WITH t AS (SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name, c.relkind, c.relpersistence, c.relreplident,
+    NOT c.relispartition AND EXISTS (SELECT FROM pg_catalog.pg_inherits WHERE inhrelid = c.oid) AS inherits
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   WHERE c.relkind IN ('r', 'p', 'S', 'v', 'm') AND c.relpersistence <> 't'
     AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'midstream') AND n.nspname NOT LIKE 'pg\_toast%'
@@ -227,7 +228,8 @@ SELECT coalesce(string_agg(line, E'\n' ORDER BY line COLLATE "C"), '') FROM (
     CASE WHEN relkind = 'S' THEN (SELECT format('%s %s %s %s %s %s', format_type(seqtypid, NULL), seqstart,
       seqincrement, seqmin, seqmax, seqcycle) FROM pg_catalog.pg_sequence WHERE seqrelid = t.oid)
     ELSE (SELECT string_agg(format('%I %s %s%s%s', a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
-      a.attidentity, a.attgenerated), ', ' ORDER BY a.attnum) FROM pg_catalog.pg_attribute a
+      a.attidentity, a.attgenerated), ', ' ORDER BY CASE WHEN inherits THEN 0 ELSE a.attnum END, a.attname COLLATE "C")
+      FROM pg_catalog.pg_attribute a
       WHERE a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped) END) AS line FROM t
   UNION ALL
   SELECT format('%s index %s', t.name, replace(pg_get_indexdef(i.indexrelid), ' ONLY ', ' ')) FROM t
