@@ -53,6 +53,13 @@ std::vector<std::string> program(const Work& work, int version, std::string_view
           std::to_string(work.mine().port)};
 }
 
+// A line of pg_dump that makes the move's own publication, which old alone has; an application's are carried.
+bool is_of_publication(const std::string& line, const std::string& name) {
+  for (const std::string_view verb : {"CREATE PUBLICATION ", "ALTER PUBLICATION "})
+    if (line.starts_with(fmt::format("{}{} ", verb, name)) || line.starts_with(fmt::format("{}{} ", verb, ident(name)))) return true;
+  return false;
+}
+
 // With what had been written down of its DDL by then, in `ddl`.
 Result<std::string> schema_of(const Work& work, int version, const std::string& database, Json& ddl) {
   auto session = TRY(work.session(database));
@@ -60,7 +67,7 @@ Result<std::string> schema_of(const Work& work, int version, const std::string& 
       TRY(session->run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT pg_export_snapshot()", {}, work.context.deadline, work.context.stop)).text(0, 0);
   ddl = TRY(ddl_rows(*session, work.context.deadline, work.context.stop));
   auto argv = program(work, version, "pg_dump");
-  argv.insert(argv.end(), {"-U", work.plan.agent_role(), "--schema-only", "--no-publications", "--no-subscriptions",
+  argv.insert(argv.end(), {"-U", work.plan.agent_role(), "--schema-only", "--no-subscriptions",
                            "--no-tablespaces", "--exclude-schema=midstream", "--snapshot=" + snapshot, "-d", "dbname='" + database + "'"});
   const auto exit = TRY(run_child(argv, "", work.context.deadline, work.context.stop));
   CHECK_OK(session->run("COMMIT", {}, work.context.deadline, work.context.stop));
@@ -70,7 +77,7 @@ Result<std::string> schema_of(const Work& work, int version, const std::string& 
   // Our own triggers are made on new by ourselves, with its own title.
   std::string out;
   for (const auto& line : split(exit.out, '\n'))
-    if (line.find("midstream_deny") == std::string::npos && line.find("midstream.deny_ddl") == std::string::npos &&
+    if (!is_of_publication(line, work.plan.publication()) && line.find("midstream_deny") == std::string::npos && line.find("midstream.deny_ddl") == std::string::npos &&
         line.find("midstream.record_ddl") == std::string::npos && line.find("EVENT TRIGGER \"!midstream_") == std::string::npos)
       out += line + '\n';
   return out;

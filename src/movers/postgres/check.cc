@@ -50,6 +50,7 @@ Result<Json> database_facts(const Work& work, const std::string& database) {
   facts["foreign"] =
       TRY(one("SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = "
               "c.relnamespace WHERE c.relkind = 'f'"));
+  facts["slots"] = TRY(one("SELECT slot_name FROM pg_replication_slots WHERE database = current_database() AND slot_name NOT LIKE 'midstream\\_%' ORDER BY 1"));
   facts["subscriptions"] = TRY(one("SELECT subname FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid WHERE datname = "
                                    "current_database() AND subname NOT LIKE 'midstream\\_%'"));
   for (const auto& loud : TRY(loud_triggers(work, *session))) facts["loud_triggers"].push_back({loud.table, loud.name, loud.enabled == 'A' ? "ALWAYS" : "REPLICA"});
@@ -95,6 +96,9 @@ void check_database(const Json& facts, const std::string& database, bool physica
   };
   findings.push_back(finding("unlogged tables in " + database, true, join(list("unlogged"), ", "),
                              "their rows are carried inside the switch, up to 1000 a table"));
+  if (const auto slots = list("slots"); !slots.empty())
+    findings.push_back(finding("logical replication slots of others in " + database, true, join(slots, ", "),
+                               "a slot is a place in old's WAL and stays there: whoever reads it ends before the switch, and begins anew on new"));
   if (physical) return;  // the rest comes as it is
   for (const auto& one : facts.value("without_identity", Json::array()))
     findings.push_back(finding(fmt::format("table {} of {} has no replica identity", one.at(0).get<std::string>(), database), true,
