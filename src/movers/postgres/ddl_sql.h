@@ -249,7 +249,7 @@ BEGIN
     place := NULL;
     query := substring(stack FROM '^SQL statement "(.*?)"(?:\n(?:PL/[A-Za-z0-9]+ |SQL function |extension script ).*)?$');
   END IF;
-  IF tag ~ '^(REFRESH MATERIALIZED VIEW|REINDEX|.* PUBLICATION|.* SUBSCRIPTION)$' THEN
+  IF tag ~ '^(REFRESH MATERIALIZED VIEW|REINDEX|.* SUBSCRIPTION)$' THEN
     RETURN;
   ELSIF event = 'sql_drop' THEN
     SELECT string_agg(format('%s %s', object_type, object_identity), ', ') FROM pg_event_trigger_dropped_objects()
