@@ -21,7 +21,7 @@ constexpr const char* kAll =
     "SELECT (SELECT string_agg(concat_ws(' ', c.relname, c.relkind, c.relpersistence, c.relreplident, pg_get_userbyid(c.relowner), c.relacl::text, obj_description(c.oid, 'pg_class'), "
     "CASE WHEN c.relkind IN ('v', 'm') THEN pg_get_viewdef(c.oid) END, (SELECT string_agg(concat_ws(' ', attname, format_type(atttypid, atttypmod), attnotnull, attidentity, attmissingval, "
     "pg_get_expr(adbin, adrelid)), ',' ORDER BY attname) FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped), "
-    "(SELECT string_agg(pg_get_constraintdef(k.oid), ',' ORDER BY conname) FROM pg_constraint k WHERE conrelid = c.oid), (SELECT string_agg(tgname || tgenabled, ',' ORDER BY tgname) FROM pg_trigger "
+    "(SELECT string_agg(pg_get_constraintdef(k.oid), ',' ORDER BY conname) FROM pg_constraint k WHERE conrelid = c.oid), (SELECT string_agg(concat(tgname, tgenabled), ',' ORDER BY tgname) FROM pg_trigger "
     "WHERE tgrelid = c.oid AND NOT tgisinternal)), E'\\n' ORDER BY n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname IN ('public', 'more', 'hidden') AND "
     "c.relkind IN ('r', 'p', 'v', 'm', 'S', 'i', 'I')) || (SELECT string_agg(pg_get_functiondef(oid), E'\\n' ORDER BY proname) FROM pg_proc WHERE pronamespace = 'public'::regnamespace) || (SELECT "
     "string_agg(enumlabel, ',' ORDER BY enumsortorder) FROM pg_enum) || coalesce((SELECT string_agg(defaclacl::text, ',') FROM pg_default_acl), '-')";
@@ -86,6 +86,7 @@ class LiveSchema : public testing::Test {
       new_side = world.new_server().sql("shop", sql, true);
       if (old_side == new_side && !old_side.starts_with("ERROR")) return;
     }
+    EXPECT_FALSE(old_side.starts_with("ERROR") || new_side.starts_with("ERROR")) << old_side << " / " << new_side;
     EXPECT_EQ(old_side, new_side);
   }
   std::string wait_why(const std::string& kind, const std::string& what) {
