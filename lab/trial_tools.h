@@ -35,6 +35,9 @@ Result<> roll_back_from(TrialTools& tools, const std::string& phase);
 // Ten switches to and fro in one move, and an eleventh to stay.
 Result<> ten_switches(TrialTools& tools);
 
+// New goes off after the switch: what old knows of it is told and nothing is changed; new comes back, and so does everything.
+Result<> new_is_lost(TrialTools& tools);
+
 // ---- controllers (lab/trials_controllers.cc)
 // The journal is deleted once a line that holds `mark` was told.
 Result<> adopt_trial(TrialTools& tools, const std::string& mark);

@@ -358,6 +358,7 @@ const std::vector<std::pair<std::string, Body>>& trials() {
       {"rollback-addresses", [](Runner& r) { return roll_back_from(r, "addresses"); }},
       {"rollback-home", [](Runner& r) { return roll_back_from(r, "home"); }},
       {"ten-switches", [](Runner& r) { return ten_switches(r); }},
+      {"new-is-lost", [](Runner& r) { return new_is_lost(r); }},
       {"adopt", [](Runner& r) { return adopt_trial(r, "reached: "); }},
       {"adopt-late", [](Runner& r) { return adopt_trial(r, "sessions_cut"); }},
       {"two-controllers", [](Runner& r) { return two_controllers_trial(r); }},

@@ -27,4 +27,21 @@ Result<> ten_switches(TrialTools& tools) {
   return trial.end();
 }
 
+Result<> new_is_lost(TrialTools& tools) {
+  // Longer than old goes on to believe in a new that says nothing.
+  constexpr Millis kSilence{16'000};
+  auto trial = TRY(tools.begin());
+  const auto& new_host = trial.lab().scenario().new_host;
+  CHECK_OK(tools.succeed(trial, {"run", "--yes", "--until", "soak"}));
+  CHECK_OK(tools.end_with(trial, {"rollback", "--new-is-lost"}, 5, "goes back and loses nothing"));
+  CHECK_OK(trial.lab().poweroff(new_host));
+  pause_for(kSilence, {});
+  CHECK_OK(tools.end_with(trial, {"rollback", "--new-is-lost"}, 5, "that it had acknowledged by"));
+  CHECK_OK(trial.lab().boot(new_host));
+  CHECK_OK(trial.lab().await_host(new_host, Deadline::in(Millis(30'000))));
+  CHECK_OK(tools.succeed(trial, {"rollback"}));
+  CHECK_OK(tools.judged(trial, "old", 2));
+  return trial.end();
+}
+
 }  // namespace midstream::lab
