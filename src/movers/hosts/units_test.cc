@@ -7,7 +7,10 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <condition_variable>
 #include <fstream>
+#include <functional>
+#include <mutex>
 #include <thread>
 
 #include "movers/hosts/hosts.h"
@@ -104,9 +107,24 @@ class Router final : public Peers {
  public:
   Result<Json> call(const std::string& host, std::string_view, std::string_view verb, const Json& args,
                     const Task& task, Deadline deadline, const std::stop_token& stop) override {
-    if (cut || movers[host] == nullptr) return retry("link cut");
-    const Context context{task, host, states[host], *this, deadline, stop};
-    auto answer = movers[host]->peer(context, verb, args);
+    Mover* mover = nullptr;
+    fs::path state;
+    {
+      const std::lock_guard lock(mutex_);
+      if (cut || agents_[host].mover == nullptr) return retry("link cut");
+      mover = agents_[host].mover;
+      state = agents_[host].state;
+      ++agents_[host].calls;
+    }
+    const std::unique_ptr<Router, std::function<void(Router*)>> within(this, [&host](Router* router) {  // a crash leaves it, too
+      {
+        const std::lock_guard lock(router->mutex_);
+        --router->agents_[host].calls;
+      }
+      router->ended_.notify_all();
+    });
+    const Context context{task, host, state, *this, deadline, stop};
+    auto answer = mover->peer(context, verb, args);
     if (lost == verb) return lost.clear(), failure(ErrorKind::unknown, "link cut after the request");
     return answer;
   }
@@ -118,10 +136,29 @@ class Router final : public Peers {
                                        const std::stop_token&) override {
     return refused("no streams");
   }
-  std::map<std::string, Mover*> movers;
-  std::map<std::string, fs::path> states;
+  // Nobody reaches that agent any more: once it returns, nobody is within it.
+  void leave(const std::string& host) {
+    std::unique_lock lock(mutex_);
+    agents_[host].mover = nullptr;
+    ended_.wait(lock, [&] { return agents_[host].calls == 0; });
+  }
+  void join(const std::string& host, Mover* mover, fs::path state) {
+    const std::lock_guard lock(mutex_);
+    agents_[host].mover = mover;
+    agents_[host].state = std::move(state);
+  }
   std::atomic<bool> cut = false;
   std::string lost;  // the verb whose answer is lost, once
+
+ private:
+  struct Reached {
+    Mover* mover = nullptr;
+    fs::path state;
+    int calls = 0;
+  };
+  std::map<std::string, Reached> agents_{{"old", {}}, {"new", {}}};
+  std::mutex mutex_;
+  std::condition_variable ended_;
 };
 
 class UnitsTest : public testing::Test {
@@ -145,6 +182,7 @@ class UnitsTest : public testing::Test {
     boot("new");
   }
   void TearDown() override {
+    for (const char* host : {"old", "new"}) router_.leave(host);
     agents_.clear();
     supervisor_.request_stop();
     supervisor_.join();
@@ -160,7 +198,7 @@ class UnitsTest : public testing::Test {
     ~Agent() { stop.request_stop(), mover.reset(); }
   };
   void boot(const std::string& host) {
-    router_.movers[host] = nullptr;
+    router_.leave(host);
     agents_.erase(host);
     Host& one = host == "old" ? *old_ : *new_;
     HostsOptions options;
@@ -173,8 +211,7 @@ class UnitsTest : public testing::Test {
     };
     auto agent = std::make_unique<Agent>();
     agent->mover = make_hosts_mover(std::move(options));
-    router_.states[host] = one.state();
-    router_.movers[host] = agent->mover.get();
+    router_.join(host, agent->mover.get(), one.state());
     ASSERT_TRUE(agent->mover->start(Context{Task{"m", "", 1}, host, one.state(), router_,
                                             Deadline::in(Millis(3'600'000)), agent->stop.get_token()}));
     agents_[host] = std::move(agent);
