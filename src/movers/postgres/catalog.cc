@@ -78,7 +78,7 @@ Result<std::string> schema_of(const Work& work, int version, const std::string& 
   std::string out;
   for (const auto& line : split(exit.out, '\n'))
     if (!is_of_publication(line, work.plan.publication()) && line.find("midstream_deny") == std::string::npos && line.find("midstream.deny_ddl") == std::string::npos &&
-        line.find("midstream.record_ddl") == std::string::npos && line.find("EVENT TRIGGER \"!midstream_") == std::string::npos)
+        line.find("midstream.record_ddl") == std::string::npos && line.find("midstream.note_actor") == std::string::npos && line.find("EVENT TRIGGER \"!midstream_") == std::string::npos)
       out += line + '\n';
   return out;
 }

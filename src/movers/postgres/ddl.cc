@@ -20,7 +20,14 @@ constexpr std::int64_t kPatience = 5'000;  // ms that a command may take to come
 // What a command is written down at. Sorted before the application's own event triggers, whose commands come after the one they are for.
 constexpr std::array<const char*, 3> kEvents{"ddl_command_end", "sql_drop", "table_rewrite"};
 
-std::string trigger_name(const Plan& plan, std::string_view event) { return fmt::format("!midstream_{}_{}", event, plan.move); }
+// By name: event triggers fire in its order, and who runs the command is noted right before it is written down.
+struct Recorder {
+  const char* place;
+  const char* function;
+};
+constexpr std::array<Recorder, 2> kRecorders{{{"1", "note_actor"}, {"2", "record_ddl"}}};
+
+std::string trigger_name(const Plan& plan, std::string_view event, std::string_view place) { return fmt::format("!midstream_{}_{}_{}", place, event, plan.move); }
 
 Result<Json> as_json(const Work& work, const std::string& database, const std::string& sql, const Params& params = {}) {
   return parse_json(TRY(work.run(database, sql, params)).text(0, 0));
@@ -59,12 +66,13 @@ std::string ddl_sql(const Plan& plan, const std::string& database) {
 Result<> make_ddl_triggers(const Work& work, Session& session) {
   if (work.plan.physical()) return {};
   std::string sql;
-  for (const auto* event : kEvents) {
-    const auto name = trigger_name(work.plan, event);
+  for (const auto& [place, function] : kRecorders)
+   for (const auto* event : kEvents) {
+    const auto name = trigger_name(work.plan, event, place);
     const auto present = TRY(session.run("SELECT 1 FROM pg_event_trigger WHERE evtname = $1 AND evtenabled = 'A'", {name}, work.context.deadline, work.context.stop));
     if (present.size() == 0)
-      sql += fmt::format("DROP EVENT TRIGGER IF EXISTS {0}; CREATE EVENT TRIGGER {0} ON {1} EXECUTE FUNCTION midstream.record_ddl(); ALTER EVENT TRIGGER {0} ENABLE "
-                         "ALWAYS; ", ident(name), event);
+      sql += fmt::format("DROP EVENT TRIGGER IF EXISTS {0}; CREATE EVENT TRIGGER {0} ON {1} EXECUTE FUNCTION midstream.{2}(); ALTER EVENT TRIGGER {0} ENABLE "
+                         "ALWAYS; ", ident(name), event, function);
   }
   if (sql.empty()) return {};
   return briefly_locked(work, session, sql);
@@ -72,7 +80,8 @@ Result<> make_ddl_triggers(const Work& work, Session& session) {
 
 std::string drop_ddl_triggers_sql(const Plan& plan) {
   std::string sql;
-  for (const auto* event : kEvents) sql += fmt::format("DROP EVENT TRIGGER IF EXISTS {}; ", ident(trigger_name(plan, event)));
+  for (const auto& recorder : kRecorders)
+    for (const auto* event : kEvents) sql += fmt::format("DROP EVENT TRIGGER IF EXISTS {}; ", ident(trigger_name(plan, event, recorder.place)));
   return sql;
 }
 

@@ -10,12 +10,12 @@ namespace midstream::postgres {
 inline constexpr const char* kDdlSql = R"sql(
 -- In a function of an ordinary role (repeat(), below) the kind of a backend is told to superusers only.
 ALTER FUNCTION midstream.ours() SECURITY DEFINER;
-CREATE OR REPLACE FUNCTION midstream.turn() RETURNS bigint LANGUAGE sql STABLE AS 'SELECT turn FROM midstream.owner';
+CREATE OR REPLACE FUNCTION midstream.turn() RETURNS bigint LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS 'SELECT turn FROM midstream.owner';
 CREATE TABLE IF NOT EXISTS midstream.ddl (
   turn bigint NOT NULL DEFAULT midstream.turn(),
   n bigint GENERATED ALWAYS AS IDENTITY,
   at timestamptz NOT NULL DEFAULT clock_timestamp(),
-  role name NOT NULL DEFAULT current_user,
+  role name NOT NULL,
   tag text NOT NULL,
   about text NOT NULL,
   command text,      -- NULL where it is not known
@@ -25,7 +25,14 @@ CREATE TABLE IF NOT EXISTS midstream.ddl (
   roles jsonb,       -- that it speaks of, as roles_in() says
   stored jsonb,
   PRIMARY KEY (turn, n));
-GRANT INSERT (tag, about, command, why_not, by_copy, settings, roles, stored) ON midstream.ddl TO PUBLIC;
+-- Who runs the command that an event trigger is told of: one event trigger notes it as him, in a column that he cannot fill; the next, which
+-- writes the command down and is the only one who may, takes it from there. Nobody calls an event trigger's function by himself.
+CREATE TABLE IF NOT EXISTS midstream.acting (
+  n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  role name NOT NULL DEFAULT current_user,
+  xact xid8 NOT NULL DEFAULT pg_current_xact_id(),
+  mark int);
+GRANT INSERT (mark) ON midstream.acting TO PUBLIC;
 CREATE TABLE IF NOT EXISTS midstream.made_roles (role name PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS midstream.settled (turn bigint, n bigint, PRIMARY KEY (turn, n));
 
@@ -93,8 +100,9 @@ CREATE OR REPLACE FUNCTION midstream.says(bare text, tag text) RETURNS boolean L
 $body$;
 
 -- Whether it is a command that event triggers are told of.
-CREATE OR REPLACE FUNCTION midstream.is_told(bare text) RETURNS boolean LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $body$
-  SELECT upper(bare) ~ '^(CREATE|ALTER|DROP|COMMENT|SECURITY|IMPORT|REFRESH|GRANT|REVOKE|REINDEX) '
+CREATE OR REPLACE FUNCTION midstream.is_told(bare text) RETURNS boolean LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $body$
+  SELECT upper(bare) ~ (CASE WHEN current_setting('server_version_num')::int >= 170000 THEN '^(CREATE|ALTER|DROP|COMMENT|SECURITY|IMPORT|REFRESH|GRANT|REVOKE|REINDEX) '
+    ELSE '^(CREATE|ALTER|DROP|COMMENT|SECURITY|IMPORT|REFRESH|GRANT|REVOKE) ' END)
     AND upper(bare) !~ '^(CREATE|ALTER|DROP|COMMENT ON|SECURITY LABEL ON|SECURITY LABEL FOR \S+ ON) (ROLE|USER(?! MAPPING)|GROUP|DATABASE|TABLESPACE|EVENT TRIGGER|SYSTEM)\M'
     AND NOT (upper(bare) ~ '^(GRANT|REVOKE) ' AND (upper(bare) !~ ' ON ' OR upper(bare) ~ ' ON (DATABASE|TABLESPACE|PARAMETER) '))
 $body$;
@@ -105,7 +113,7 @@ CREATE OR REPLACE FUNCTION midstream.statement_of(query text, tag text, place in
 DECLARE
   raws text[]; bares text[]; told text[]; many int;
 BEGIN
-  IF length(query) > 1000000 THEN RETURN NULL; END IF;
+  IF length(query) > 20000 THEN RETURN NULL; END IF;  -- reading it would take its user's time
   SELECT array_agg(s.raw), array_agg(s.bare), count(*) FROM midstream.statements(query) AS s INTO raws, bares, many;
   IF many = 1 THEN
     RETURN CASE WHEN midstream.says(bares[1], tag) THEN raws[1] END;
@@ -123,27 +131,28 @@ CREATE OR REPLACE FUNCTION midstream.settings() RETURNS jsonb LANGUAGE sql STABL
   SELECT pg_catalog.jsonb_object_agg(name, pg_catalog.current_setting(name)) FROM pg_catalog.unnest(ARRAY['DateStyle', 'IntervalStyle', 'TimeZone',
     'lc_monetary', 'lc_numeric', 'lc_time', 'bytea_output', 'extra_float_digits', 'xmloption', 'xmlbinary', 'array_nulls', 'transform_null_equals',
     'standard_conforming_strings', 'backslash_quote', 'check_function_bodies', 'default_text_search_config', 'default_table_access_method',
-    'default_toast_compression', 'default_tablespace', 'timezone_abbreviations']) AS name
+    'default_toast_compression', 'timezone_abbreviations']) AS name
 $body$;
 
 -- Roles whose name is in a command's text, and who runs it; with what it may take: [[role, [role it is a member of, ...], may create in the
 -- database, is superuser], ...]. No
 -- event tells of roles; who they are in full is carried over before the switch (shared.h).
-CREATE OR REPLACE FUNCTION midstream.roles_in(command text) RETURNS jsonb LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $body$
+CREATE OR REPLACE FUNCTION midstream.roles_in(command text, who name) RETURNS jsonb LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $body$
   SELECT jsonb_agg(jsonb_build_array(r.rolname, (SELECT coalesce(jsonb_agg(g.rolname), '[]') FROM pg_auth_members AS m JOIN pg_roles AS g ON g.oid = m.roleid WHERE m.member = r.oid),
     has_database_privilege(r.oid, (SELECT oid FROM pg_database WHERE datname = current_database()), 'CREATE'), r.rolsuper))
-  FROM pg_roles AS r WHERE r.rolname !~ '^(pg|midstream)_' AND (r.rolname = current_user OR lower(r.rolname) = ANY (regexp_split_to_array(lower(command), '[^[:alnum:]_$]+'))
+  FROM pg_roles AS r WHERE r.rolname !~ '^(pg|midstream)_' AND (r.rolname = who OR lower(r.rolname) = ANY (regexp_split_to_array(lower(command), '[^[:alnum:]_$]+'))
     OR strpos(command, format('"%s"', r.rolname)) > 0)
 $body$;
 
 -- Who called the one that asks, "" if nobody.
-CREATE OR REPLACE FUNCTION midstream.stack() RETURNS text LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lc_messages = 'C' AS $body$
+CREATE OR REPLACE FUNCTION midstream.stack() RETURNS text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lc_messages = 'C' AS $body$
 DECLARE
-  whole text;
+  whole text; own text;
 BEGIN
   GET DIAGNOSTICS whole = PG_CONTEXT;
-  whole := substr(whole, strpos(whole, E'\nPL/pgSQL function midstream.record_ddl() line ') + 1);
-  RETURN CASE WHEN strpos(whole, E'\n') > 0 THEN substr(whole, strpos(whole, E'\n') + 1) ELSE '' END;
+  -- Without the schema where the session's search_path finds it.
+  own := substring(whole FROM E'\nPL/pgSQL function (?:midstream\\.)?record_ddl\\(\\) line [^\n]*\n?');
+  RETURN CASE WHEN own IS NULL THEN whole ELSE substr(whole, strpos(whole, own) + length(own)) END;
 END $body$;
 
 -- The value that rows have which are older than a column, of the table and all that inherit from it.
@@ -156,32 +165,42 @@ $body$;
 -- Tables that this transaction has made, or any that are not yet part of the move, become part of it: the deny trigger, the publication,
 -- the list of the stream that comes in, an identity. Straight into the catalog: ALTER PUBLICATION would have one transaction that
 -- makes a table wait for the end of another's.
-CREATE OR REPLACE FUNCTION midstream.adopt_tables(everything boolean) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
+CREATE OR REPLACE FUNCTION midstream.adopt_tables(everything boolean, named oid[] DEFAULT '{}') RETURNS void LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp AS $body$
 DECLARE
   t record; publication oid := (SELECT oid FROM pg_publication WHERE pubname = $PUBLICATION$); made oid;
+  streams oid[] := ARRAY(SELECT s.oid FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid WHERE d.datname = current_database() AND s.subname IN ($STREAMS$));
 BEGIN
-  FOR t IN SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name, c.relkind = 'r' AND c.relpersistence = 'p' AND publication IS NOT NULL AS carried, c.relreplident, EXISTS (SELECT FROM
-        pg_trigger g WHERE g.tgrelid = c.oid AND g.tgname = 'midstream_deny' AND g.tgenabled = 'A') AS denies
-      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-      WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'midstream')
-        AND n.nspname NOT LIKE 'pg\_toast%' AND n.nspname NOT LIKE 'pg\_temp%'
-        AND (everything OR age(c.xmin) <= age(pg_current_xact_id()::xid)) ORDER BY 2 LOOP
-    IF t.carried AND NOT EXISTS (SELECT FROM pg_publication_rel WHERE prpubid = publication AND prrelid = t.oid) THEN
+  FOR t IN SELECT * FROM (
+      SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name, c.relreplident, c.carried,
+        c.carried AND NOT EXISTS (SELECT FROM pg_publication_rel WHERE prpubid = publication AND prrelid = c.oid) AS unpublished,
+        c.carried AND (SELECT count(*) FROM pg_subscription_rel WHERE srsubid = ANY (streams) AND srrelid = c.oid) < cardinality(streams) AS unlisted,
+        c.carried AND (c.relreplident = 'd' AND NOT EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid AND indisprimary AND indimmediate)
+          OR c.relreplident = 'i' AND NOT EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid AND indisreplident AND indisvalid)) AS unnamed,
+        NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND g.tgname = 'midstream_deny' AND g.tgenabled = 'A') AS open
+      FROM (SELECT oid, relname, relnamespace, relreplident, relkind = 'r' AND relpersistence = 'p' AND publication IS NOT NULL AS carried FROM pg_class
+          WHERE relkind IN ('r', 'p') AND relpersistence <> 't' AND (everything OR oid = ANY (named) OR relreplident = 'i' AND named IS NULL
+            OR age(xmin) <= age(pg_current_xact_id()::xid))) AS c JOIN pg_namespace n ON n.oid = c.relnamespace
+      WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'midstream') AND n.nspname NOT LIKE 'pg\_toast%' AND n.nspname NOT LIKE 'pg\_temp%') AS x
+    WHERE unpublished OR unlisted OR unnamed OR open ORDER BY name LOOP
+    IF t.unpublished THEN
       made := pg_nextoid('pg_publication_rel', 'oid', 'pg_publication_rel_oid_index');
       INSERT INTO pg_publication_rel (oid, prpubid, prrelid) VALUES (made, publication, t.oid);
       INSERT INTO pg_depend VALUES ('pg_publication_rel'::regclass, made, 0, 'pg_publication'::regclass, publication, 0, 'a'),
         ('pg_publication_rel'::regclass, made, 0, 'pg_class'::regclass, t.oid, 0, 'a');
     END IF;
-    IF t.carried THEN
-      INSERT INTO pg_subscription_rel (srsubid, srrelid, srsubstate) SELECT s.oid, t.oid, 'r' FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid
-        WHERE d.datname = current_database() AND s.subname IN ($STREAMS$)
-          AND NOT EXISTS (SELECT FROM pg_subscription_rel AS r WHERE r.srsubid = s.oid AND r.srrelid = t.oid);
+    IF t.unlisted THEN
+      INSERT INTO pg_subscription_rel (srsubid, srrelid, srsubstate) SELECT s, t.oid, 'r' FROM unnest(streams) AS s
+        WHERE NOT EXISTS (SELECT FROM pg_subscription_rel AS r WHERE r.srsubid = s AND r.srrelid = t.oid);
     END IF;
-    IF t.carried AND t.relreplident = 'd' AND NOT EXISTS (SELECT FROM pg_index WHERE indrelid = t.oid AND indisprimary AND indimmediate) THEN
-      INSERT INTO midstream.identity (relation, was, given) VALUES (t.oid, t.relreplident, 'f') ON CONFLICT (relation) DO UPDATE SET was = excluded.was, given = 'f', index = NULL;
+    IF t.unnamed THEN
+      -- Its key is gone, or never was: without an identity UPDATE and DELETE of a published table are refused to its users. What it was given for
+      -- the move is put back as what it was before that; an index that is gone names nothing.
+      INSERT INTO midstream.identity (relation, was, given) VALUES (t.oid, CASE t.relreplident WHEN 'i' THEN 'n' ELSE t.relreplident END, 'f')
+        ON CONFLICT (relation) DO UPDATE SET given = 'f', index = NULL;
       EXECUTE format('ALTER TABLE %s REPLICA IDENTITY FULL', t.name);
     END IF;
-    IF NOT t.denies THEN
+    IF t.open THEN
       EXECUTE format('CREATE OR REPLACE TRIGGER midstream_deny BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION midstream.deny()', t.name);
       EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER midstream_deny', t.name);
     END IF;
@@ -191,9 +210,10 @@ END $body$;
 -- Why a command cannot be repeated on the other side with the same effect on the rows there; NULL where nothing speaks against it.
 CREATE OR REPLACE FUNCTION midstream.why_not(tag text, query text, tables oid[]) RETURNS text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $body$
 DECLARE
-  reason int := nullif(current_setting('midstream.rewrites', true), '')::int; bare text; odd text;
+  reason int := substring(current_setting('midstream.rewrites', true) FROM '^[0-7]$')::int; bare text; odd text;
+  no_equality constant text[] := ARRAY['json', 'xml', 'point', 'line', 'lseg', 'box', 'path', 'polygon', 'circle', 'jsonpath', 'refcursor'];
 BEGIN
-  IF reason IS NOT NULL THEN
+  IF reason IS NOT NULL AND length(query) <= 20000 THEN
     SELECT string_agg(s.bare, ' ') FROM midstream.statements(query) AS s INTO bare;
   END IF;
   IF tag IN ('CREATE TABLE AS', 'SELECT INTO') AND pg_total_relation_size(tables[1]) > 33554432 THEN
@@ -202,6 +222,11 @@ BEGIN
     RETURN 'another server says what it makes';
   ELSIF EXISTS (SELECT FROM pg_trigger WHERE tgrelid = ANY (tables) AND NOT tgisinternal AND tgenabled IN ('A', 'R') AND tgname <> 'midstream_deny') THEN
     RETURN 'a trigger that is ENABLE ALWAYS or REPLICA would fire once more for what the stream brings';
+  ELSIF EXISTS (SELECT FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped JOIN pg_type AS y ON y.oid = a.atttypid
+      LEFT JOIN pg_type AS e ON e.oid IN (y.typelem, y.typbasetype) AND e.oid <> 0 WHERE c.oid = ANY (tables) AND c.relkind = 'r' AND c.relpersistence = 'p'
+        AND (y.typname = ANY (no_equality) OR e.typname = ANY (no_equality)) AND (c.relreplident = 'f' OR c.relreplident IN ('d', 'i')
+          AND NOT EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid AND indisvalid AND (c.relreplident = 'd' AND indisprimary AND indimmediate OR c.relreplident = 'i' AND indisreplident)))) THEN
+    RETURN 'its rows could not be told apart there: the table has no key, and a column whose type has no equality';
   ELSIF reason & 1 <> 0 THEN
     RETURN 'it changes whether a table is logged';
   ELSIF reason & 2 <> 0 AND NOT coalesce(bare !~* '\mDEFAULT|SERIAL|\mIDENTITY' AND (SELECT count(*) FROM regexp_matches(bare, '\mSTORED\M', 'gi')) =
@@ -232,77 +257,105 @@ CREATE OR REPLACE FUNCTION midstream.only_temporary(about text) RETURNS boolean 
       AND age(a.xmin) <= age(pg_current_xact_id()::xid))
 $body$;
 
--- Of the command that is ending: writes it down, or finds that there is nothing to write. As who runs it: the column `role` says truly who.
-CREATE OR REPLACE FUNCTION midstream.record(event text, tag text, stack text, path text) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $body$
+-- How many commands of the query that is being run have ended before this one, which is counted too.
+CREATE OR REPLACE FUNCTION midstream.count_command(event text) RETURNS int LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $body$
 DECLARE
-  place int := 0; about text; query text; command text; why text; tables oid[]; only_index oid; again text; stamp text := statement_timestamp()::text || ' ';
+  place int := 0; stamp text := statement_timestamp()::text || ' '; known text := current_setting('midstream.place', true);
+BEGIN
+  IF starts_with(known, stamp) AND substr(known, length(stamp) + 1) ~ '^\d{1,6}$' THEN
+    place := substr(known, length(stamp) + 1)::int;
+  END IF;
+  IF event = 'ddl_command_end' THEN
+    PERFORM set_config('midstream.place', stamp || place + 1, true);
+  END IF;
+  RETURN place;
+END $body$;
+
+-- Of the command that is ending: writes it down, or finds that there is nothing to write. `who` runs it. No code of a user's runs in here.
+DROP FUNCTION IF EXISTS midstream.record(text, text, text, text);
+CREATE OR REPLACE FUNCTION midstream.record(who name, event text, tag text, stack text, path text, counted int) RETURNS void LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $body$
+DECLARE
+  place int; about text; query text; command text; why text; tables oid[]; only_index oid; again text;
 BEGIN
   IF stack = '' THEN
     query := current_query();
-    IF starts_with(current_setting('midstream.place', true), stamp) THEN
-      place := substr(current_setting('midstream.place', true), length(stamp) + 1)::int;
-    END IF;
-    IF event = 'ddl_command_end' THEN
-      PERFORM set_config('midstream.place', stamp || place + 1, true);
-    END IF;
+    place := counted;
   ELSE
-    place := NULL;
     query := substring(stack FROM '^SQL statement "(.*?)"(?:\n(?:PL/[A-Za-z0-9]+ |SQL function |extension script ).*)?$');
   END IF;
   IF tag ~ '^(REFRESH MATERIALIZED VIEW|REINDEX|.* SUBSCRIPTION)$' THEN
     RETURN;
   ELSIF event = 'sql_drop' THEN
     SELECT string_agg(format('%s %s', object_type, object_identity), ', ') FROM pg_event_trigger_dropped_objects()
-      WHERE original AND NOT is_temporary INTO about;
+      WHERE original AND NOT is_temporary AND schema_name IS DISTINCT FROM 'midstream' AND object_type <> 'large object' INTO about;
     IF tag !~ '^DROP ' OR about IS NULL THEN RETURN; END IF;
   ELSE
-    IF tag ~ '^DROP ' THEN RETURN; END IF;
+    IF tag ~ '^DROP ' THEN
+      PERFORM midstream.adopt_tables(false, NULL);  -- an index that is gone may have been an identity
+      RETURN;
+    END IF;
     SELECT string_agg(format('%s %s', c.object_type, coalesce(c.object_identity, '')), ', '), array_agg(c.objid) FILTER (WHERE c.classid = 'pg_class'::regclass),
         max(c.objid) FILTER (WHERE tag = 'CREATE INDEX' AND (SELECT relkind FROM pg_class WHERE oid = c.objid) = 'i')
-      FROM pg_event_trigger_ddl_commands() AS c WHERE NOT c.in_extension AND c.schema_name IS DISTINCT FROM 'pg_temp' INTO about, tables, only_index;
+      FROM pg_event_trigger_ddl_commands() AS c WHERE NOT c.in_extension AND coalesce(c.schema_name, '') NOT IN ('pg_temp', 'midstream') AND lower(c.object_type) <> 'large object'
+      INTO about, tables, only_index;
     IF about IS NULL OR tag IN ('GRANT', 'REVOKE') AND midstream.only_temporary(about) THEN RETURN; END IF;
   END IF;
   command := CASE WHEN only_index IS NOT NULL THEN pg_get_indexdef(only_index) ELSE midstream.statement_of(query, tag, place) END;
   IF command IS NULL AND tag IN ('CREATE FUNCTION', 'CREATE PROCEDURE') THEN
     SELECT pg_get_functiondef(c.objid) FROM pg_event_trigger_ddl_commands() AS c INTO command;
-  ELSIF command IS NULL AND (SELECT count(*) = 1 AND bool_and(s.bare ~* '^(CREATE|ALTER|DROP) EXTENSION\M') FROM midstream.statements(query) AS s) THEN
+  ELSIF command IS NULL AND length(query) <= 20000 AND
+      (SELECT count(*) = 1 AND bool_and(s.bare ~* '^(CREATE|ALTER|DROP) EXTENSION\M') FROM midstream.statements(query) AS s) THEN
     RETURN;  -- of an extension's script: the extension itself is written down
-  ELSIF command ~* '\mCONCURRENTLY\M' THEN
-    command := regexp_replace(command, '\mCONCURRENTLY\M', '', 'i');
+  ELSIF tag = 'DROP INDEX' THEN
+    command := regexp_replace(command, '^(\s*DROP\s+INDEX\s+)CONCURRENTLY\M', '\1', 'i');
   END IF;
   IF event = 'ddl_command_end' THEN
     why := midstream.why_not(tag, query, tables);
+    IF tag = 'ALTER TABLE' AND command ~* '\mDETACH\s+PARTITION\M.*\mCONCURRENTLY\s*;?\s*$' THEN
+      why := 'it leaves a constraint behind, which DETACH PARTITION in a transaction does not';
+    END IF;
     PERFORM set_config('midstream.rewrites', '', true);
   END IF;
-  IF tag IN ('CREATE TABLE AS', 'SELECT INTO') AND why IS NULL THEN
-    -- Its rows were written before the table was part of the move: they are set aside, and written once more when it is.
-    command := midstream.table_as(tables[1]);
-    EXECUTE format('CREATE TEMPORARY TABLE midstream_rows AS TABLE %s', tables[1]::regclass);
-    EXECUTE format('TRUNCATE %s', tables[1]::regclass);
-    again := format('INSERT INTO %s SELECT * FROM pg_temp.midstream_rows; DROP TABLE pg_temp.midstream_rows', tables[1]::regclass);
+  IF tag IN ('CREATE TABLE AS', 'SELECT INTO') THEN
+    command := midstream.table_as(tables[1]);  -- of its rows none is made by the command: they come after it, or with a copy
+    IF why IS NULL THEN
+      -- They were written before the table was part of the move: they are set aside, and written once more when it is.
+      EXECUTE format('CREATE UNLOGGED TABLE midstream.rows_%s AS TABLE %s', tables[1], tables[1]::regclass);
+      EXECUTE format('TRUNCATE %s', tables[1]::regclass);
+      again := format('INSERT INTO %s SELECT * FROM midstream.rows_%s; DROP TABLE midstream.rows_%2$s', tables[1]::regclass, tables[1]);
+    END IF;
   END IF;
   IF event = 'ddl_command_end' THEN
-    PERFORM midstream.adopt_tables(false);
+    PERFORM midstream.adopt_tables(false, tables);
   END IF;
   IF command IS NULL AND why IS NULL THEN
     why := CASE WHEN stack <> '' THEN format('its text is not known: it was run by %s', split_part(regexp_replace(stack, '^SQL statement ".*"\n', ''), E'\n', 1))
       ELSE 'which part of the query it was is not known' END;
   END IF;
-  INSERT INTO midstream.ddl (tag, about, command, why_not, by_copy, settings, roles, stored) VALUES (tag, about, command, why, why ~ '^(it|the rows) ' AND command IS NOT NULL,
-    midstream.settings() || jsonb_build_object('search_path', path),
-    midstream.roles_in(command),
+  INSERT INTO midstream.ddl (role, tag, about, command, why_not, by_copy, settings, roles, stored) VALUES (who, tag, about, command, why,
+    why ~ '^(it|the rows) ' AND command IS NOT NULL, midstream.settings() || jsonb_build_object('search_path', path), midstream.roles_in(command, who),
     CASE WHEN tag = 'ALTER TABLE' AND why IS NULL THEN midstream.stored_defaults(tables) END);
   IF again IS NOT NULL THEN
     EXECUTE again;
   END IF;
 END $body$;
 
--- Without settings of its own: it is to see the session's.
-CREATE OR REPLACE FUNCTION midstream.record_ddl() RETURNS event_trigger LANGUAGE plpgsql AS $body$
-DECLARE
-  stack text;
+-- Who is told: not what we do ourselves, on neither side.
+CREATE OR REPLACE FUNCTION midstream.note_actor() RETURNS event_trigger LANGUAGE plpgsql AS $body$
 BEGIN
-  IF current_user OPERATOR(pg_catalog.=) $AGENT$ OR (SELECT state FROM midstream.owner) OPERATOR(pg_catalog.<>) ALL (ARRAY['owner', 'closing']) OR midstream.ours() THEN
+  IF current_user OPERATOR(pg_catalog.<>) $AGENT$ THEN
+    INSERT INTO midstream.acting (mark) VALUES (NULL);
+  END IF;
+END $body$;
+
+-- Without settings of its own: it is to see the session's. With our rights, so every name in it has its schema.
+CREATE OR REPLACE FUNCTION midstream.record_ddl() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER AS $body$
+DECLARE
+  stack pg_catalog.text; who pg_catalog.name; counted pg_catalog.int4;
+BEGIN
+  who := midstream.take_actor();
+  IF who IS NULL OR (SELECT state FROM midstream.owner) OPERATOR(pg_catalog.<>) ALL (ARRAY['owner', 'closing']::pg_catalog.text[]) OR midstream.ours() THEN
     RETURN;
   END IF;
   IF TG_EVENT OPERATOR(pg_catalog.=) 'table_rewrite' THEN
@@ -310,20 +363,32 @@ BEGIN
     RETURN;
   END IF;
   stack := midstream.stack();
-  PERFORM midstream.record(TG_EVENT, TG_TAG, stack, pg_catalog.current_setting('search_path'));
-EXCEPTION WHEN OTHERS THEN
-  -- Whatever it is: the command itself goes through, and stops on the other side.
-  INSERT INTO midstream.ddl (tag, about, why_not, settings) VALUES (TG_TAG, '', pg_catalog.format('it could not be written down: %s', SQLERRM), '{}');
+  IF stack OPERATOR(pg_catalog.=) '' THEN
+    counted := midstream.count_command(TG_EVENT);
+  END IF;
+  BEGIN
+    PERFORM midstream.record(who, TG_EVENT, TG_TAG, stack, pg_catalog.current_setting('search_path'), counted);
+  EXCEPTION WHEN OTHERS THEN
+    -- Whatever it is: the command itself goes through, and stops on the other side.
+    INSERT INTO midstream.ddl (role, tag, about, why_not, settings) VALUES (who, TG_TAG, '', pg_catalog.format('it could not be written down: %s', SQLERRM), '{}');
+    PERFORM midstream.set_rewrites('');
+  END;
 END $body$;
 
+-- The last one who was noted in this transaction is who runs the command: nothing of anybody's came in between.
+CREATE OR REPLACE FUNCTION midstream.take_actor() RETURNS name LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $body$
+  WITH gone AS (DELETE FROM midstream.acting WHERE xact = pg_current_xact_id() RETURNING n, role) SELECT role FROM gone ORDER BY n DESC LIMIT 1
+$body$;
+CREATE OR REPLACE FUNCTION midstream.set_rewrites(bits text) RETURNS text LANGUAGE sql AS $body$ SELECT pg_catalog.set_config('midstream.rewrites', bits, true) $body$;
+
 -- Of an empty table nothing is computed. By its size: no query can be planned over a table whose indexes are being made anew.
-CREATE OR REPLACE FUNCTION midstream.note_rewrite() RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
+CREATE OR REPLACE FUNCTION midstream.note_rewrite() RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $body$
 DECLARE
   id oid := pg_event_trigger_table_rewrite_oid();
 BEGIN
   IF (SELECT relpersistence FROM pg_class WHERE oid = id) = 't' THEN RETURN; END IF;
   IF pg_relation_size(id) > 0 THEN
-    PERFORM set_config('midstream.rewrites', (coalesce(nullif(current_setting('midstream.rewrites', true), ''), '0')::int | pg_event_trigger_table_rewrite_reason())::text, true);
+    PERFORM set_config('midstream.rewrites', (coalesce(substring(current_setting('midstream.rewrites', true) FROM '^[0-7]$'), '0')::int | pg_event_trigger_table_rewrite_reason())::text, true);
   END IF;
 END $body$;
 
@@ -335,14 +400,22 @@ CREATE OR REPLACE FUNCTION midstream.repeat(role name, command text, settings js
     SET standard_conforming_strings = on SET backslash_quote = safe_encoding SET check_function_bodies = off SET default_text_search_config = 'simple'
     SET default_table_access_method = 'heap' SET default_toast_compression = 'pglz' SET default_tablespace = '' SET timezone_abbreviations = 'Default' AS $body$
 DECLARE
-  said text; state text;
+  said text; state text; one record;
 BEGIN
-  CREATE FUNCTION midstream.as_role(command text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN EXECUTE command; END';
+  CREATE FUNCTION midstream.as_role(command pg_catalog.text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN EXECUTE command; END';
   EXECUTE format('ALTER FUNCTION midstream.as_role(text) OWNER TO %I', role);
-  PERFORM set_config(key, value, true) FROM jsonb_each_text(settings);
+  FOR one IN SELECT e.key, e.value FROM jsonb_each_text(settings) AS e WHERE e.key <> 'search_path' AND current_setting(e.key, true) IS DISTINCT FROM e.value LOOP
+    BEGIN
+      PERFORM pg_catalog.set_config(one.key, one.value, true);
+    EXCEPTION WHEN invalid_parameter_value THEN
+      IF one.key NOT LIKE 'lc\_%' THEN RAISE; END IF;  -- a locale that this host has not
+    END;
+  END LOOP;
+  -- From here on names are looked up as the session that ran it would: ours have their schema.
+  PERFORM pg_catalog.set_config('search_path', settings OPERATOR(pg_catalog.->>) 'search_path', true);
   EXECUTE 'SELECT midstream.as_role($1)' USING command;
-  PERFORM set_config('search_path', 'pg_catalog, pg_temp', true);
-  EXECUTE 'DROP FUNCTION midstream.as_role(text)';
+  PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+  EXECUTE 'DROP FUNCTION midstream.as_role(pg_catalog.text)';
 EXCEPTION WHEN OTHERS THEN
   GET STACKED DIAGNOSTICS said = MESSAGE_TEXT, state = RETURNED_SQLSTATE;
   RAISE EXCEPTION '%', said USING ERRCODE = state;
@@ -387,22 +460,47 @@ BEGIN
   END LOOP;
 END $body$;
 
-CREATE OR REPLACE FUNCTION midstream.repeat_ddl() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $body$
+CREATE OR REPLACE FUNCTION midstream.repeat_row(one midstream.ddl) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $body$
+DECLARE
+  settled boolean := EXISTS (SELECT FROM midstream.settled AS s WHERE s.turn = one.turn AND s.n = one.n);
 BEGIN
-  IF (SELECT state FROM midstream.owner) IN ('owner', 'closing') THEN
+  IF NOT settled THEN
+    IF one.why_not IS NOT NULL AND NOT (coalesce(one.by_copy, false) AND current_setting('midstream.before_copy', true) IS NOT DISTINCT FROM 'on') THEN
+      RAISE EXCEPTION 'midstream: % (%), number % of turn %, is not repeated here: %', one.tag, one.about, one.n, one.turn, one.why_not USING ERRCODE = 'MS010';
+    END IF;
+    PERFORM midstream.make_roles(one.roles);
+    PERFORM midstream.repeat(one.role, one.command, one.settings);
+    PERFORM midstream.store_defaults(one.stored);
+    IF EXISTS (SELECT FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = tgrelid WHERE NOT tgisinternal AND tgenabled IN ('A', 'R') AND tgname <> 'midstream_deny'
+        AND relnamespace <> 'midstream'::regnamespace AND age(t.xmin) <= age(pg_current_xact_id()::xid)) THEN
+      RAISE EXCEPTION 'midstream: % (%), number % of turn %, is not repeated here: it makes a trigger that the stream fires', one.tag, one.about, one.n, one.turn USING ERRCODE = 'MS010';
+    END IF;
+  END IF;
+  PERFORM midstream.adopt_tables(settled OR one.tag ~ '^(ALTER TABLE|DROP )');
+END $body$;
+
+CREATE OR REPLACE FUNCTION midstream.session_settings() RETURNS jsonb LANGUAGE sql AS $body$
+  SELECT pg_catalog.jsonb_object_agg(name, setting) FROM (SELECT name, pg_catalog.current_setting(name, true) AS setting FROM pg_catalog.pg_settings WHERE context OPERATOR(pg_catalog.=) ANY (ARRAY['user', 'superuser']::pg_catalog.text[])
+    UNION ALL SELECT name, pg_catalog.current_setting(name, true) FROM pg_catalog.unnest(ARRAY['midstream.allow', 'midstream.before_copy', 'midstream.temporary']) AS name) AS s
+$body$;
+
+-- Without settings of its own, which would hide what the command's code leaves set: the process goes on to apply the rows of others.
+CREATE OR REPLACE FUNCTION midstream.repeat_ddl() RETURNS trigger LANGUAGE plpgsql AS $body$
+DECLARE
+  before pg_catalog.jsonb;
+BEGIN
+  IF (SELECT state FROM midstream.owner) OPERATOR(pg_catalog.=) ANY (ARRAY['owner', 'closing']::pg_catalog.text[]) THEN
     RETURN NULL;  -- a session of the owner's that has session_replication_role = replica
   END IF;
-  IF NOT EXISTS (SELECT FROM midstream.settled AS s WHERE s.turn = NEW.turn AND s.n = NEW.n) THEN
-    IF NEW.why_not IS NOT NULL AND NOT (coalesce(NEW.by_copy, false) AND current_setting('midstream.before_copy', true) IS NOT DISTINCT FROM 'on') THEN
-      RAISE EXCEPTION 'midstream: % (%), number % of turn %, is not repeated here: %', NEW.tag, NEW.about, NEW.n, NEW.turn, NEW.why_not USING ERRCODE = 'MS010';
-    END IF;
-    PERFORM midstream.make_roles(NEW.roles);
-    PERFORM midstream.repeat(NEW.role, NEW.command, NEW.settings);
-    PERFORM midstream.store_defaults(NEW.stored);
-  END IF;
-  PERFORM midstream.adopt_tables(true);
+  before := midstream.session_settings();
+  PERFORM midstream.repeat_row(NEW);
+  PERFORM pg_catalog.set_config(key, coalesce(value, ''), false) FROM pg_catalog.jsonb_each_text(before)
+    WHERE value OPERATOR(pg_catalog.<>) coalesce(pg_catalog.current_setting(key, true), '') OR value IS NULL AND pg_catalog.current_setting(key, true) OPERATOR(pg_catalog.<>) '';
   RETURN NULL;
 END $body$;
+-- None of these is for anybody else.
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA midstream FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION midstream.ours(), midstream.turn() TO PUBLIC;
 DO $body$
 BEGIN
   IF NOT EXISTS (SELECT FROM pg_catalog.pg_trigger WHERE tgrelid = 'midstream.ddl'::regclass AND tgname = 'midstream_repeat') THEN

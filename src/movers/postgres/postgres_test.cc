@@ -393,7 +393,7 @@ TEST_F(Live, TablesMadeSinceTheMoveBeganPostponeTheSwitch) {
   Client client(world);
   ASSERT_NO_FATAL_FAILURE(follow());
   // Without having been written down: else it is followed like the others (ddl_live_test.cc).
-  const std::string made = "CREATE TABLE made_since (id int PRIMARY KEY)", silent = "ALTER EVENT TRIGGER \"!midstream_ddl_command_end_autumn-1\" ";
+  const std::string made = "CREATE TABLE made_since (id int PRIMARY KEY)", silent = "ALTER EVENT TRIGGER \"!midstream_2_ddl_command_end_autumn-1\" ";
   ASSERT_EQ(world.old_server().sql("shop", silent + "DISABLE; " + made + "; " + silent + "ENABLE ALWAYS"), "");
   ASSERT_EQ(world.new_server().sql("shop", "SET midstream.allow = 'on'; " + made, true), "");
   OK(world.apply("target"));  // else new's fence is found to lack a trigger first

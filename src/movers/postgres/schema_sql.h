@@ -239,6 +239,7 @@ SELECT coalesce(string_agg(line, E'\n' ORDER BY line COLLATE "C"), '') FROM (
     WHERE NOT tgisinternal AND tgparentid = 0 AND tgname <> 'midstream_deny'
   UNION ALL SELECT format('%s policy %I %s', t.name, polname, polcmd) FROM t JOIN pg_catalog.pg_policy ON polrelid = t.oid
   UNION ALL SELECT format('%s rule %I', t.name, rulename) FROM t JOIN pg_catalog.pg_rewrite ON ev_class = t.oid WHERE rulename <> '_RETURN'
+  UNION ALL SELECT format('%s owner %s %s%s', t.name, pg_get_userbyid(c.relowner), c.relrowsecurity, c.relforcerowsecurity) FROM t JOIN pg_catalog.pg_class c ON c.oid = t.oid
   UNION ALL SELECT format('schema %I', nspname) FROM n
   UNION ALL SELECT format('extension %I', extname) FROM pg_catalog.pg_extension
   UNION ALL SELECT format('function %I.%I(%s) %s %s', nspname, proname, pg_get_function_identity_arguments(p.oid), prokind, md5(prosrc)) FROM pg_catalog.pg_proc p JOIN n ON n.oid = pronamespace

@@ -300,8 +300,11 @@ TEST_F(SeededSlowly, OutlivesCrashesOfEveryServer) {
   // The copy's, while it recovers and just when it has become writable; and old's once more.
   std::atomic<int> killed = 0;
   const auto kill_the_copy = [&] {
-    const int pid = std::atoi(read_file(box() / "cluster/postmaster.pid").value_or("0").c_str());
-    if (pid > 0 && ::kill(pid, SIGKILL) == 0) ++killed;
+    // It was started just now: its number may not be written yet.
+    killed += eventually([&] {
+      const int pid = std::atoi(read_file(box() / "cluster/postmaster.pid").value_or("0").c_str());
+      return pid > 0 && ::kill(pid, SIGKILL) == 0;
+    }, Millis(5'000));
   };
   world.once_at("seed.started", [&] {
     world.old_server().crash();
