@@ -395,7 +395,7 @@ TEST_F(Live, TablesMadeSinceTheMoveBeganPostponeTheSwitch) {
   // Without having been written down: else it is followed like the others (ddl_live_test.cc).
   const std::string made = "CREATE TABLE made_since (id int PRIMARY KEY)", silent = "ALTER EVENT TRIGGER \"!midstream_2_ddl_command_end_autumn-1\" ";
   ASSERT_EQ(world.old_server().sql("shop", silent + "DISABLE; " + made + "; " + silent + "ENABLE ALWAYS"), "");
-  ASSERT_EQ(world.new_server().sql("shop", "SET midstream.allow = 'on'; " + made, true), "");
+  ASSERT_EQ(world.new_server().sql("shop", "SET midstream.allow = 'on'; " + made + "; ALTER TABLE made_since OWNER TO postgres", true), "");
   OK(world.apply("target"));  // else new's fence is found to lack a trigger first
   const auto switched = world.apply("switch");
   ASSERT_FALSE(switched);
