@@ -1,20 +1,11 @@
 // DDL while a move lasts, on whichever side owns: repeated on the other at its place in the stream, or the stream stops before it.
-#include <fmt/format.h>
-#include <gtest/gtest.h>
-
 #include <string>
 #include <vector>
 
-#include "movers/postgres/live_clusters.h"
+#include "movers/postgres/live_test.h"
 
 namespace midstream::postgres::test {
 namespace {
-
-#define OK(...)                                           \
-  do {                                                    \
-    const auto& ok_result_ = (__VA_ARGS__);               \
-    ASSERT_TRUE(ok_result_) << ok_result_.error().text(); \
-  } while (false)
 
 // All that the schema is, and all rows of what the statements below touch, as text.
 constexpr const char* kAll =
@@ -55,23 +46,16 @@ const std::vector<std::string>& additive() {
   return all;
 }
 
-class LiveSchema : public testing::Test {
+class LiveSchema : public LiveTest {
  protected:
   void SetUp() override {
-    if (!world.usable()) GTEST_SKIP() << "needs root, PostgreSQL 15 and a network namespace";
-    world.make_shop();
-    world.forget();
-    world.restart_agents(true);
+    LiveTest::SetUp();
+    if (!IsSkipped()) world.restart_agents(true);
   }
   void TearDown() override {
+    LiveTest::TearDown();
     if (!world.usable()) return;
-    world.drop_shop();
     for (auto* server : {&world.old_server(), &world.new_server()}) server->sql("postgres", "DROP ROLE IF EXISTS newcomer, group_of");
-    world.forget_acts();
-  }
-  void follow() {
-    for (const char* kind : {"source", "target", "follow"}) OK(world.apply(kind));
-    ASSERT_TRUE(world.wait_reached("follow", Millis(60'000))) << world.why;
   }
   // In one query message, as psql -c and many drivers do.
   static void run(Server& server, const std::string& sql) {
@@ -97,8 +81,6 @@ class LiveSchema : public testing::Test {
     }
     return world.why;
   }
-
-  World& world = World::get();
 };
 
 TEST_F(LiveSchema, WhatIsAddedIsRepeatedAtItsPlaceOnBothRoads) {

@@ -1,23 +1,14 @@
 // DDL on a side that does not own its database: what a session makes of temporary objects, in the way of the gate, passes; nothing else
 // does, whatever the session has set and however it is put.
-#include <fmt/format.h>
-#include <gtest/gtest.h>
-
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "movers/postgres/live_clusters.h"
+#include "movers/postgres/live_test.h"
 
 namespace midstream::postgres::test {
 namespace {
-
-#define OK(...)                                           \
-  do {                                                    \
-    const auto& ok_result_ = (__VA_ARGS__);               \
-    ASSERT_TRUE(ok_result_) << ok_result_.error().text(); \
-  } while (false)
 
 constexpr const char* kFurnish =
     "GRANT TEMPORARY, CREATE ON DATABASE shop TO client; GRANT CREATE ON SCHEMA public TO client; SET ROLE client; CREATE SCHEMA odd; "
@@ -32,23 +23,18 @@ constexpr const char* kState =
     "'public'::regnamespace) || (SELECT coalesce(string_agg(attname || attacl::text, ',' ORDER BY attname), '') FROM pg_attribute WHERE attrelid = 'public.mine'::regclass AND attacl IS NOT NULL) || "
     "(SELECT string_agg(proname || coalesce(proacl::text, ''), ',' ORDER BY proname) FROM pg_proc WHERE pronamespace = 'public'::regnamespace) || (SELECT count(*) FROM public.mine)";
 
-class LiveDdl : public testing::Test {
+class LiveDdl : public LiveTest {
  protected:
   void SetUp() override {
-    if (!world.usable()) GTEST_SKIP() << "needs root, PostgreSQL 15 and a network namespace";
-    world.make_shop();
-    world.forget();
-    world.restart_agents(false);
+    LiveTest::SetUp();
+    if (IsSkipped()) return;
     const auto done = world.old_server().sql("shop", kFurnish);
     ASSERT_FALSE(done.starts_with("ERROR")) << done;
-    for (const char* kind : {"source", "target", "follow"}) OK(world.apply(kind));
-    ASSERT_TRUE(world.wait_reached("follow", Millis(60'000))) << world.why;
+    ASSERT_NO_FATAL_FAILURE(follow());
   }
   void TearDown() override {
-    if (!world.usable()) return;
     session_.reset();
-    world.drop_shop();
-    world.forget_acts();
+    LiveTest::TearDown();
   }
   // As `client` on new, past the fence that keeps it out.
   void begin() {
@@ -71,7 +57,6 @@ class LiveDdl : public testing::Test {
   }
   static std::string in_do(const std::string& sql) { return fmt::format("DO $do$ BEGIN {}; END $do$", sql); }
 
-  World& world = World::get();
   std::optional<Session> session_;
 };
 
