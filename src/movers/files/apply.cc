@@ -88,7 +88,7 @@ Result<> Applier::touch(const std::string& directory, const Place& place) {
   if (touched_.contains(directory)) return {};
   const auto stat = TRY(look_at(place.fd(), "."));
   if (!stat) return refused(fmt::format("{} went away", printable(directory)));
-  const auto* entry = std::as_const(*tree_.index).find(directory);
+  const auto entry = tree_.index->find(directory);
   touched_[directory] = Touched{Place{place.directory, "."}, stat->mtime_ns, entry && entry->matches(*stat)};
   return {};
 }
@@ -98,7 +98,7 @@ void Applier::restore_times() {
     const timespec times[2] = {omit(), at_ns(touched.mtime_ns)};
     if (::utimensat(touched.place.fd(), ".", times, 0) != 0 || !touched.known) continue;
     const auto stat = look_at(touched.place.fd(), ".");
-    auto* entry = tree_.index->find(path);
+    const auto entry = tree_.index->find(path);
     if (!stat || !*stat || !entry || entry->ino != (*stat)->ino) continue;
     auto fresh = *entry;
     fresh.ctime_ns = (*stat)->ctime_ns;
@@ -128,12 +128,12 @@ Result<Place> Applier::make_place(const std::string& path) {
 Result<Version> Applier::current_version(const std::string& path, const Place& place, const Stat& stat) {
   auto local = stat;
   if (const auto it = touched_.find(path); it != touched_.end()) {
-    if (const auto* entry = std::as_const(*tree_.index).find(path); entry && it->second.known) return entry->version;
+    if (const auto entry = tree_.index->find(path); entry && it->second.known) return entry->version;
     local.mtime_ns = it->second.mtime_ns;
   }
   if (const auto it = tree_.sent.find(path); it != tree_.sent.end() && it->second.entry.matches(local))
     return it->second.entry.version;
-  if (const auto* entry = std::as_const(*tree_.index).find(path); entry && entry->matches(local)) return entry->version;
+  if (const auto entry = tree_.index->find(path); entry && entry->matches(local)) return entry->version;
   auto loaded = load(place, stat, 0, true);
   if (!loaded) return as_refusal(loaded.error());
   loaded->version.mtime_ns = local.mtime_ns;
@@ -144,7 +144,7 @@ Result<Version> Applier::current_version(const std::string& path, const Place& p
 Result<Applier::Verdict> Applier::judge(const Change& change, const Place& place, const std::optional<Stat>& local,
                                         Version& current) {
   const std::string path(change.path);
-  const auto* entry = std::as_const(*tree_.index).find(path);
+  const auto entry = tree_.index->find(path);
   current = Version{};
   if (!local) {
     const bool deleted_here = tree_.outgoing && entry && entry->version == change.version;

@@ -17,7 +17,8 @@ namespace {
 
 constexpr std::string_view kMagic = "midstream-index-1\n";
 constexpr std::size_t kMaxRecord = 16u << 10;
-enum Kind : std::uint8_t { kPut = 1, kErase = 2, kFact = 3, kCheckpoint = 4 };
+constexpr std::size_t kReading = 1u << 20;
+enum Kind : std::uint8_t { kPut = 1, kErase = 2, kFact = 3, kCheckpoint = 4, kRename = 5 };
 
 std::string put_record(std::string_view path, const Entry& entry) {
   std::string out;
@@ -39,12 +40,12 @@ std::string erase_record(std::string_view path) {
   return out;
 }
 
-std::string fact_record(std::string_view key, std::string_view value) {
+std::string two_texts(Kind kind, std::string_view first, std::string_view second) {
   std::string out;
   Writer writer(out);
-  writer.u8(kFact);
-  writer.text(key);
-  writer.text(value);
+  writer.u8(kind);
+  writer.text(first);
+  writer.text(second);
   return out;
 }
 
@@ -67,30 +68,16 @@ Result<> write_fully(int fd, std::string_view bytes) {
 
 }  // namespace
 
-bool Entry::matches(const Stat& stat) const {
-  if (racy || version.type != stat.type || ino != stat.ino || version.mtime_ns != stat.mtime_ns) return false;
-  return ctime_ns == stat.ctime_ns && version.size == stat.size;
-}
-
-Entry make_entry(const Version& version, const Stat& stat, bool from_peer) {
-  Entry entry;
-  entry.version = version;
-  entry.ino = stat.ino;
-  entry.ctime_ns = stat.ctime_ns;
-  entry.from_peer = from_peer;
-  entry.linked = stat.nlink > 1 && stat.type == EntryType::file;
-  return entry;
-}
-
 Result<std::unique_ptr<Index>> Index::open(const std::filesystem::path& file) {
   auto index = std::make_unique<Index>();
   index->file_ = file;
   index->log_ = Fd(::open(file.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
   if (!index->log_) return errno_failure(fmt::format("cannot open the index {}", file.string()), errno);
-  const auto log = TRY(midstream::read_file(file, std::size_t{8} << 30));
+  const off_t size = ::lseek(index->log_.get(), 0, SEEK_END);
+  if (size < 0) return errno_failure(fmt::format("cannot measure the index {}", file.string()), errno);
   std::size_t good = 0;
-  CHECK_OK(index->replay(log, good));
-  if (good < log.size() && ::ftruncate(index->log_.get(), static_cast<off_t>(good)) != 0) {
+  CHECK_OK(index->replay(good));
+  if (good < static_cast<std::size_t>(size) && ::ftruncate(index->log_.get(), static_cast<off_t>(good)) != 0) {
     return errno_failure(fmt::format("cannot cut the torn end off {}", file.string()), errno);
   }
   if (index->fact("incarnation").empty()) {
@@ -98,50 +85,71 @@ Result<std::unique_ptr<Index>> Index::open(const std::filesystem::path& file) {
     if (::getrandom(&number, sizeof number, 0) != sizeof number) return errno_failure("no random numbers", errno);
     index->set_fact("incarnation", std::to_string(number | 1));
   }
-  index->since_checkpoint_ = index->unproven_.size();
-  if (good == 0 || index->records_ > 2 * index->entries_.size() + 1000) CHECK_OK(index->compact());
+  index->since_checkpoint_ = index->doubted_.size() + index->doubted_gone_.size();
+  if (good == 0 || index->records_ > 2 * index->nodes_.size() + 1000) CHECK_OK(index->compact());
   return index;
 }
 
-Result<> Index::replay(std::string_view log, std::size_t& good) {
+// Reads the log piece by piece: it may be larger than the memory that its entries take.
+Result<> Index::replay(std::size_t& good) {
+  std::string buffer;
+  std::string_view left;
+  std::size_t offset = 0;  // of what has been read
+  bool begun = false;
+  const auto more = [&]() -> Result<bool> {
+    std::string rest(left);
+    const auto had = rest.size();
+    rest.resize(had + kReading);
+    ssize_t n = 0;
+    while ((n = ::pread(log_.get(), rest.data() + had, kReading, static_cast<off_t>(offset))) < 0 && errno == EINTR) {}
+    if (n < 0) return errno_failure("cannot read the index", errno);
+    offset += static_cast<std::size_t>(n);
+    rest.resize(had + static_cast<std::size_t>(n));
+    buffer = std::move(rest);
+    left = buffer;
+    return n > 0;
+  };
   good = 0;
-  if (!log.starts_with(kMagic)) return {};
-  auto left = log.substr(kMagic.size());
   while (true) {
-    good = log.size() - left.size();
     Reader head(left);
-    const auto size = head.u32();
-    const auto sum = head.u64();
-    if (!size || !sum || *size > kMaxRecord || *size > head.left()) break;
-    const auto payload = left.substr(12, *size);
-    if (hash_bytes(payload) != *sum || !apply_record(payload)) break;
-    left.remove_prefix(12 + *size);
-    ++records_;
+    const auto size = begun ? head.u32() : Result<std::uint32_t>(static_cast<std::uint32_t>(kMagic.size()));
+    const auto sum = begun ? head.u64() : Result<std::uint64_t>(0);
+    if (!size || !sum || *size > head.left()) {
+      if (size && *size > kMaxRecord) return {};
+      if (!TRY(more())) return {};
+      continue;
+    }
+    const auto payload = left.substr(begun ? 12 : 0, *size);
+    if (begun ? hash_bytes(payload) != *sum || !apply_record(payload) : payload != kMagic) return {};
+    left.remove_prefix(*size + (begun ? 12 : 0));
+    good = offset - left.size();
+    if (begun) ++records_;
+    begun = true;
   }
-  return {};
 }
 
-Result<> Index::apply_record(std::string_view payload) {
-  Reader in(payload);
-  const auto kind = TRY(in.u8());
-  if (kind == kCheckpoint) {
-    unproven_.clear();
-    return {};
+void Index::doubt(std::string_view path) {
+  const auto id = nodes_.find(path);
+  if (id == Nodes::kNone) {
+    doubted_gone_.emplace(path);
+  } else if (!nodes_.marked(id)) {
+    nodes_.set_mark(id, true);
+    doubted_.push_back(id);
   }
-  const std::string path(TRY(in.text(kMaxPath)));
-  if (kind == kPut || kind == kErase) unproven_.insert(path);
-  if (kind == kErase) {
-    if (const auto it = entries_.find(path); it != entries_.end()) {
-      unlink(it->second, path);
-      entries_.erase(it);
-    }
-    return {};
-  }
-  if (kind == kFact) {
-    facts_[path] = TRY(in.text(kMaxPath));
-    return {};
-  }
-  if (kind != kPut) return corrupt("unknown record in an index");
+}
+
+void Index::clear_doubts() {
+  for (const auto id : doubted_) nodes_.set_mark(id, false);
+  doubted_.clear();
+  doubted_gone_.clear();
+}
+
+bool Index::unproven(std::string_view path) const {
+  const auto id = nodes_.find(path);
+  return (id != Nodes::kNone && nodes_.marked(id)) || doubted_gone_.contains(path);
+}
+
+Result<> Index::apply_put(std::string_view path, Reader& in) {
   Entry entry;
   entry.version = TRY(in.version());
   entry.ino = TRY(in.u64());
@@ -150,10 +158,44 @@ Result<> Index::apply_record(std::string_view payload) {
   entry.from_peer = flags & 1;
   entry.racy = flags & 2;
   entry.linked = flags & 4;
-  if (const auto it = entries_.find(path); it != entries_.end()) unlink(it->second, path);
-  if (entry.linked) link(entry.ino, path);
-  entries_[path] = entry;
+  if (!entry.version.present() || (path != "." && !is_safe_path(path))) return corrupt("an entry of nothing in an index");
+  nodes_.put(path, entry);
+  doubt(path);
   return {};
+}
+
+Result<> Index::apply_rename(std::string_view from, std::string_view to) {
+  if (to != "." && !is_safe_path(to)) return corrupt("an unsafe path in an index");
+  if (!nodes_.rename(from, to)) return corrupt("a rename in an index that cannot be");
+  doubt(from);
+  doubt(to);
+  for (const auto id : nodes_.below(to)) {
+    if (nodes_.marked(id)) continue;
+    nodes_.set_mark(id, true);
+    doubted_.push_back(id);
+  }
+  return {};
+}
+
+Result<> Index::apply_record(std::string_view payload) {
+  Reader in(payload);
+  const auto kind = TRY(in.u8());
+  if (kind == kCheckpoint) {
+    clear_doubts();
+    return {};
+  }
+  const auto path = TRY(in.text(kMaxPath));
+  if (kind == kErase) {
+    nodes_.erase(path);
+    doubt(path);
+    return {};
+  }
+  if (kind == kFact) {
+    facts_[std::string(path)] = TRY(in.text(kMaxPath));
+    return {};
+  }
+  if (kind == kRename) return apply_rename(path, TRY(in.text(kMaxPath)));
+  return kind == kPut ? apply_put(path, in) : corrupt("unknown record in an index");
 }
 
 Result<> Index::compact() {
@@ -161,18 +203,18 @@ Result<> Index::compact() {
   Fd fd(::open(next.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600));
   if (!fd) return errno_failure(fmt::format("cannot write {}", next), errno);
   std::string out(kMagic);
-  for (const auto& [key, value] : facts_) append_record(out, fact_record(key, value));
-  for (const auto& [path, entry] : entries_) {
-    if (unproven(path)) continue;
-    append_record(out, put_record(path, entry));
-    if (out.size() < (1u << 20)) continue;
+  for (const auto& [key, value] : facts_) append_record(out, two_texts(kFact, key, value));
+  for (const auto id : nodes_.below(".")) {
+    if (nodes_.marked(id)) continue;
+    append_record(out, put_record(nodes_.path(id), nodes_.entry(id)));
+    if (out.size() < kReading) continue;
     CHECK_OK(write_fully(fd.get(), out));
     out.clear();
   }
   out += checkpoint_record();
-  for (const auto& path : unproven_) {
-    const auto* entry = std::as_const(*this).find(path);
-    append_record(out, entry ? put_record(path, *entry) : erase_record(path));
+  for (const auto& path : doubted_gone_) append_record(out, erase_record(path));
+  for (const auto id : nodes_.below(".")) {
+    if (nodes_.marked(id)) append_record(out, put_record(nodes_.path(id), nodes_.entry(id)));
   }
   CHECK_OK(write_fully(fd.get(), out));
   if (::fdatasync(fd.get()) != 0) return errno_failure(fmt::format("cannot sync {}", next), errno);
@@ -181,19 +223,9 @@ Result<> Index::compact() {
   const Fd parent(::open(file_.parent_path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!parent || ::fsync(parent.get()) != 0) return errno_failure("cannot sync the index's directory", errno);
   log_ = std::move(fd);
-  records_ = entries_.size() + unproven_.size();
+  records_ = nodes_.size() + doubted_gone_.size();
   pending_.clear();
   return {};
-}
-
-const Entry* Index::find(std::string_view path) const {
-  const auto it = entries_.find(path);
-  return it == entries_.end() ? nullptr : &it->second;
-}
-
-Entry* Index::find(std::string_view path) {
-  const auto it = entries_.find(path);
-  return it == entries_.end() ? nullptr : &it->second;
 }
 
 void Index::record(std::string_view payload) {
@@ -209,50 +241,25 @@ std::string Index::checkpoint_record() {
 }
 
 void Index::put(std::string_view path, const Entry& entry) {
-  const auto it = entries_.find(path);
-  if (it != entries_.end()) {
-    unlink(it->second, path);
-    it->second = entry;
-  } else {
-    entries_.emplace(path, entry);
-  }
-  if (entry.linked) link(entry.ino, path);
+  nodes_.put(path, entry);
   record(put_record(path, entry));
 }
 
+void Index::refresh(std::string_view path, const Entry& entry) { nodes_.put(path, entry); }
+
 void Index::erase(std::string_view path) {
-  const auto it = entries_.find(path);
-  if (it == entries_.end()) return;
-  unlink(it->second, path);
-  entries_.erase(it);
+  if (nodes_.find(path) == Nodes::kNone) return;
+  nodes_.erase(path);
   record(erase_record(path));
 }
 
-void Index::link(std::uint64_t ino, std::string_view path) { links_.emplace(ino, path); }
+void Index::note_rename(std::string_view from, std::string_view to) { record(two_texts(kRename, from, to)); }
 
-void Index::unlink(const Entry& entry, std::string_view path) {
-  if (!entry.linked) return;
-  auto [first, last] = links_.equal_range(entry.ino);
-  for (; first != last; ++first) {
-    if (first->second == path) {
-      links_.erase(first);
-      return;
-    }
-  }
-}
-
-std::pair<Index::Map::const_iterator, Index::Map::const_iterator> Index::below(std::string_view path) const {
-  if (path == ".") return {entries_.begin(), entries_.end()};
-  const std::string first = std::string(path) + '/';
-  const std::string last = std::string(path) + static_cast<char>('/' + 1);
-  return {entries_.lower_bound(first), entries_.lower_bound(last)};
-}
-
-std::vector<std::string> Index::names_of(std::uint64_t ino) const {
-  std::vector<std::string> out;
-  auto [first, last] = links_.equal_range(ino);
-  for (; first != last; ++first) out.push_back(first->second);
-  return out;
+std::optional<Entry> Index::see(std::string_view path, std::uint32_t stamp) {
+  const auto id = nodes_.find(path);
+  if (id == Nodes::kNone) return std::nullopt;
+  nodes_.see(id, stamp);
+  return nodes_.entry(id);
 }
 
 std::string Index::fact(const std::string& key) const {
@@ -262,7 +269,7 @@ std::string Index::fact(const std::string& key) const {
 
 void Index::set_fact(const std::string& key, const std::string& value) {
   facts_[key] = value;
-  record(fact_record(key, value));
+  record(two_texts(kFact, key, value));
 }
 
 void Index::put_back(std::string records) { pending_.insert(0, records); }

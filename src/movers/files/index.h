@@ -9,49 +9,41 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "base/result.h"
-#include "movers/files/root.h"
+#include "movers/files/nodes.h"
 #include "movers/files/version.h"
 #include "sys/fd.h"
 
 namespace midstream::files {
 
-struct Entry {
-  Version version;
-  std::uint64_t ino = 0;
-  std::int64_t ctime_ns = 0;
-  bool from_peer = false;  // the other host made this version: what it sends next knows of it
-  bool racy = false;       // read so soon after a change that the same times may hide a later one
-  bool linked = false;     // had several names
-  std::uint32_t seen = 0;  // by which scan; in memory only
-
-  // Whether what is on disk is what this entry was written for.
-  bool matches(const Stat& stat) const;
-};
-Entry make_entry(const Version& version, const Stat& stat, bool from_peer);
-
 class Index {
  public:
-  using Map = std::map<std::string, Entry, std::less<>>;
-
   // Reads or begins the log `file`. A torn or damaged end is cut off: what it held is merely compared again.
   static Result<std::unique_ptr<Index>> open(const std::filesystem::path& file);
 
-  const Entry* find(std::string_view path) const;
-  Entry* find(std::string_view path);
+  std::optional<Entry> find(std::string_view path) const { return nodes_.get(path); }
   void put(std::string_view path, const Entry& entry);
   void erase(std::string_view path);
-  const Map& entries() const { return entries_; }
-  // [first, last) of what lies below the directory `path`, in order.
-  std::pair<Map::const_iterator, Map::const_iterator> below(std::string_view path) const;
-  // Other paths that had this inode when it had several names.
-  std::vector<std::string> names_of(std::uint64_t ino) const;
+  // How many paths have an entry, and all of them, to look at.
+  std::size_t size() const { return nodes_.size(); }
+  const Nodes& nodes() const { return nodes_; }
+  std::vector<std::string> names_of(std::uint64_t ino) const { return nodes_.names_of(ino); }
+  // Notes that a scan has met the path, and gives what is known of it.
+  std::optional<Entry> see(std::string_view path, std::uint32_t stamp);
+
+  // Moves the entry `from` with all below it, at once; the log follows with note_rename(), or never, where rename() the
+  // other way undoes it. Meanwhile nothing below `to` may be put but by refresh(). False, and nothing happens: `from` has
+  // no entry, `to` is known already, or lies below `from`.
+  bool rename(std::string_view from, std::string_view to) { return nodes_.rename(from, to); }
+  void note_rename(std::string_view from, std::string_view to);
+  // The local identity of what is known: in memory only, so that losing it costs a comparison.
+  void refresh(std::string_view path, const Entry& entry);
 
   // Small facts kept with the index; "" where never set.
   std::string fact(const std::string& key) const;
@@ -71,23 +63,27 @@ class Index {
   std::size_t since_checkpoint() const { return since_checkpoint_; }
   void checkpointed(std::size_t changes) { since_checkpoint_ -= std::min(changes, since_checkpoint_); }
   // Whether the log, as it was opened, spoke of `path` behind its last checkpoint.
-  bool unproven(std::string_view path) const { return unproven_.contains(path); }
+  bool unproven(std::string_view path) const;
 
  private:
-  Result<> replay(std::string_view log, std::size_t& good);
+  Result<> replay(std::size_t& good);
   Result<> apply_record(std::string_view payload);
+  Result<> apply_put(std::string_view path, class Reader& in);
+  Result<> apply_rename(std::string_view from, std::string_view to);
+  void doubt(std::string_view path);
+  void clear_doubts();
   Result<> compact();
   void record(std::string_view payload);
-  void link(std::uint64_t ino, std::string_view path);
-  void unlink(const Entry& entry, std::string_view path);
 
   std::filesystem::path file_;
   Fd log_;
-  Map entries_;
-  std::unordered_multimap<std::uint64_t, std::string> links_;
+  Nodes nodes_;
   std::map<std::string, std::string> facts_;
   std::string pending_;
-  std::set<std::string, std::less<>> unproven_;  // when it was opened
+  // When it was opened, what stood behind the last checkpoint: marked in `nodes_` and listed here, or, where it is known no
+  // more, by its path.
+  std::vector<Nodes::Id> doubted_;
+  std::set<std::string, std::less<>> doubted_gone_;
   std::size_t records_ = 0;
   std::size_t since_checkpoint_ = 0;
 };

@@ -39,6 +39,35 @@ Result<> send_parts(const Place& place, const Stat& stat, Stream& stream, const 
   return {};
 }
 
+// Walks over what an index knows, in the order of path_before. What changes meanwhile may be met or not. All but the
+// constructor with the tree's mutex held.
+class Ordered {
+ public:
+  explicit Ordered(Tree& tree) : tree_(tree) {
+    const std::lock_guard lock(tree.mutex);
+    ids_ = tree.index->nodes().in_order(".");
+  }
+  // Whether there is one; path() and version() are its.
+  bool has_next() {
+    const auto& nodes = tree_.index->nodes();
+    for (; next_ < ids_.size(); ++next_) {
+      if (!nodes.present(ids_[next_])) continue;
+      path_ = nodes.path(ids_[next_]);
+      if (last_.empty() || path_before(last_, path_)) return true;  // else another one lives in its place now
+    }
+    return false;
+  }
+  const std::string& path() const { return path_; }
+  Version version() const { return tree_.index->nodes().entry(ids_[next_]).version; }
+  void advance() { last_ = path_, ++next_; }
+
+ private:
+  Tree& tree_;
+  std::vector<Nodes::Id> ids_;
+  std::size_t next_ = 0;
+  std::string path_, last_;
+};
+
 }  // namespace
 
 Result<> send_known(Tree& tree, Stream& stream, const std::stop_token& stop) {
@@ -48,19 +77,16 @@ Result<> send_known(Tree& tree, Stream& stream, const std::stop_token& stop) {
     welcome.incarnation = std::strtoull(tree.index->fact("incarnation").c_str(), nullptr, 10);
   }
   CHECK_OK(send(stream, encode(welcome), stop));
-  std::string after;
+  Ordered all(tree);
   while (true) {
     std::vector<Listed> part;
     {
       const std::lock_guard lock(tree.mutex);
-      const auto& all = std::as_const(*tree.index).entries();
-      for (auto it = all.upper_bound(after); it != all.end() && part.size() < kListing; ++it)
-        part.push_back({it->first, it->second.version});
+      for (; part.size() < kListing && all.has_next(); all.advance()) part.push_back({all.path(), all.version()});
     }
     const bool last = part.size() < kListing;
     CHECK_OK(send(stream, encode_listing(part, last), stop));
     if (last) return {};
-    after = part.back().path;
   }
 }
 
@@ -96,10 +122,10 @@ Result<> send_entry(const Root& root, const std::string& path, Stream& stream, c
 Result<std::vector<Mender::Doubt>> Mender::doubtful(Stream& stream) {
   std::vector<Doubt> out;
   std::string before;  // the last path that was listed
+  Ordered all(tree_);
   const auto only_here = [&](const std::string& until, bool last) {
-    const auto& all = std::as_const(*tree_.index).entries();
-    for (auto it = all.upper_bound(before); it != all.end() && (last || it->first < until); ++it)
-      out.push_back({it->first, {}});
+    for (; all.has_next() && (last || path_before(all.path(), until)); all.advance()) out.push_back({all.path(), {}});
+    if (!last && all.has_next() && all.path() == until) all.advance();
   };
   for (bool last = false; !last;) {
     const auto body = TRY(read_frame(stream, Deadline::in(kSilence), stop_, kMaxFileFrame));
@@ -107,10 +133,10 @@ Result<std::vector<Mender::Doubt>> Mender::doubtful(Stream& stream) {
     last = TRY(decode_listing(body, part));
     const std::lock_guard lock(tree_.mutex);
     for (const auto& listed : part) {
-      if (listed.path <= before) return corrupt("the other host lists what it knows out of order");
+      if (!before.empty() && !path_before(before, listed.path)) return corrupt("the other host lists what it knows out of order");
       only_here(listed.path, false);
       before = listed.path;
-      const auto* entry = std::as_const(*tree_.index).find(listed.path);
+      const auto entry = tree_.index->find(listed.path);
       if (!entry || entry->version != listed.version || tree_.index->unproven(listed.path)) {
         out.push_back({listed.path, listed.version});
       }
@@ -152,7 +178,7 @@ Result<> Mender::compare() {
 Result<bool> Mender::is_agreed(const Doubt& doubt) {
   {
     const std::lock_guard lock(tree_.mutex);
-    const auto* entry = std::as_const(*tree_.index).find(doubt.path);
+    const auto entry = tree_.index->find(doubt.path);
     if (!entry || entry->version != doubt.theirs) return false;
   }
   const auto local = look(doubt.path);
@@ -218,7 +244,7 @@ bool Mender::wins(const Local& local, const Version& theirs) const {
 
 Result<> Mender::keep_local(const std::string& path, const Local& local) {
   const bool known = [&] {  // both had it once: what the other host has came after it
-    const auto* entry = std::as_const(*tree_.index).find(path);
+    const auto entry = tree_.index->find(path);
     return entry && entry->version == local.version;
   }();
   if (known || (local.stat->type == EntryType::file && local.stat->size == 0)) return {};
@@ -255,7 +281,7 @@ Result<> Mender::settle(const std::string& path, Fetched& fetched) {
     return {};
   }
   if (theirs.op == Op::gone) {
-    const auto* entry = std::as_const(*tree_.index).find(path);
+    const auto entry = tree_.index->find(path);
     const bool as_agreed = here && entry && entry->matches(*local.stat);
     if (!as_agreed) {  // changed here since it was agreed on, or gone from both
       tree_.index->erase(path);

@@ -182,9 +182,8 @@ Result<std::shared_ptr<Stream>> Outgoing::connect(const std::stop_token& stop) {
   const auto before = tree_->index->fact("peer");
   if (before != incarnation) {
     if (!before.empty()) {  // it lost its memory, or is another machine: nothing is agreed any more
-      std::vector<std::string> paths;
-      for (const auto& [path, entry] : tree_->index->entries()) paths.push_back(path);
-      for (const auto& path : paths) tree_->index->erase(path);
+      const auto& nodes = tree_->index->nodes();
+      for (const auto id : nodes.below(".")) tree_->index->erase(nodes.path(id));
       rescan_ = true;
     }
     tree_->index->set_fact("peer", incarnation);

@@ -179,9 +179,11 @@ Result<> rescue(Tree& tree) {
     if (!stat) continue;
     std::string path = name.substr(std::min(name.size(), name.find('-') + 1));
     bool agreed = stat->type != EntryType::file && stat->type != EntryType::symlink;
-    for (const auto& [known, entry] : std::as_const(*tree.index).entries()) {
+    const auto& nodes = tree.index->nodes();
+    for (const auto id : nodes.below(".")) {
+      const auto entry = nodes.entry(id);
       if (entry.ino != stat->ino) continue;
-      path = known;
+      path = nodes.path(id);
       agreed |= !entry.racy && entry.version.type == stat->type && entry.version.mtime_ns == stat->mtime_ns &&
                 entry.version.size == stat->size;
     }

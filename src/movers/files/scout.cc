@@ -59,7 +59,7 @@ void Scout::note_trouble(const std::string& path, std::string why) {
 
 bool Scout::is_suspect(const std::string& path, const Stat& stat) {
   const std::lock_guard lock(tree_.mutex);
-  const auto* entry = std::as_const(*tree_.index).find(path);
+  const auto entry = tree_.index->find(path);
   if (stat.type != EntryType::file) return false;
   if (entry ? entry->ino == 0 || entry->matches(stat) : !unknown_too_) return false;
   const auto since = tree_.run.since_ns;
@@ -92,7 +92,7 @@ Result<> Scout::look_at_place(const std::string& path, Mark mark, const Place& p
   bool was_directory = false;
   {
     const std::lock_guard lock(tree_.mutex);
-    const auto* known = tree_.known(path);
+    const auto known = tree_.known(path);
     if (known && known->matches(stat) && !mark.force) return {};
     was_directory = known && known->version.type == EntryType::directory;
     scan_it = stat.type == EntryType::directory && (!was_directory || known->ino != stat.ino);
@@ -145,7 +145,7 @@ void Scout::emit(const std::string& path, const Loaded& loaded, bool force, bool
   auto entry = make_entry(loaded.version, loaded.stat, false);
   entry.racy = is_racy(loaded.stat);
   if (unsteady) entry.ino = 0;  // matches nothing: it will be looked at again
-  const auto* known = tree_.known(path);
+  const auto known = tree_.known(path);
   if (known && known->version == loaded.version && !force) {
     entry.from_peer = known->from_peer;
     if (const auto it = tree_.sent.find(path); it != tree_.sent.end()) {
@@ -173,7 +173,7 @@ Result<> Scout::guard_root() {
   const auto names = TRY(list_names(tree_.root->fd()));
   const bool empty = std::ranges::all_of(names, [](const auto& name) { return name == kHidden; });
   const std::lock_guard lock(tree_.mutex);
-  if (empty && tree_.index->entries().size() > 2) {
+  if (empty && tree_.index->size() > 2) {
     return refused(
         fmt::format("{} is empty all of a sudden: nothing is deleted on the other host", tree_.path.string()),
         "put its files back, or undo the follow if this is meant");
@@ -185,8 +185,8 @@ Result<> Scout::children_gone(const std::string& path) {
   std::vector<std::string> children;
   {
     const std::lock_guard lock(tree_.mutex);
-    const auto [first, last] = tree_.index->below(path);
-    for (auto it = first; it != last; ++it) children.push_back(it->first);
+    const auto& nodes = tree_.index->nodes();
+    for (const auto id : nodes.below(path)) children.push_back(nodes.path(id));
     for (auto it = tree_.sent.upper_bound(path); it != tree_.sent.end() && it->first < path + '0'; ++it) {
       if (is_below(it->first, path)) children.push_back(it->first);
     }
@@ -208,7 +208,7 @@ Result<> Scout::look_gone(const std::string& path, bool with_children) {
   if (path.find('/') == path.npos) CHECK_OK(guard_root());
   {
     const std::lock_guard lock(tree_.mutex);
-    const auto* known = tree_.known(path);
+    const auto known = tree_.known(path);
     if (!known || !known->version.present()) return {};
     // The look happens under the mutex: what the other host sends is not applied meanwhile.
     const auto stat = tree_.root->look(path);
@@ -287,9 +287,9 @@ Result<> Scout::visit(Scan& scan, const std::string& name) {
   bool equal = false;
   {
     const std::lock_guard lock(tree_.mutex);
-    if (auto* entry = tree_.index->find(path)) entry->seen = scan.stamp;
-    const auto* known = tree_.known(path);
-    equal = known && known->matches(**stat);
+    const auto indexed = tree_.index->see(path, scan.stamp);
+    const auto it = tree_.sent.find(path);
+    equal = it != tree_.sent.end() ? it->second.entry.matches(**stat) : indexed && indexed->matches(**stat);
   }
   if ((*stat)->type == EntryType::file) {
     ++seen_files_;
@@ -311,10 +311,11 @@ Result<> Scout::finish_scan(Scan& scan) {
   std::vector<std::string> missing;
   {
     const std::lock_guard lock(tree_.mutex);
-    const auto [first, last] = tree_.index->below(scan.top);
-    for (auto it = first; it != last; ++it) {
-      if (it->second.seen != scan.stamp && it->first != ".") missing.push_back(it->first);
+    const auto& nodes = tree_.index->nodes();
+    for (const auto id : nodes.below(scan.top)) {
+      if (nodes.seen(id) != scan.stamp) missing.push_back(nodes.path(id));
     }
+    std::erase(missing, ".");
   }
   if (!missing.empty() && scan.top == ".") CHECK_OK(guard_root());
   for (auto it = missing.rbegin(); it != missing.rend(); ++it) {

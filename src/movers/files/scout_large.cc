@@ -66,7 +66,7 @@ Result<> Scout::begin_large(const std::string& path, Mark mark) {
   bool maybe_same = false;
   {
     const std::lock_guard lock(tree_.mutex);
-    const auto* known = tree_.known(path);
+    const auto known = tree_.known(path);
     maybe_same = known && !mark.force && known->ino == large_->before.ino && known->version.size == large_->before.size &&
                  known->version.mtime_ns == large_->before.mtime_ns;
   }
@@ -77,7 +77,7 @@ Result<> Scout::begin_large(const std::string& path, Mark mark) {
     return {};
   }
   const std::lock_guard lock(tree_.mutex);
-  const auto* known = tree_.known(path);
+  const auto known = tree_.known(path);
   if (!known || known->version.hash != loaded->version.hash) return {};
   emit(path, *loaded, false, false);
   queued_.erase(path);
@@ -141,7 +141,7 @@ Result<> Scout::end_large() {
   }
   auto entry = make_entry(loaded.version, after, false);
   if (!steady) entry.ino = 0;  // looked at again
-  const auto* known = tree_.known(large.path);
+  const auto known = tree_.known(large.path);
   Change change;
   change.op = Op::parts;
   change.path = large.path;

@@ -105,9 +105,9 @@ Result<HostRun> host_run() {
                  wall_now_ms() * 1'000'000 - boot_now().count() + since_boot_ns};
 }
 
-const Entry* Tree::known(const std::string& wanted) const {
-  if (const auto it = sent.find(wanted); it != sent.end()) return &it->second.entry;
-  return std::as_const(*index).find(wanted);
+std::optional<Entry> Tree::known(std::string_view wanted) const {
+  if (const auto it = sent.find(wanted); it != sent.end()) return it->second.entry;
+  return index->find(wanted);
 }
 
 Result<> open_tree(Tree& tree, bool create) {
@@ -126,7 +126,7 @@ Result<> open_tree(Tree& tree, bool create) {
   auto root = TRY(Root::open(tree.path));
   const auto mark = mark_of(root);
   const auto before = tree.index->fact("root");
-  if (!before.empty() && before != mark && !tree.index->entries().empty()) {
+  if (!before.empty() && before != mark && tree.index->size() > 0) {
     return refused(fmt::format("{} is not the directory that was followed before", tree.path.string()),
                    "a mount may be missing; nothing is deleted on the other host meanwhile");
   }

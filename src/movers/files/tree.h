@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 
 #include "base/json.h"
@@ -69,8 +70,8 @@ struct Tree {
     if (at_point) at_point(point);
   }
 
-  // What is known to be at `path` on both hosts or on its way: sent, else indexed, else null.
-  const Entry* known(const std::string& path) const;
+  // What is known to be at `path` on both hosts or on its way: sent, else indexed, else nothing.
+  std::optional<Entry> known(std::string_view path) const;
 };
 
 // Opens the index and, where it exists, the root; with `create` makes a missing root (0755) with its parents.

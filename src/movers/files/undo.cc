@@ -74,10 +74,12 @@ Result<Json> remove_copied(Tree& tree) {
   if (!std::filesystem::exists(tree.path, ignored)) return Json{{"removed", 0}, {"kept", 0}};
   CHECK_OK(open_tree(tree, false));
   const std::lock_guard lock(tree.mutex);
-  const auto& entries = tree.index->entries();
-  for (auto it = entries.rbegin(); ours && it != entries.rend(); ++it) {
-    if (it->first == ".") continue;
-    take_back(*tree.root, it->first, it->second) ? ++removed : ++kept;
+  const auto& nodes = tree.index->nodes();
+  const auto all = nodes.below(".");
+  for (auto it = all.rbegin(); ours && it != all.rend(); ++it) {
+    const auto path = nodes.path(*it);
+    if (path == ".") continue;
+    take_back(*tree.root, path, nodes.entry(*it)) ? ++removed : ++kept;
   }
   CHECK_OK(tree.root->remove_hidden());
   if (ours) CHECK_OK(take_back_root(tree, origin));

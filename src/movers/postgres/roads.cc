@@ -229,7 +229,7 @@ Names why_not_physical(const Plan& plan, const Json& old_facts, const Json& new_
   const auto ours = old_facts.value("settings", Json::object());
   const auto theirs = new_facts.value("settings", Json::object());
   for (const auto& [name, value] : ours.items())
-    if (theirs.value(name, "") != value) why.push_back(fmt::format("{} is {} on old and {} on new", name, value.dump(), theirs.value(name, Json()).dump()));
+    if (theirs.value(name, Json("")) != value) why.push_back(fmt::format("{} is {} on old and {} on new", name, value.dump(), theirs.value(name, Json()).dump()));
   if (ours.value("hot_standby", "on") != "on") why.push_back("hot_standby is off");
   for (const auto& [where, facts] : {std::pair{"old", &old_facts}, std::pair{"new", &new_facts}})
     if (get_string_or(*facts, "level", "") == "minimal") why.push_back(fmt::format("wal_level is minimal on {}", where));
