@@ -1,11 +1,11 @@
 # Sourced by bench/rows/*.sh, which run in namespaces of their own as process 1's child: what they share.
 set -euo pipefail
 bin=/usr/lib/postgresql/15/bin
-runs=${runs:-9} seconds=5 scale= only=
+runs=${runs:-9} seconds=5 scale= only= count=
 while [ $# -gt 0 ]; do
   case $1 in
-    --runs) runs=$2 ;; --seconds) seconds=$2 ;; --scale) scale=$2 ;; --only) only=$2 ;;
-    *) echo "bench/run: what is '$1'? --runs N, --seconds N, --scale N, --only WORD" >&2; exit 64 ;;
+    --runs) runs=$2 ;; --seconds) seconds=$2 ;; --scale) scale=$2 ;; --only) only=$2 ;; --count) count=$2 ;;
+    *) echo "bench/run: what is '$1'? --runs N, --seconds N, --scale N, --count N, --only WORD" >&2; exit 64 ;;
   esac
   shift 2
 done
