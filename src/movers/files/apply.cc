@@ -17,6 +17,7 @@ namespace midstream::files {
 namespace {
 
 constexpr int kAttempts = 8;
+constexpr std::size_t kMaxHeld = 200;  // directories
 
 timespec omit() { return {0, UTIME_OMIT}; }
 timespec at_ns(std::int64_t ns) {
@@ -78,6 +79,7 @@ Result<> Applier::apply(const Change& change, Staged* staged, bool& need_content
   need_content = false;
   ++tree_.received;
   tree_.received_unsynced = true;
+  if (touched_.size() >= kMaxHeld) restore_times();
   if (change.op == Op::gone) return remove(change);
   if (change.path == ".") return put_root(change);
   return put(change, staged, need_content);
@@ -107,8 +109,11 @@ void Applier::restore_times() {
   touched_.clear();
 }
 
-// The held directory above `path`; parents that this host lacks are made, their own state will follow.
+// The held directory above `path`; parents that this host lacks are made, their own state will follow. One that was held
+// for an earlier change still is: whoever moves it meanwhile might as well have done so after both.
 Result<Place> Applier::make_place(const std::string& path) {
+  if (const auto it = touched_.find(parent_of(path)); it != touched_.end())
+    return Place{it->second.place.directory, std::string(leaf_of(path))};
   bool gone = false;
   auto place = tree_.root->place(path, &gone);
   if (!place && gone && parent_of(path) != ".") {
@@ -122,6 +127,11 @@ Result<Place> Applier::make_place(const std::string& path) {
   if (!place) return as_refusal(place.error());
   CHECK_OK(touch(std::string(parent_of(path)), *place));
   return place;
+}
+
+// The directory is not, or may not be, the one at its path any more.
+void Applier::let_go(std::string_view directory) {
+  if (const auto it = touched_.find(directory); it != touched_.end()) touched_.erase(it);
 }
 
 // A directory in which we have changed something since is as it was before: its time comes back with restore_times().
@@ -188,9 +198,33 @@ Result<> Applier::put_root(const Change& change) {
   return change_metadata(change, place, *local, again);
 }
 
+// A file where nobody knows of anything: made whole without a name, which it is given if the place is free. False: it is
+// not, or cannot be done so here, and nothing has happened.
+Result<bool> Applier::put_fresh(const Change& change, const Place& place) {
+  if (change.op != Op::put || change.version.type != EntryType::file) return false;
+  if (std::as_const(*tree_.index).find(change.path) || tree_.sent.contains(change.path)) return false;
+  // Not in the place's directory: its defaults would be taken over, and a watcher told of it before it has its name.
+  const int hidden = TRY(tree_.root->hidden());
+  const Fd fd(::openat(hidden, ".", O_RDWR | O_TMPFILE | O_CLOEXEC, 0600));
+  if (!fd && means_stall(errno)) return io_failure("cannot make a temporary file", errno);
+  if (!fd) return false;
+  CHECK_OK(write_content(fd.get(), change.content));
+  CHECK_OK(set_metadata(fd.get(), change.version, change.xattrs, true));
+  tree_.passes("staged");
+  if (::linkat(fd.get(), "", place.fd(), place.leaf.c_str(), AT_EMPTY_PATH) != 0) {
+    if (means_stall(errno)) return io_failure(fmt::format("cannot put {} in its place", printable(change.path)), errno);
+    return false;
+  }
+  struct ::stat raw;
+  if (::fstat(fd.get(), &raw) != 0) return io_failure("cannot stat a new file", errno);
+  record(change, to_stat(raw));
+  return true;
+}
+
 Result<> Applier::put(const Change& change, Staged* staged, bool& need_content) {
-  const auto place = TRY(make_place(std::string(change.path)));
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    const auto place = TRY(make_place(std::string(change.path)));
+    if (attempt == 0 && TRY(put_fresh(change, place))) return {};
     auto seen = look_at(place.fd(), place.leaf.c_str());
     if (!seen) return as_refusal(seen.error());
     const auto local = *seen;
@@ -220,6 +254,7 @@ Result<> Applier::put(const Change& change, Staged* staged, bool& need_content) 
     }
     CHECK_OK(replace(change, place, local, verdict, staged, again));
     if (!again) return {};
+    restore_times();  // and hold no directory that may have gone
   }
   return refused(fmt::format("{} keeps changing there", printable(change.path)));
 }

@@ -54,6 +54,7 @@ class Applier {
   };
 
   Result<> put(const Change& change, Staged* staged, bool& need_content);
+  Result<bool> put_fresh(const Change& change, const Place& place);
   Result<> put_root(const Change& change);
   Result<> replace(const Change& change, const Place& place, const std::optional<Stat>& local, Verdict verdict,
                    Staged* staged, bool& again);
@@ -71,11 +72,12 @@ class Applier {
   bool maybe_torn(const Stat& local) const;
   Result<Version> current_version(const std::string& path, const Place& place, const Stat& local);
   Result<Place> make_place(const std::string& path);
+  void let_go(std::string_view directory);
   Result<> touch(const std::string& directory, const Place& place);
   void record(const Change& change, const Stat& stat);
 
   Tree& tree_;
-  std::map<std::string, Touched> touched_;
+  std::map<std::string, Touched, std::less<>> touched_;  // held until restore_times()
 };
 
 }  // namespace midstream::files

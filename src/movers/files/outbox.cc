@@ -16,13 +16,14 @@ constexpr int kMostDoublings = 2;  // what could not be put there is sent again 
 }  // namespace
 
 void Outbox::open(std::shared_ptr<Stream> stream, std::stop_token stop) {
-  stream_ = std::move(stream);
+  courier_ = std::make_unique<Courier>(std::move(stream));
   stop_ = std::move(stop);
   const std::lock_guard lock(mutex_);
   figures_.sequence = figures_.applied = figures_.durable = 0;
 }
 
 void Outbox::close() {
+  courier_.reset();
   batch_ = {};
   next_ = {};
   {
@@ -31,7 +32,6 @@ void Outbox::close() {
     tree_.sent.clear();
   }
   const std::lock_guard lock(mutex_);
-  stream_.reset();
   flights_.clear();
   flight_bytes_ = flight_paths_ = part_bytes_ = 0;
   figures_.sequence = figures_.applied = figures_.durable = 0;
@@ -60,7 +60,7 @@ Result<> Outbox::flush() {
   if (batch_.empty()) return {};
   const auto sequence = next_.sequence + 1;
   const auto count = batch_.count();
-  const auto frame = batch_.take(sequence);
+  auto frame = batch_.take(sequence);
   {
     const std::lock_guard lock(mutex_);
     auto flight = std::exchange(next_, Flight{});
@@ -73,13 +73,10 @@ Result<> Outbox::flush() {
     figures_.sent_bytes += frame.size();
     flights_.push_back(std::move(flight));
   }
-  return send(frame);
+  return send(std::move(frame));
 }
 
-Result<> Outbox::send(std::string_view frame) {
-  // No deadline but the acknowledgements': a receiver with a full disk reads nothing and says so.
-  return write_frame(*stream_, frame, Deadline::in(std::chrono::hours(24)), stop_);
-}
+Result<> Outbox::send(std::string frame) { return courier_->send(std::move(frame), stop_); }
 
 void Outbox::count_bytes(std::uint64_t bytes) {
   const std::lock_guard lock(mutex_);

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "movers/files/courier.h"
 #include "movers/files/tree.h"
 #include "movers/files/wire.h"
 #include "sys/stream.h"
@@ -29,7 +30,7 @@ class Outbox {
   void add(const Change& change, const Entry& entry);
   Result<> flush();
   Result<> flush_if_large();
-  Result<> send(std::string_view frame);
+  Result<> send(std::string frame);
   void count_bytes(std::uint64_t bytes);  // of a Part
   bool batch_empty() const { return batch_.empty(); }
 
@@ -61,7 +62,7 @@ class Outbox {
   void fail(const Failure& failure);
 
   Tree& tree_;
-  std::shared_ptr<Stream> stream_;
+  std::unique_ptr<Courier> courier_;
   std::stop_token stop_;
   BatchWriter batch_;  // the filling thread's
   Flight next_;

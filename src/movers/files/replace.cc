@@ -115,6 +115,7 @@ Result<> Applier::install(const Change& change, const Place& place, const std::o
     if (::unlinkat(place.fd(), leaf, AT_REMOVEDIR) != 0) {
       return io_failure(fmt::format("{} is a directory there", printable(change.path)), errno);
     }
+    let_go(change.path);
     occupied = false;
   }
   if (!occupied) {

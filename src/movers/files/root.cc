@@ -66,7 +66,7 @@ Result<> read_content(int fd, std::size_t keep_limit, Loaded& out, const std::st
   if (out.stat.size <= keep_limit) {
     out.content.resize(out.stat.size + 1);  // one more, to see growth
     std::size_t have = 0;
-    while (have < out.content.size()) {
+    while (have != out.stat.size && have < out.content.size()) {
       const ssize_t n = ::read(fd, out.content.data() + have, out.content.size() - have);
       if (n < 0 && errno == EINTR) continue;
       if (n < 0) return errno_failure("reading a file failed", errno);
@@ -230,7 +230,7 @@ Result<std::optional<Stat>> look_at(int directory, const char* leaf) {
   return to_stat(raw);
 }
 
-Result<Fd> open_entry(int directory, const char* leaf, const Stat& expected) {
+Result<Fd> open_entry(int directory, const char* leaf, const Stat& expected, Stat* opened) {
   const int flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | O_NOCTTY;
   Fd fd(::openat(directory, leaf, flags | O_NOATIME));
   if (!fd && errno == EPERM) fd = Fd(::openat(directory, leaf, flags));
@@ -244,6 +244,7 @@ Result<Fd> open_entry(int directory, const char* leaf, const Stat& expected) {
   if (raw.st_ino != expected.ino || raw.st_dev != expected.dev || type_of(raw.st_mode) != expected.type) {
     return retry(fmt::format("{} was replaced", printable(leaf)));
   }
+  if (opened) *opened = to_stat(raw);
   return fd;
 }
 
@@ -272,14 +273,12 @@ Result<Loaded> load(const Place& place, const Stat& stat, std::size_t keep_limit
     return out;
   }
   if (stat.type != EntryType::file && stat.type != EntryType::directory) return out;
-  const Fd fd = TRY(open_entry(place.fd(), place.leaf.c_str(), stat));
-  struct ::stat raw;
-  if (::fstat(fd.get(), &raw) != 0) return errno_failure("cannot stat an open file", errno);
-  out.stat = to_stat(raw);
+  const Fd fd = TRY(open_entry(place.fd(), place.leaf.c_str(), stat, &out.stat));
   out.version = version_of(out.stat);
   out.xattrs = TRY(read_xattrs(fd.get()));
   out.version.xattrs = hash_xattrs(out.xattrs);
   if (stat.type == EntryType::file && hash) CHECK_OK(read_content(fd.get(), keep_limit, out, stop));
+  struct ::stat raw;
   if (::fstat(fd.get(), &raw) != 0) return errno_failure("cannot stat an open file", errno);
   if (to_stat(raw) != out.stat) out.steady = false;
   return out;
@@ -294,11 +293,12 @@ Result<Xattrs> read_xattrs(int fd) {
   }
   Xattrs out;
   std::size_t total = 0;
-  std::string value(kMaxXattrValue, '\0');
+  std::string value;
   for (std::string_view left(names, static_cast<std::size_t>(size)); !left.empty();) {
     const std::string name(left.substr(0, left.find('\0')));
     left.remove_prefix(std::min(left.size(), name.size() + 1));
     if (!moves(name)) continue;
+    value.resize(kMaxXattrValue);  // only now: most entries have none
     const ssize_t n = ::fgetxattr(fd, name.c_str(), value.data(), value.size());
     if (n < 0 && errno == ENODATA) continue;
     if (n < 0) return errno_failure(fmt::format("cannot read the attribute {}", printable(name)), errno);
@@ -331,9 +331,13 @@ Result<> write_xattrs(int fd, const Xattrs& xattrs) {
   return {};
 }
 
-Result<> set_metadata(int fd, const Version& version, const Xattrs& xattrs) {
-  if (::fchown(fd, version.uid, version.gid) != 0) return io_failure("cannot set the owner", errno);
-  if (::fchmod(fd, version.mode) != 0) return io_failure("cannot set the mode", errno);
+Result<> set_metadata(int fd, const Version& version, const Xattrs& xattrs, bool ours_alone) {
+  struct ::stat now {};
+  if (ours_alone && ::fstat(fd, &now) != 0) return io_failure("cannot stat a new file", errno);
+  const bool owned = ours_alone && now.st_uid == version.uid && now.st_gid == version.gid;
+  const bool permitted = owned && (now.st_mode & 07777) == version.mode;
+  if (!owned && ::fchown(fd, version.uid, version.gid) != 0) return io_failure("cannot set the owner", errno);
+  if (!permitted && ::fchmod(fd, version.mode) != 0) return io_failure("cannot set the mode", errno);
   CHECK_OK(write_xattrs(fd, xattrs));
   const timespec times[2] = {{0, UTIME_OMIT}, to_timespec(version.mtime_ns)};
   if (::futimens(fd, times) != 0) return io_failure("cannot set the modification time", errno);

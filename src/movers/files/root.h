@@ -90,8 +90,8 @@ class Root {
 Result<std::optional<Stat>> look_at(int directory, const char* leaf);
 
 // Opens the regular file or directory `leaf` for reading without touching its atime; the descriptor is certain to
-// be of `expected`'s inode (retry otherwise).
-Result<Fd> open_entry(int directory, const char* leaf, const Stat& expected);
+// be of `expected`'s inode (retry otherwise). `opened`: as it is now.
+Result<Fd> open_entry(int directory, const char* leaf, const Stat& expected, Stat* opened = nullptr);
 
 // The entry's version. Content of files up to `keep_limit` is kept, of larger ones only hashed; `hash` false
 // leaves files unread (hash 0). Directories and specials have attributes only.
@@ -101,8 +101,9 @@ Result<Loaded> load(const Place& place, const Stat& stat, std::size_t keep_limit
 Result<Xattrs> read_xattrs(int fd);
 // Makes the attributes those given; others of the kinds that move are removed.
 Result<> write_xattrs(int fd, const Xattrs& xattrs);
-// Owner, mode, attributes, times, in the order in which none undoes another.
-Result<> set_metadata(int fd, const Version& version, const Xattrs& xattrs);
+// Owner, mode, attributes, times, in the order in which none undoes another. `ours_alone`: nobody else can reach the inode
+// yet, and what of it is right already is left.
+Result<> set_metadata(int fd, const Version& version, const Xattrs& xattrs, bool ours_alone = false);
 
 // Reads the names in a directory, "." and ".." left out.
 Result<std::vector<std::string>> list_names(int directory);
