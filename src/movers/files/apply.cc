@@ -75,14 +75,23 @@ Result<> stage_part(Tree& tree, Staged& staged, const Part& part) {
   return {};
 }
 
-Result<> Applier::apply(const Change& change, Staged* staged, bool& need_content) {
+// Not in the place's directory: its defaults would be taken over, and a watcher told of it before it has its name.
+Result<Fd> make_nameless(int hidden, const Change& change) {
+  Fd fd(::openat(hidden, ".", O_RDWR | O_TMPFILE | O_CLOEXEC, 0600));
+  if (!fd) return io_failure("cannot make a temporary file", errno);
+  CHECK_OK(write_content(fd.get(), change.content));
+  CHECK_OK(set_metadata(fd.get(), change.version, change.xattrs, true));
+  return fd;
+}
+
+Result<> Applier::apply(const Change& change, Staged* staged, bool& need_content, Fd nameless) {
   need_content = false;
   ++tree_.received;
   tree_.received_unsynced = true;
   if (touched_.size() >= kMaxHeld) restore_times();
   if (change.op == Op::gone) return remove(change);
   if (change.path == ".") return put_root(change);
-  return put(change, staged, need_content);
+  return put(change, staged, need_content, std::move(nameless));
 }
 
 // Remembers a directory's time before anything in it is changed by us, to give it back afterwards.
@@ -198,18 +207,18 @@ Result<> Applier::put_root(const Change& change) {
   return change_metadata(change, place, *local, again);
 }
 
-// A file where nobody knows of anything: made whole without a name, which it is given if the place is free. False: it is
-// not, or cannot be done so here, and nothing has happened.
-Result<bool> Applier::put_fresh(const Change& change, const Place& place) {
+// A file where nobody knows of anything: it gets its name if the place is free. False: it is not, or cannot be done so
+// here, and nothing has happened.
+Result<bool> Applier::put_fresh(const Change& change, const Place& place, Fd nameless) {
   if (change.op != Op::put || change.version.type != EntryType::file) return false;
   if (std::as_const(*tree_.index).find(change.path) || tree_.sent.contains(change.path)) return false;
-  // Not in the place's directory: its defaults would be taken over, and a watcher told of it before it has its name.
-  const int hidden = TRY(tree_.root->hidden());
-  const Fd fd(::openat(hidden, ".", O_RDWR | O_TMPFILE | O_CLOEXEC, 0600));
-  if (!fd && means_stall(errno)) return io_failure("cannot make a temporary file", errno);
-  if (!fd) return false;
-  CHECK_OK(write_content(fd.get(), change.content));
-  CHECK_OK(set_metadata(fd.get(), change.version, change.xattrs, true));
+  auto fd = std::move(nameless);
+  if (!fd) {
+    auto made = make_nameless(TRY(tree_.root->hidden()), change);
+    if (!made && made.error().kind == ErrorKind::retry) return std::unexpected(made.error());
+    if (!made) return false;
+    fd = std::move(*made);
+  }
   tree_.passes("staged");
   if (::linkat(fd.get(), "", place.fd(), place.leaf.c_str(), AT_EMPTY_PATH) != 0) {
     if (means_stall(errno)) return io_failure(fmt::format("cannot put {} in its place", printable(change.path)), errno);
@@ -221,10 +230,10 @@ Result<bool> Applier::put_fresh(const Change& change, const Place& place) {
   return true;
 }
 
-Result<> Applier::put(const Change& change, Staged* staged, bool& need_content) {
+Result<> Applier::put(const Change& change, Staged* staged, bool& need_content, Fd nameless) {
+  if (TRY(put_fresh(change, TRY(make_place(std::string(change.path))), std::move(nameless)))) return {};
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
     const auto place = TRY(make_place(std::string(change.path)));
-    if (attempt == 0 && TRY(put_fresh(change, place))) return {};
     auto seen = look_at(place.fd(), place.leaf.c_str());
     if (!seen) return as_refusal(seen.error());
     const auto local = *seen;

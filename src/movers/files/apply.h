@@ -16,6 +16,9 @@ struct Staged {
   std::string name;
 };
 
+// A new small file, whole and without a name: nobody sees it until it gets one. Any thread, without the tree's mutex.
+Result<Fd> make_nameless(int hidden, const Change& change);
+
 // Writes a piece of one, which is made with the first. retry: the disk is full or ill. With the tree's mutex held
 // where `staged` is not made yet.
 Result<> stage_part(Tree& tree, Staged& staged, const Part& part);
@@ -39,8 +42,9 @@ class Applier {
   ~Applier() { restore_times(); }
 
   // retry: the disk is full or ill, nothing of the change happened, try it again. Any other error concerns this
-  // change alone; `need_content` tells of a meta without its content. `staged` goes with Op::parts.
-  Result<> apply(const Change& change, Staged* staged, bool& need_content);
+  // change alone; `need_content` tells of a meta without its content. `staged` goes with Op::parts; `nameless` may be
+  // there already for what is put.
+  Result<> apply(const Change& change, Staged* staged, bool& need_content, Fd nameless = {});
 
   // Gives the directories that were touched the times that they should have. Before the mutex is let go.
   void restore_times();
@@ -53,8 +57,8 @@ class Applier {
     bool known = false;         // it was as the index says when it was first touched
   };
 
-  Result<> put(const Change& change, Staged* staged, bool& need_content);
-  Result<bool> put_fresh(const Change& change, const Place& place);
+  Result<> put(const Change& change, Staged* staged, bool& need_content, Fd nameless);
+  Result<bool> put_fresh(const Change& change, const Place& place, Fd nameless);
   Result<> put_root(const Change& change);
   Result<> replace(const Change& change, const Place& place, const std::optional<Stat>& local, Verdict verdict,
                    Staged* staged, bool& again);

@@ -11,6 +11,7 @@
 
 #include "base/text.h"
 #include "movers/files/apply.h"
+#include "movers/files/intake.h"
 #include "movers/files/wire.h"
 
 namespace midstream::files {
@@ -19,7 +20,6 @@ namespace {
 
 constexpr std::size_t kMaxStaged = 8;  // files arriving in parts at one time
 constexpr std::uint64_t kCheckpointBytes = 128u << 20;
-constexpr auto kSilence = std::chrono::seconds(30);  // the sender pings every few seconds
 constexpr auto kWrite = std::chrono::seconds(30);
 
 class Incoming {
@@ -32,8 +32,10 @@ class Incoming {
   Result<> checkpoint();
 
  private:
-  Result<> handle(std::string_view body);
-  Result<> take_batch(const Batch& batch);
+  Result<> handle(Arrived arrived);
+  Result<> take_batch(const Batch& batch, Arrived& piece);
+  Result<> apply_piece(const Batch& batch, Arrived& piece, std::size_t& next);
+  void apply_all(Intake& intake, std::stop_source& reading);
   Result<> take_change(const Change& change, std::vector<Rejected>& rejected);
   Result<> take_part(const Part& part);
   void drop(std::uint32_t file);
@@ -50,6 +52,8 @@ class Incoming {
   const FilesOptions options_;
   const std::stop_token stop_;
   std::map<std::uint32_t, Staged> staged_;
+  std::vector<Rejected> rejected_;  // of the batch whose pieces come now
+  std::optional<Error> broken_;     // why nothing is applied any more
 
   std::mutex write_mutex_;  // frames to the sender, whole
 
@@ -114,36 +118,40 @@ Result<> Incoming::take_change(const Change& change, std::vector<Rejected>& reje
   return {};
 }
 
-// Applies the batch under one hold of the mutex, so that nobody looks at directories whose times are not yet
-// put right; only a full disk makes it let go half-way.
-Result<> Incoming::take_batch(const Batch& batch) {
-  std::vector<Rejected> rejected;
-  std::size_t next = 0;
-  CHECK_OK(patiently([&]() -> Result<> {
-    const std::lock_guard lock(tree_.mutex);
-    Applier applier(tree_);
-    for (; next < batch.changes.size(); ++next) {
-      const auto& change = batch.changes[next];
-      if (change.op == Op::parts) {
-        applier.restore_times();
-        CHECK_OK(take_change(change, rejected));
-        continue;
-      }
-      bool need_content = false;
-      auto done = applier.apply(change, nullptr, need_content);
-      if (!done && done.error().kind == ErrorKind::retry) return done;
-      if (!done) rejected.push_back({std::string(change.path), need_content, done.error().what});
+// From `next` on, under one hold of the mutex, so that nobody looks at directories whose times are not yet put right; only
+// a full disk makes it let go half-way.
+Result<> Incoming::apply_piece(const Batch& batch, Arrived& piece, std::size_t& next) {
+  const std::lock_guard lock(tree_.mutex);
+  Applier applier(tree_);
+  for (; next < piece.to; ++next) {
+    const auto& change = batch.changes[next];
+    if (change.op == Op::parts) {
+      applier.restore_times();
+      CHECK_OK(take_change(change, rejected_));
+      continue;
     }
-    return {};
-  }));
+    const auto at = next - piece.from;
+    bool need_content = false;
+    auto done = applier.apply(change, nullptr, need_content,
+                              at < piece.nameless.size() ? std::move(piece.nameless[at]) : Fd());
+    if (!done && done.error().kind == ErrorKind::retry) return done;
+    if (!done) rejected_.push_back({std::string(change.path), need_content, done.error().what});
+  }
+  return {};
+}
+
+Result<> Incoming::take_batch(const Batch& batch, Arrived& piece) {
+  std::size_t next = piece.from;
+  CHECK_OK(patiently([&] { return apply_piece(batch, piece, next); }));
   {
     const std::lock_guard lock(mutex_);
     if (sick_) return std::unexpected(*sick_);
+    for (std::size_t i = piece.from; i < piece.to; ++i) bytes_ += batch.changes[i].content.size() + 256;
+    if (!piece.last) return {};
     applied_ = batch.sequence;
-    for (const auto& change : batch.changes) bytes_ += change.content.size() + 256;
     changed_.notify_all();
   }
-  return send_ack(rejected);
+  return send_ack(std::exchange(rejected_, {}));
 }
 
 Result<> Incoming::take_part(const Part& part) {
@@ -159,11 +167,11 @@ void Incoming::drop(std::uint32_t file) {
   staged_.erase(it);
 }
 
-Result<> Incoming::handle(std::string_view body) {
-  const auto frame = TRY(decode(body));
+Result<> Incoming::handle(Arrived arrived) {
+  const auto& frame = arrived.received->frame;
   if (const auto* batch = std::get_if<Batch>(&frame)) {
     if (batch->sequence <= applied_) return corrupt("the sender's sequence went backwards");
-    return take_batch(*batch);
+    return take_batch(*batch, arrived);
   }
   if (const auto* part = std::get_if<Part>(&frame)) {
     CHECK_OK(patiently([&] { return take_part(*part); }));
@@ -221,26 +229,40 @@ void Incoming::checkpoints(const std::stop_token& stop) {
   }
 }
 
+void Incoming::apply_all(Intake& intake, std::stop_source& reading) {
+  while (auto arrived = intake.next(stop_)) {
+    auto done = handle(std::move(*arrived));
+    if (done) continue;
+    broken_ = done.error();
+    intake.close();
+    reading.request_stop();  // the stream stays open: the sender is told why
+    return;
+  }
+}
+
 Result<> Incoming::run() {
   std::uint64_t incarnation = 0;
+  Fd hidden;
   {
     const std::lock_guard lock(tree_.mutex);
     // Where nothing leaves this host, the index speaks of nothing that was not on disk before.
     if (tree_.distrusted && !tree_.outgoing) trust(tree_);
     incarnation = std::strtoull(tree_.index->fact("incarnation").c_str(), nullptr, 10);
+    hidden = Fd(::fcntl(TRY(tree_.root->hidden()), F_DUPFD_CLOEXEC, 0));
   }
   CHECK_OK(send(encode(Welcome{kProtocol, incarnation})));
   const std::jthread syncer([this](const std::stop_token& stop) { checkpoints(stop); });
-  while (true) {
-    auto body = read_frame(stream_, Deadline::in(kSilence), stop_, kMaxFileFrame);
-    if (!body) {
-      const std::lock_guard lock(mutex_);
-      if (sick_) return std::unexpected(*sick_);
-      if (body.error().kind == ErrorKind::cancelled && !stop_.stop_requested()) return {};  // closed in order
-      return std::unexpected(body.error());
-    }
-    CHECK_OK(handle(*body));
-  }
+  Intake intake(stream_, std::move(hidden));
+  std::stop_source reading;
+  const std::stop_callback forward(stop_, [&] { reading.request_stop(); });
+  std::jthread applier([&] { apply_all(intake, reading); });
+  const auto ended = intake.read(reading.get_token());
+  applier.join();  // what has arrived is applied
+  const std::lock_guard lock(mutex_);
+  if (sick_) return std::unexpected(*sick_);
+  if (broken_) return std::unexpected(*broken_);
+  if (ended.kind == ErrorKind::cancelled && !stop_.stop_requested()) return {};  // closed in order
+  return std::unexpected(ended);
 }
 
 }  // namespace

@@ -334,7 +334,10 @@ void Outgoing::note_copied() {
     const std::lock_guard lock(mutex_);
     if (scanned_serial_ == 0) scanned_serial_ = tree_->dirty.next_serial();
     if (!tree_->dirty.clean_before(scanned_serial_)) return;
-    if (copied_sequence_ == 0) copied_sequence_ = figures.sequence;
+    if (copied_sequence_ == 0) {
+      copied_sequence_ = figures.sequence;
+      checkpoint_ = true;  // nothing more is to come soon: it is not waited for the receiver's own time
+    }
   }
   if (figures.durable < copied_sequence_ || !figures.troubles.empty()) return;
   copied_ = true;
