@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 
@@ -27,14 +28,31 @@ timespec at_ns(std::int64_t ns) {
   return {static_cast<time_t>(seconds), static_cast<long>(rest)};
 }
 
-Result<> write_content(int fd, std::string_view bytes) {
+Result<> write_at(int fd, std::string_view bytes, std::uint64_t offset) {
   while (!bytes.empty()) {
-    const ssize_t n = ::write(fd, bytes.data(), bytes.size());
+    const ssize_t n = ::pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return io_failure("cannot write a file", errno);
     bytes.remove_prefix(static_cast<std::size_t>(n));
+    offset += static_cast<std::uint64_t>(n);
   }
   return {};
+}
+
+// A new file's content. Within a batch it travels with the zeros of its holes: as many as this are a hole again.
+Result<> write_content(int fd, std::string_view bytes) {
+  constexpr std::size_t kHole = 32u << 10;
+  static const std::string zeros(kHole, '\0');
+  if (bytes.size() <= kHole) return write_at(fd, bytes, 0);
+  std::size_t begin = 0;
+  for (std::size_t at = 0; at < bytes.size(); at += kHole) {
+    const auto piece = bytes.substr(at, kHole);
+    if (piece.back() != '\0' || piece != std::string_view(zeros).substr(0, piece.size())) continue;
+    CHECK_OK(write_at(fd, bytes.substr(begin, at - begin), begin));
+    begin = at + piece.size();
+  }
+  if (begin < bytes.size()) return write_at(fd, bytes.substr(begin), begin);
+  return ::ftruncate(fd, static_cast<off_t>(bytes.size())) == 0 ? Result<>() : Result<>(io_failure("cannot size a file", errno));
 }
 
 Result<> set_name_metadata(int directory, const char* name, const Version& version) {
@@ -63,16 +81,7 @@ Result<> stage_part(Tree& tree, Staged& staged, const Part& part) {
     staged.fd = Fd(::openat(hidden, staged.name.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
     if (!staged.fd) return io_failure("cannot make a temporary file", errno);
   }
-  auto left = part.bytes;
-  auto offset = part.offset;
-  while (!left.empty()) {
-    const ssize_t n = ::pwrite(staged.fd.get(), left.data(), left.size(), static_cast<off_t>(offset));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return io_failure("cannot write a file", errno);
-    left.remove_prefix(static_cast<std::size_t>(n));
-    offset += static_cast<std::uint64_t>(n);
-  }
-  return {};
+  return write_at(staged.fd.get(), part.bytes, part.offset);
 }
 
 // Not in the place's directory: its defaults would be taken over, and a watcher told of it before it has its name.
@@ -352,7 +361,7 @@ Result<> Applier::lose(const Change& change, Staged* staged) {
   } else if (change.version.type == EntryType::symlink) {
     CHECK_OK(keep_loser(tree_, change.path, -1, change.content));
   }
-  if (tree_.outgoing) tree_.dirty.mark(std::string(change.path), Millis(0), true);
+  if (tree_.outgoing) tree_.dirty.mark(std::string(change.path), Millis(0), kForce);
   return {};
 }
 
@@ -361,6 +370,9 @@ Result<> Applier::remove_directory(const Change& change, const Place& place) {
   if (::unlinkat(place.fd(), place.leaf.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT) {
     if (errno != ENOTEMPTY && errno != EEXIST)
       return io_failure(fmt::format("cannot remove {}", printable(path)), errno);
+    const auto& nodes = tree_.index->nodes();
+    const bool theirs = std::ranges::any_of(nodes.below(path), [&](auto id) { return nodes.entry(id).from_peer; });
+    if (theirs && !tree_.outgoing) return refused(fmt::format("{} is not empty there yet", printable(path)));
     if (tree_.outgoing) tree_.dirty.mark(path, Millis(0));  // something new is in it: it goes back
   }
   touched_.erase(path);

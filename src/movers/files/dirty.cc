@@ -15,12 +15,13 @@ void DirtySet::schedule(const std::string& path, Mark& mark, std::int64_t due_ns
   queue_.emplace(due_ns, path);
 }
 
-void DirtySet::mark(const std::string& path, Millis settle, bool force) {
+void DirtySet::mark(const std::string& path, Millis settle, unsigned how) {
   const std::lock_guard lock(mutex_);
   const auto now = now_ns();
   const auto [it, fresh] = marks_.try_emplace(path);
   auto& mark = it->second;
-  mark.force |= force;
+  mark.force |= (how & kForce) != 0;
+  mark.tree |= (how & kTree) != 0;
   if (fresh) {
     mark.first_ns = now;
     mark.serial = serial_++;
@@ -35,6 +36,7 @@ void DirtySet::put_back(const std::string& path, Mark mark, Millis settle) {
   const auto [it, fresh] = marks_.try_emplace(path, mark);
   auto& now_marked = it->second;
   now_marked.force |= mark.force;
+  now_marked.tree |= mark.tree;
   now_marked.tries = std::max(now_marked.tries, mark.tries);
   now_marked.settled |= mark.settled;
   now_marked.first_ns = std::min(now_marked.first_ns, mark.first_ns);

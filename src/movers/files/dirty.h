@@ -21,14 +21,18 @@ struct Mark {
   std::uint64_t serial = 0;   // rises with each first mark
   int tries = 0;              // how often it was found changing while it was read
   bool force = false;         // send the content even if only metadata seems to differ
+  bool tree = false;          // another directory may have come in its place: compare what is below it
   bool settled = false;       // a long settling time has been granted once
 };
+
+// How a path is to be looked at; bits.
+inline constexpr unsigned kForce = 1, kTree = 2;
 
 class DirtySet {
  public:
   // Marks `path`, due after `settle`; an earlier due time stands. A mark that says less never undoes one that
   // says more.
-  void mark(const std::string& path, Millis settle, bool force = false);
+  void mark(const std::string& path, Millis settle, unsigned how = 0);
   // Puts a path that was taken back, with its history.
   void put_back(const std::string& path, Mark mark, Millis settle);
 

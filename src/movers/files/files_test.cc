@@ -84,6 +84,22 @@ TEST_F(Files, ACutLinkLosesNothing) {
   barrier(*old_, "new");
 }
 
+// What had arrived and was not agreed on yet when the link was cut is gone there if it is gone here meanwhile.
+TEST_F(Files, WhatGoesWhileTheLinkIsCutIsNotForgotten) {
+  options_.checkpoint = 10s;  // nothing is agreed on until the barrier
+  make_hosts();
+  begin_follow();
+  fs::create_directories(old_->root() / "d/e");
+  write_file(old_->root() / "d/e/f", "here for a moment");
+  ASSERT_TRUE(eventually([&] { return fs::exists(new_->root() / "d/e/f"); }));
+  to_new_->down = true;
+  to_new_->cut();
+  fs::remove_all(old_->root() / "d");
+  to_new_->down = false;
+  barrier(*old_, "new");
+  EXPECT_EQ(difference(picture(old_->root()), picture(new_->root())), "");
+}
+
 TEST_F(Files, AnOverflowOfTheQueueEndsEqual) {
   std::atomic<bool> hold{false};
   options_.unlimited_queue = false;

@@ -29,7 +29,8 @@ Result<> send_parts(const Place& place, const Stat& stat, Stream& stream, const 
     const off_t data = ::lseek(fd.get(), static_cast<off_t>(offset), SEEK_DATA);
     if (data < 0 && errno == ENXIO) break;
     const auto from = data < 0 ? offset : static_cast<std::uint64_t>(data);
-    const ssize_t n = ::pread(fd.get(), buffer.data(), buffer.size(), static_cast<off_t>(from));
+    const auto most = until_hole(fd.get(), from, buffer.size());
+    const ssize_t n = ::pread(fd.get(), buffer.data(), most, static_cast<off_t>(from));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return errno_failure("reading a file failed", errno);
     if (n == 0) break;

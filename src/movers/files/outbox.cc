@@ -28,7 +28,10 @@ void Outbox::close() {
   next_ = {};
   {
     const std::lock_guard lock(tree_.mutex);
-    for (const auto& [path, sent] : tree_.sent) tree_.dirty.mark(path, Millis(0));
+    for (const auto& [path, sent] : tree_.sent) {
+      tree_.doubts.insert(path);
+      tree_.dirty.mark(path, Millis(0));
+    }
     tree_.sent.clear();
   }
   const std::lock_guard lock(mutex_);
@@ -101,17 +104,26 @@ void Outbox::commit(const Flight& flight) {
       tree_.index->erase(path);
     }
     tree_.sent.erase(it);
+    tree_.doubts.erase(path);
   }
 }
 
 void Outbox::fail(const Failure& failure) {
   const std::string path(failure.path);
   tree_.sent.erase(path);
-  if (failure.need_content) return tree_.dirty.mark(path, Millis(0), true);
+  tree_.doubts.insert(path);
+  if (failure.need_content) return tree_.dirty.mark(path, Millis(0), kForce);
   const std::lock_guard lock(mutex_);
   const int times = failures_[path]++;
   if (figures_.troubles.size() < kMaxTroubles) figures_.troubles[path] = printable(failure.text);
   tree_.dirty.mark(path, Millis(500) * (1 << std::min(times, kMostDoublings)));
+}
+
+void Outbox::nothing_to_send(const std::string& path) {
+  const std::lock_guard lock(mutex_);
+  if (failures_.empty()) return;
+  failures_.erase(path);
+  figures_.troubles.erase(path);
 }
 
 void Outbox::acknowledge(const Ack& ack) {

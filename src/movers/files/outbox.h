@@ -28,6 +28,8 @@ class Outbox {
 
   // Adds a change to the batch and notes it as sent. With the tree's mutex held.
   void add(const Change& change, const Entry& entry);
+  // Both hosts have it alike after all: what could not be put there, if anything, is no trouble any more.
+  void nothing_to_send(const std::string& path);
   Result<> flush();
   Result<> flush_if_large();
   Result<> send(std::string frame);

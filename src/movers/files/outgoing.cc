@@ -104,9 +104,8 @@ void Outgoing::run(const std::stop_token& stop) {
 Result<> Outgoing::start_watching() {
   WatchSink sink;
   sink.changed = [this](const std::string& path, Hint hint) {
-    tree_->dirty.mark(path, hint == Hint::changed   ? Millis(0)
-                            : hint == Hint::written ? kSettleWritten
-                                                    : kSettleChildren);
+    const auto settle = hint == Hint::written ? kSettleWritten : hint == Hint::children ? kSettleChildren : Millis(0);
+    tree_->dirty.mark(path, settle, hint == Hint::directory ? kTree : 0);
   };
   sink.cookie = [this](std::string_view name) {
     const std::lock_guard lock(mutex_);
@@ -261,7 +260,7 @@ Result<> Outgoing::turn(const std::stop_token& stop, bool& idle) {
   const auto marks = tree_->dirty.take(kTake);
   for (const auto& [path, mark] : marks) {
     if (auto looked = scout_->look(path, mark); !looked) {
-      for (const auto& [again, its] : marks) tree_->dirty.mark(again, Millis(0), its.force);
+      for (const auto& [again, its] : marks) tree_->dirty.put_back(again, its, Millis(0));
       return looked;
     }
   }

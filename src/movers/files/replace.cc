@@ -135,6 +135,7 @@ Result<> Applier::install(const Change& change, const Place& place, const std::o
       return again ? Result<>() : taken;
     ::unlinkat(hidden, name.c_str(), 0);
     tree_.passes("unlinked");
+    if (change.version.type == EntryType::directory) CHECK_OK(set_time(staged.fd.get(), change.version.mtime_ns));  // XFS
   }
   const auto now = TRY(look_at(place.fd(), leaf));
   if (now) record(change, *now);
@@ -158,7 +159,7 @@ Result<> Applier::remove(const Change& change) {
   if ((*local)->type == EntryType::directory) return remove_directory(change, *place);
   Version current;
   if (TRY(judge(change, *place, *local, current)) != Verdict::clean) {  // changed here since: that wins
-    if (tree_.outgoing) tree_.dirty.mark(path, Millis(0), true);
+    if (tree_.outgoing) tree_.dirty.mark(path, Millis(0), kForce);
     return {};
   }
   const auto name = taken_name(tree_, path);

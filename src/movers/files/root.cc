@@ -284,6 +284,12 @@ Result<Loaded> load(const Place& place, const Stat& stat, std::size_t keep_limit
   return out;
 }
 
+std::size_t until_hole(int fd, std::uint64_t from, std::size_t most) {
+  const off_t hole = ::lseek(fd, static_cast<off_t>(from), SEEK_HOLE);
+  if (hole <= static_cast<off_t>(from)) return most;  // no such thing here, or it has just been made
+  return static_cast<std::size_t>(std::min<std::uint64_t>(most, static_cast<std::uint64_t>(hole) - from));
+}
+
 Result<Xattrs> read_xattrs(int fd) {
   char names[8192];
   const ssize_t size = ::flistxattr(fd, names, sizeof names);
@@ -339,7 +345,11 @@ Result<> set_metadata(int fd, const Version& version, const Xattrs& xattrs, bool
   if (!owned && ::fchown(fd, version.uid, version.gid) != 0) return io_failure("cannot set the owner", errno);
   if (!permitted && ::fchmod(fd, version.mode) != 0) return io_failure("cannot set the mode", errno);
   CHECK_OK(write_xattrs(fd, xattrs));
-  const timespec times[2] = {{0, UTIME_OMIT}, to_timespec(version.mtime_ns)};
+  return set_time(fd, version.mtime_ns);
+}
+
+Result<> set_time(int fd, std::int64_t mtime_ns) {
+  const timespec times[2] = {{0, UTIME_OMIT}, to_timespec(mtime_ns)};
   if (::futimens(fd, times) != 0) return io_failure("cannot set the modification time", errno);
   return {};
 }

@@ -98,12 +98,16 @@ Result<Fd> open_entry(int directory, const char* leaf, const Stat& expected, Sta
 Result<Loaded> load(const Place& place, const Stat& stat, std::size_t keep_limit, bool hash,
                     const std::stop_token& stop = {});
 
+// How many of the `most` bytes from `from` on lie before the next hole: never 0, that there is data is known.
+std::size_t until_hole(int fd, std::uint64_t from, std::size_t most);
+
 Result<Xattrs> read_xattrs(int fd);
 // Makes the attributes those given; others of the kinds that move are removed.
 Result<> write_xattrs(int fd, const Xattrs& xattrs);
 // Owner, mode, attributes, times, in the order in which none undoes another. `ours_alone`: nobody else can reach the inode
 // yet, and what of it is right already is left.
 Result<> set_metadata(int fd, const Version& version, const Xattrs& xattrs, bool ours_alone = false);
+Result<> set_time(int fd, std::int64_t mtime_ns);
 
 // Reads the names in a directory, "." and ".." left out.
 Result<std::vector<std::string>> list_names(int directory);

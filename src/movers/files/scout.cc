@@ -93,9 +93,12 @@ Result<> Scout::look_at_place(const std::string& path, Mark mark, const Place& p
   {
     const std::lock_guard lock(tree_.mutex);
     const auto known = tree_.known(path);
-    if (known && known->matches(stat) && !mark.force) return {};
+    if (known && known->matches(stat) && !mark.force && !mark.tree) {
+      outbox_.nothing_to_send(path);
+      return {};
+    }
     was_directory = known && known->version.type == EntryType::directory;
-    scan_it = stat.type == EntryType::directory && (!was_directory || known->ino != stat.ino);
+    scan_it = stat.type == EntryType::directory && (mark.tree || !was_directory || known->ino != stat.ino);
   }
   if (was_directory && stat.type != EntryType::directory) CHECK_OK(children_gone(path));
   if (stat.type == EntryType::file && stat.size > kMaxInline) {
@@ -108,9 +111,23 @@ Result<> Scout::look_at_place(const std::string& path, Mark mark, const Place& p
     if (queued_.insert(path).second) queue_.emplace_back(path, mark);
     return {};
   }
+  CHECK_OK(send_parents(path));
   CHECK_OK(send_content(path, mark, place, stat));
   if (scan_it && path != ".") scans_.push_back(Scan{path, ++stamp_, {path}, {}, {}, {}, 0, false, {}});
   return outbox_.flush_if_large();
+}
+
+// What is sent has its directory sent before it: the other host makes what is missing, and of what this host has not sent
+// nobody would tell it when it goes.
+Result<> Scout::send_parents(const std::string& path) {
+  const std::string parent(parent_of(path));
+  if (parent == "." || path == ".") return {};
+  {
+    const std::lock_guard lock(tree_.mutex);
+    const auto known = tree_.known(parent);
+    if (known && known->version.type == EntryType::directory) return {};
+  }
+  return look(parent, Mark{});
 }
 
 Result<> Scout::send_content(const std::string& path, Mark mark, const Place& place, const Stat& stat) {
@@ -185,11 +202,7 @@ Result<> Scout::children_gone(const std::string& path) {
   std::vector<std::string> children;
   {
     const std::lock_guard lock(tree_.mutex);
-    const auto& nodes = tree_.index->nodes();
-    for (const auto id : nodes.below(path)) children.push_back(nodes.path(id));
-    for (auto it = tree_.sent.upper_bound(path); it != tree_.sent.end() && it->first < path + '0'; ++it) {
-      if (is_below(it->first, path)) children.push_back(it->first);
-    }
+    children = tree_.known_below(path);
   }
   std::ranges::sort(children, std::greater<>());
   children.erase(std::unique(children.begin(), children.end()), children.end());
@@ -209,7 +222,11 @@ Result<> Scout::look_gone(const std::string& path, bool with_children) {
   {
     const std::lock_guard lock(tree_.mutex);
     const auto known = tree_.known(path);
-    if (!known || !known->version.present()) return {};
+    const bool there = known && known->version.present();
+    if (!there && (tree_.sent.contains(path) || !tree_.doubts.contains(path))) {
+      outbox_.nothing_to_send(path);
+      return {};
+    }
     // The look happens under the mutex: what the other host sends is not applied meanwhile.
     const auto stat = tree_.root->look(path);
     if (!stat || (*stat && (*stat)->type != EntryType::none)) {
@@ -219,7 +236,7 @@ Result<> Scout::look_gone(const std::string& path, bool with_children) {
     Change change;
     change.op = Op::gone;
     change.path = path;
-    change.base = digest(known->version);
+    change.base = there ? digest(known->version) : 0;
     outbox_.add(change, Entry{});
   }
   if (!troubles_.empty()) {
@@ -316,7 +333,15 @@ Result<> Scout::finish_scan(Scan& scan) {
       if (nodes.seen(id) != scan.stamp) missing.push_back(nodes.path(id));
     }
     std::erase(missing, ".");
+    for (const auto& [path, sent] : tree_.sent) {  // what is on its way bears no stamp
+      if (is_below(path, scan.top) && sent.entry.version.present()) missing.push_back(path);
+    }
+    for (const auto& path : tree_.doubts) {
+      if (is_below(path, scan.top)) missing.push_back(path);
+    }
   }
+  std::ranges::sort(missing);
+  missing.erase(std::unique(missing.begin(), missing.end()), missing.end());
   if (!missing.empty() && scan.top == ".") CHECK_OK(guard_root());
   for (auto it = missing.rbegin(); it != missing.rend(); ++it) {
     const auto stat = tree_.root->look(*it);

@@ -83,6 +83,7 @@ class Scout {
   Result<> look_at_place(const std::string& path, Mark mark, const Place& place, const Stat& stat);
   Result<> look_gone(const std::string& path, bool with_children);
   Result<> children_gone(const std::string& path);
+  Result<> send_parents(const std::string& path);
   Result<> send_content(const std::string& path, Mark mark, const Place& place, const Stat& stat);
   void emit(const std::string& path, const Loaded& loaded, bool force, bool unsteady);
   Result<> guard_root();

@@ -98,7 +98,7 @@ Result<> Scout::large_step() {
   if (data < 0 && errno == ENXIO) return end_large();  // nothing but a hole until the end
   const auto from = data < 0 ? large.offset : static_cast<std::uint64_t>(data);
   thread_local std::string buffer(kMaxPart, '\0');
-  const ssize_t n = ::pread(large.fd.get(), buffer.data(), buffer.size(), static_cast<off_t>(from));
+  const ssize_t n = ::pread(large.fd.get(), buffer.data(), until_hole(large.fd.get(), from, buffer.size()), static_cast<off_t>(from));
   if (n < 0 && errno == EINTR) return {};
   if (n < 0) {
     const int code = errno;
@@ -119,6 +119,7 @@ Result<> Scout::large_step() {
 
 Result<> Scout::end_large() {
   auto& large = *large_;
+  CHECK_OK(send_parents(large.path));
   struct ::stat raw;
   if (::fstat(large.fd.get(), &raw) != 0) return errno_failure("cannot stat an open file", errno);
   const auto after = to_stat(raw);

@@ -105,6 +105,21 @@ Result<HostRun> host_run() {
                  wall_now_ms() * 1'000'000 - boot_now().count() + since_boot_ns};
 }
 
+std::vector<std::string> Tree::known_below(std::string_view top) const {
+  std::vector<std::string> out;
+  for (const auto id : index->nodes().below(top)) out.push_back(index->nodes().path(id));
+  for (auto it = top == "." ? sent.begin() : sent.upper_bound(top); it != sent.end(); ++it) {
+    if (it->second.entry.version.present() && is_below(it->first, top)) out.push_back(it->first);
+    if (top != "." && !it->first.starts_with(top)) break;
+  }
+  for (auto it = top == "." ? doubts.begin() : doubts.upper_bound(top); it != doubts.end(); ++it) {
+    if (is_below(*it, top)) out.push_back(*it);
+    if (top != "." && !it->starts_with(top)) break;
+  }
+  std::erase(out, ".");
+  return out;
+}
+
 std::optional<Entry> Tree::known(std::string_view wanted) const {
   if (const auto it = sent.find(wanted); it != sent.end()) return it->second.entry;
   return index->find(wanted);

@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <optional>
 #include <string>
 
@@ -52,6 +53,9 @@ struct Tree {
   std::unique_ptr<Root> root;  // null until opened
   std::unique_ptr<Index> index;
   std::map<std::string, Sent, std::less<>> sent;
+  // Where the other host may have something of which nothing is known here any more: it was sent, and refused in a later
+  // state, or the stream ended before it was agreed on. If it is gone here, that is said.
+  std::set<std::string, std::less<>> doubts;
   bool received_unsynced = false;  // the index speaks of received changes that are not on disk yet
   bool syncing = false;            // a checkpoint is under way: what is noted meanwhile goes behind it
   bool distrusted = false;         // the host was started anew since: the file system may hold less than the index says
@@ -71,6 +75,8 @@ struct Tree {
   }
 
   // What is known to be at `path` on both hosts or on its way: sent, else indexed, else nothing.
+  // Every path below the directory `path` that the other host has, or may have; no order.
+  std::vector<std::string> known_below(std::string_view path) const;
   std::optional<Entry> known(std::string_view path) const;
 };
 

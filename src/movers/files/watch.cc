@@ -116,7 +116,8 @@ void Watcher::name_changed(std::string_view handle, std::string_view name, std::
   if (path != "." && !is_safe_path(path)) return;
   const bool names = mask & (FAN_CREATE | FAN_DELETE | FAN_RENAME);
   const bool written_only = !(mask & ~std::uint64_t{FAN_MODIFY});
-  sink_.changed(std::move(path), written_only ? Hint::written : Hint::changed);
+  const bool moved_directory = names && !entry_itself && (mask & FAN_ONDIR);
+  sink_.changed(std::move(path), written_only ? Hint::written : moved_directory ? Hint::directory : Hint::changed);
   if (names && !entry_itself) sink_.changed(*directory, Hint::children);
 }
 

@@ -18,9 +18,10 @@
 namespace midstream::files {
 
 enum class Hint {
-  changed,  // look now
-  written,  // written to and not closed yet, as far as known
-  children  // a directory whose own times changed with its children
+  changed,    // look now
+  directory,  // a directory came, went or moved: look now, and at what is below it, whatever it is called
+  written,    // written to and not closed yet, as far as known
+  children    // a directory whose own times changed with its children
 };
 
 // Called on the watcher's thread, in the order of the events; must not block for long.
