@@ -87,6 +87,7 @@ TEST_F(Files, ACutLinkLosesNothing) {
 // What had arrived and was not agreed on yet when the link was cut is gone there if it is gone here meanwhile.
 TEST_F(Files, WhatGoesWhileTheLinkIsCutIsNotForgotten) {
   options_.checkpoint = 10s;  // nothing is agreed on until the barrier
+  for (int i = 0; i < 3; ++i) write_file(base_ / fmt::format("old/tree/stays{}", i), "so that the root is not emptied");
   make_hosts();
   begin_follow();
   fs::create_directories(old_->root() / "d/e");
