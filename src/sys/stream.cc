@@ -76,6 +76,9 @@ Result<> read_exactly(Stream& stream, std::span<char> into, bool at_start, Deadl
   return {};
 }
 
+constexpr std::size_t kCopied = 64u << 10;           // a frame up to this is written as one
+constexpr std::size_t kTogether = (16u << 10) - 4;  // of a longer one: as much as one TLS record takes
+
 }  // namespace
 
 std::unique_ptr<Stream> make_fd_stream(Fd in, Fd out) {
@@ -88,7 +91,9 @@ Result<std::string> read_frame(Stream& stream, Deadline deadline, const std::sto
   const std::size_t size =
       std::size_t{head[0]} << 24 | std::size_t{head[1]} << 16 | std::size_t{head[2]} << 8 | head[3];
   if (size > limit) return corrupt(fmt::format("a peer announced a message of {} bytes, the limit is {}", size, limit));
-  std::string body(size, '\0');
+  std::string body;
+  // Not zeroed: read_exactly() fills it. GCC 12 hands the capacity to the function where it should hand the size.
+  body.resize_and_overwrite(size, [size](char*, std::size_t) { return size; });
   CHECK_OK(read_exactly(stream, body, false, deadline, stop));
   return body;
 }
@@ -96,11 +101,14 @@ Result<std::string> read_frame(Stream& stream, Deadline deadline, const std::sto
 Result<> write_frame(Stream& stream, std::string_view bytes, Deadline deadline, const std::stop_token& stop) {
   if (bytes.size() > kMaxFrame) return refused(fmt::format("a message of {} bytes is over the limit", bytes.size()));
   const auto size = static_cast<std::uint32_t>(bytes.size());
+  // The length leaves together with what follows, but not all of a large frame is copied for that.
+  const auto together = bytes.size() > kCopied ? kTogether : bytes.size();
   std::string out;
-  out.reserve(bytes.size() + 4);
+  out.reserve(together + 4);
   for (const int shift : {24, 16, 8, 0}) out += static_cast<char>(size >> shift & 0xff);
-  out += bytes;
-  return stream.write_all(out, deadline, stop);
+  out += bytes.substr(0, together);
+  CHECK_OK(stream.write_all(out, deadline, stop));
+  return together == bytes.size() ? Result<>() : stream.write_all(bytes.substr(together), deadline, stop);
 }
 
 Result<Json> read_message(Stream& stream, Deadline deadline, const std::stop_token& stop) {

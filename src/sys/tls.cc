@@ -76,6 +76,9 @@ Result<CtxPtr> make_context(const TlsIdentity& identity) {
   SSL_CTX_set_verify(context.get(), SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, nullptr);
   SSL_CTX_set_cert_verify_callback(context.get(), accept_any_chain, nullptr);
   SSL_CTX_set_num_tickets(context.get(), 0);
+  // Several records at a time, not the head and the rest of each: whoever reads tries before waiting for the socket.
+  SSL_CTX_set_read_ahead(context.get(), 1);
+  SSL_CTX_set_default_read_buffer_len(context.get(), 64u << 10);
   if (SSL_CTX_use_certificate(context.get(), certificate.get()) != 1 ||
       SSL_CTX_use_PrivateKey(context.get(), key.get()) != 1) {
     return refused("cannot use the agent's TLS key: " + openssl_error());

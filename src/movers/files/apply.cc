@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/syscall.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -85,12 +86,26 @@ Result<> stage_part(Tree& tree, Staged& staged, const Part& part) {
 }
 
 // Not in the place's directory: its defaults would be taken over, and a watcher told of it before it has its name.
-Result<Fd> make_nameless(int hidden, const Change& change) {
-  Fd fd(::openat(hidden, ".", O_RDWR | O_TMPFILE | O_CLOEXEC, 0600));
+Result<Fd> make_nameless(int hidden, const Change& change, bool bare) {
+  const auto& v = change.version;
+  // But for its time it is right as it is made. (Who writes may lose setuid and setgid by it: they come afterwards.)
+  const bool done = bare && v.uid == 0 && v.gid == 0 && (v.mode & 07000) == 0 && change.xattrs.empty();
+  Fd fd(::openat(hidden, ".", O_RDWR | O_TMPFILE | O_CLOEXEC, done ? v.mode : 0600));
   if (!fd) return io_failure("cannot make a temporary file", errno);
   CHECK_OK(write_content(fd.get(), change.content));
-  CHECK_OK(set_metadata(fd.get(), change.version, change.xattrs, true));
+  if (!done) {
+    CHECK_OK(set_metadata(fd.get(), v, change.xattrs, true));
+    return fd;
+  }
+  const timespec times[2] = {omit(), at_ns(v.mtime_ns)};
+  if (::futimens(fd.get(), times) != 0) return io_failure("cannot set the modification time", errno);
   return fd;
+}
+
+bool gives_nothing(int directory) {
+  struct ::stat raw;
+  if (::fstat(directory, &raw) != 0 || (raw.st_mode & S_ISGID) || ::getegid() != 0 || ::geteuid() != 0) return false;
+  return ::fgetxattr(directory, "system.posix_acl_default", nullptr, 0) < 0 && (errno == ENODATA || errno == ENOTSUP);
 }
 
 Result<> Applier::apply(const Change& change, Staged* staged, bool& need_content, Fd nameless) {
@@ -223,7 +238,7 @@ Result<bool> Applier::put_fresh(const Change& change, const Place& place, Fd nam
   if (std::as_const(*tree_.index).find(change.path) || tree_.sent.contains(change.path)) return false;
   auto fd = std::move(nameless);
   if (!fd) {
-    auto made = make_nameless(TRY(tree_.root->hidden()), change);
+    auto made = make_nameless(TRY(tree_.root->hidden()), change, false);
     if (!made && made.error().kind == ErrorKind::retry) return std::unexpected(made.error());
     if (!made) return false;
     fd = std::move(*made);

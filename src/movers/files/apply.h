@@ -16,8 +16,11 @@ struct Staged {
   std::string name;
 };
 
-// A new small file, whole and without a name: nobody sees it until it gets one. Any thread, without the tree's mutex.
-Result<Fd> make_nameless(int hidden, const Change& change);
+// A new small file, whole and without a name: nobody sees it until it gets one. Any thread, without the tree's mutex. `bare`:
+// what is made in `hidden` takes nothing over from there, nor from a mask.
+Result<Fd> make_nameless(int hidden, const Change& change, bool bare);
+// Whether files take neither group nor ACL over from this directory.
+bool gives_nothing(int directory);
 
 // Writes a piece of one, which is made with the first. retry: the disk is full or ill. With the tree's mutex held
 // where `staged` is not made yet.

@@ -255,9 +255,10 @@ Result<> Incoming::run() {
   Intake intake(stream_, std::move(hidden));
   std::stop_source reading;
   const std::stop_callback forward(stop_, [&] { reading.request_stop(); });
-  std::jthread applier([&] { apply_all(intake, reading); });
-  const auto ended = intake.read(reading.get_token());
-  applier.join();  // what has arrived is applied
+  Error ended;
+  std::jthread reader([&] { ended = intake.read(reading.get_token()); });
+  apply_all(intake, reading);
+  reader.join();
   const std::lock_guard lock(mutex_);
   if (sick_) return std::unexpected(*sick_);
   if (broken_) return std::unexpected(*broken_);

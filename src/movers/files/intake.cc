@@ -1,5 +1,8 @@
 #include "movers/files/intake.h"
 
+#include <sched.h>
+#include <sys/stat.h>
+
 #include "movers/files/apply.h"
 
 namespace midstream::files {
@@ -19,6 +22,10 @@ bool is_new_file(const Change& change) {
 }  // namespace
 
 Error Intake::read(const std::stop_token& stop) {
+  if (::unshare(CLONE_FS) == 0) {
+    ::umask(0);
+    bare_ = gives_nothing(hidden_.get());
+  }
   while (true) {
     if (auto done = read_one(stop); !done) {
       const std::lock_guard lock(mutex_);
@@ -48,7 +55,7 @@ Result<> Intake::cut(const std::shared_ptr<const Received>& received, const Batc
       const auto& change = batch.changes[i];
       bytes += change.content.size() + 256;
       if (!is_new_file(change)) continue;
-      auto made = make_nameless(hidden_.get(), change);
+      auto made = make_nameless(hidden_.get(), change, bare_);
       if (!made) break;  // whoever applies it finds out why, and waits if that helps
       piece.nameless.resize(i - from);
       piece.nameless.push_back(std::move(*made));

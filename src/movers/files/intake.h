@@ -36,7 +36,7 @@ class Intake {
   Intake(Stream& stream, Fd hidden) : stream_(stream), hidden_(std::move(hidden)) {}
 
   // Reads until the stream ends or `stop` is requested, and says why; what has arrived can still be taken. Corrupt where
-  // the sender breaks the protocol.
+  // the sender breaks the protocol. On a thread of its own, whose file mode mask is gone afterwards.
   Error read(const std::stop_token& stop);
   // nullopt: nothing more will come.
   std::optional<Arrived> next(const std::stop_token& stop);
@@ -50,6 +50,7 @@ class Intake {
 
   Stream& stream_;
   const Fd hidden_;
+  bool bare_ = false;  // what is made there is as it is asked for
   std::mutex mutex_;
   std::condition_variable_any changed_;
   std::deque<std::pair<Arrived, std::size_t>> waiting_;

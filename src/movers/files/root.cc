@@ -274,13 +274,7 @@ Result<Loaded> load(const Place& place, const Stat& stat, std::size_t keep_limit
   }
   if (stat.type != EntryType::file && stat.type != EntryType::directory) return out;
   const Fd fd = TRY(open_entry(place.fd(), place.leaf.c_str(), stat, &out.stat));
-  out.version = version_of(out.stat);
-  out.xattrs = TRY(read_xattrs(fd.get()));
-  out.version.xattrs = hash_xattrs(out.xattrs);
-  if (stat.type == EntryType::file && hash) CHECK_OK(read_content(fd.get(), keep_limit, out, stop));
-  struct ::stat raw;
-  if (::fstat(fd.get(), &raw) != 0) return errno_failure("cannot stat an open file", errno);
-  if (to_stat(raw) != out.stat) out.steady = false;
+  CHECK_OK(load_open(fd.get(), keep_limit, hash, out, stop));
   return out;
 }
 
@@ -288,6 +282,25 @@ std::size_t until_hole(int fd, std::uint64_t from, std::size_t most) {
   const off_t hole = ::lseek(fd, static_cast<off_t>(from), SEEK_HOLE);
   if (hole <= static_cast<off_t>(from)) return most;  // no such thing here, or it has just been made
   return static_cast<std::size_t>(std::min<std::uint64_t>(most, static_cast<std::uint64_t>(hole) - from));
+}
+
+Result<> load_open(int fd, std::size_t keep_limit, bool hash, Loaded& out, const std::stop_token& stop) {
+  out.version = version_of(out.stat);
+  out.xattrs = TRY(read_xattrs(fd));
+  out.version.xattrs = hash_xattrs(out.xattrs);
+  if (out.stat.type == EntryType::file && hash) CHECK_OK(read_content(fd, keep_limit, out, stop));
+  struct ::stat raw;
+  if (::fstat(fd, &raw) != 0) return errno_failure("cannot stat an open file", errno);
+  if (to_stat(raw) != out.stat) out.steady = false;
+  return {};
+}
+
+Fd open_file(int directory, const char* leaf, Stat& opened) {
+  Fd fd(::openat(directory, leaf, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | O_NOCTTY | O_NOATIME));
+  struct ::stat raw;
+  if (!fd || ::fstat(fd.get(), &raw) != 0 || !S_ISREG(raw.st_mode)) return {};
+  opened = to_stat(raw);
+  return fd;
 }
 
 Result<Xattrs> read_xattrs(int fd) {
@@ -355,6 +368,12 @@ Result<> set_time(int fd, std::int64_t mtime_ns) {
 }
 
 Result<std::vector<std::string>> list_names(int directory) {
+  std::vector<std::string> names;
+  for (auto& [name, file] : TRY(list_directory(directory))) names.push_back(std::move(name));
+  return names;
+}
+
+Result<std::vector<Name>> list_directory(int directory) {
   const int copy = ::openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOATIME);
   const int fd = copy >= 0 ? copy : ::openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) return errno_failure("cannot read a directory", errno);
@@ -363,11 +382,11 @@ Result<std::vector<std::string>> list_names(int directory) {
     ::close(fd);
     return errno_failure("cannot read a directory", errno);
   }
-  std::vector<std::string> names;
+  std::vector<Name> names;
   errno = 0;
   while (const dirent* entry = ::readdir(dir)) {
     const std::string_view name(entry->d_name);
-    if (name != "." && name != "..") names.emplace_back(name);
+    if (name != "." && name != "..") names.push_back({std::string(name), entry->d_type == DT_REG});
     errno = 0;
   }
   const int code = errno;

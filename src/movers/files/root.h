@@ -100,6 +100,10 @@ Result<Loaded> load(const Place& place, const Stat& stat, std::size_t keep_limit
 
 // How many of the `most` bytes from `from` on lie before the next hole: never 0, that there is data is known.
 std::size_t until_hole(int fd, std::uint64_t from, std::size_t most);
+// The same of an open file or directory whose `out.stat` is its stat since it was opened.
+Result<> load_open(int fd, std::size_t keep_limit, bool hash, Loaded& out, const std::stop_token& stop = {});
+// Opens `leaf` for reading without touching its atime, if it is a regular file and that can be; none otherwise.
+Fd open_file(int directory, const char* leaf, Stat& opened);
 
 Result<Xattrs> read_xattrs(int fd);
 // Makes the attributes those given; others of the kinds that move are removed.
@@ -111,6 +115,11 @@ Result<> set_time(int fd, std::int64_t mtime_ns);
 
 // Reads the names in a directory, "." and ".." left out.
 Result<std::vector<std::string>> list_names(int directory);
+struct Name {
+  std::string name;
+  bool file = false;  // a regular file, when it was read; false also where that is not known
+};
+Result<std::vector<Name>> list_directory(int directory);
 
 // An errno that says that a path is not there as a path of plain directories.
 bool means_gone(int code);

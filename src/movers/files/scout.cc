@@ -133,11 +133,17 @@ Result<> Scout::send_parents(const std::string& path) {
 Result<> Scout::send_content(const std::string& path, Mark mark, const Place& place, const Stat& stat) {
   const std::lock_guard lock(tree_.mutex);
   auto loaded = load(place, stat, kMaxInline, true, stop_);
+  sort_out(path, mark, loaded);
+  return {};
+}
+
+// Emits what was loaded, or has it looked at again. With the tree's mutex held since before the loading.
+void Scout::sort_out(const std::string& path, Mark mark, Result<Loaded>& loaded) {
   if (!loaded) {
     tree_.dirty.put_back(path, mark, loaded.error().kind == ErrorKind::retry ? Millis(1) : Millis(2000));
     const std::lock_guard trouble_lock(trouble_mutex_);
     if (loaded.error().kind != ErrorKind::retry) troubles_[path] = loaded.error().what;
-    return {};
+    return;
   }
   if (!troubles_.empty()) {
     const std::lock_guard trouble_lock(trouble_mutex_);
@@ -146,21 +152,21 @@ Result<> Scout::send_content(const std::string& path, Mark mark, const Place& pl
   if (!loaded->steady) {
     const bool give_up = ++mark.tries >= kPatience;
     tree_.dirty.put_back(path, mark, Millis(5) * (1 << std::min(mark.tries, 8)));
-    if (!give_up) return {};
+    if (!give_up) return;
   }
-  if (stat.nlink > 1 && stat.type == EntryType::file) {
-    for (const auto& other : tree_.index->names_of(stat.ino)) {
+  if (loaded->stat.nlink > 1 && loaded->stat.type == EntryType::file) {
+    for (const auto& other : tree_.index->names_of(loaded->stat.ino)) {
       if (other != path) tree_.dirty.mark(other, Millis(0));
     }
   }
   emit(path, *loaded, mark.force, !loaded->steady);
-  return {};
 }
 
 // With the tree's mutex held.
 void Scout::emit(const std::string& path, const Loaded& loaded, bool force, bool unsteady) {
   auto entry = make_entry(loaded.version, loaded.stat, false);
   entry.racy = is_racy(loaded.stat);
+  entry.seen = walking_;
   if (unsteady) entry.ino = 0;  // matches nothing: it will be looked at again
   const auto known = tree_.known(path);
   if (known && known->version == loaded.version && !force) {
@@ -270,7 +276,7 @@ Result<> Scout::enter_directory(Scan& scan) {
     }
     return {};
   }
-  auto names = list_names(place->fd());
+  auto names = list_directory(place->fd());
   if (!names) {
     scan.failed = true;
     scan.why = fmt::format("{}: {}", printable(scan.directory), names.error().what);
@@ -282,7 +288,29 @@ Result<> Scout::enter_directory(Scan& scan) {
   return {};
 }
 
-Result<> Scout::visit(Scan& scan, const std::string& name) {
+// A small file that nobody has known of is opened at once. False: it is no such file, or not so easily read.
+Result<bool> Scout::visit_new(Scan& scan, const std::string& path, const Name& name) {
+  if (!name.file || distrust_ || except_.matches(path, false)) return false;
+  {
+    const std::lock_guard lock(tree_.mutex);
+    const auto above = scan.directory == "." ? std::optional<Entry>() : tree_.known(scan.directory);
+    if (scan.directory != "." && (!above || above->version.type != EntryType::directory)) return false;  // sent before it
+    if (tree_.known(path) || tree_.doubts.contains(path)) return false;
+    Loaded loaded;
+    const auto fd = open_file(scan.place->fd(), name.name.c_str(), loaded.stat);
+    if (!fd || loaded.stat.size > kMaxInline || loaded.stat.dev != tree_.root->stat().dev) return false;
+    ++seen_files_;
+    seen_bytes_ += loaded.stat.size;
+    auto read = load_open(fd.get(), kMaxInline, true, loaded, stop_);
+    Result<Loaded> result = read ? Result<Loaded>(std::move(loaded)) : std::unexpected(read.error());
+    sort_out(path, Mark{}, result);
+  }
+  CHECK_OK(outbox_.flush_if_large());
+  return true;
+}
+
+Result<> Scout::visit(Scan& scan, const Name& entry) {
+  const auto& name = entry.name;
   const auto path = join_path(scan.directory, name);
   if (scan.directory == "." && name == kHidden) return {};
   if (!is_safe_path(path)) {
@@ -290,6 +318,7 @@ Result<> Scout::visit(Scan& scan, const std::string& name) {
     troubles_[path.substr(0, 200)] = "the path is too long to move";
     return {};
   }
+  if (TRY(visit_new(scan, path, entry))) return {};
   const auto stat = look_at(scan.place->fd(), name.c_str());
   if (!stat) {
     scan.failed = true;
@@ -306,6 +335,7 @@ Result<> Scout::visit(Scan& scan, const std::string& name) {
     const std::lock_guard lock(tree_.mutex);
     const auto indexed = tree_.index->see(path, scan.stamp);
     const auto it = tree_.sent.find(path);
+    if (it != tree_.sent.end()) it->second.entry.seen = scan.stamp;
     equal = it != tree_.sent.end() ? it->second.entry.matches(**stat) : indexed && indexed->matches(**stat);
   }
   if ((*stat)->type == EntryType::file) {
@@ -333,8 +363,9 @@ Result<> Scout::finish_scan(Scan& scan) {
       if (nodes.seen(id) != scan.stamp) missing.push_back(nodes.path(id));
     }
     std::erase(missing, ".");
-    for (const auto& [path, sent] : tree_.sent) {  // what is on its way bears no stamp
-      if (is_below(path, scan.top) && sent.entry.version.present()) missing.push_back(path);
+    for (const auto& [path, sent] : tree_.sent) {
+      const bool met = sent.entry.seen == scan.stamp;
+      if (!met && is_below(path, scan.top) && sent.entry.version.present()) missing.push_back(path);
     }
     for (const auto& path : tree_.doubts) {
       if (is_below(path, scan.top)) missing.push_back(path);
@@ -360,7 +391,10 @@ Result<> Scout::scan_step() {
     auto& scan = scans_.front();
     if (scan.place && scan.next < scan.names.size()) {
       const auto name = std::move(scan.names[scan.next++]);
-      CHECK_OK(visit(scan, name));
+      walking_ = scan.stamp;
+      auto visited = visit(scan, name);
+      walking_ = 0;
+      CHECK_OK(visited);
     } else if (!scan.todo.empty()) {
       CHECK_OK(enter_directory(scan));
     } else {

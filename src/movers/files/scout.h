@@ -64,7 +64,7 @@ class Scout {
     std::vector<std::string> todo;
     std::string directory;  // the one being read
     std::optional<Place> place;
-    std::vector<std::string> names;
+    std::vector<Name> names;
     std::size_t next = 0;
     bool failed = false;  // something could not be read: nothing is taken for deleted
     std::string why;
@@ -85,12 +85,14 @@ class Scout {
   Result<> children_gone(const std::string& path);
   Result<> send_parents(const std::string& path);
   Result<> send_content(const std::string& path, Mark mark, const Place& place, const Stat& stat);
+  void sort_out(const std::string& path, Mark mark, Result<Loaded>& loaded);
   void emit(const std::string& path, const Loaded& loaded, bool force, bool unsteady);
   Result<> guard_root();
   bool is_suspect(const std::string& path, const Stat& stat);
 
   Result<> enter_directory(Scan& scan);
-  Result<> visit(Scan& scan, const std::string& name);
+  Result<> visit(Scan& scan, const Name& name);
+  Result<bool> visit_new(Scan& scan, const std::string& path, const Name& name);
   Result<> finish_scan(Scan& scan);
 
   Result<> begin_large(const std::string& path, Mark mark);
@@ -106,6 +108,7 @@ class Scout {
   bool unknown_too_ = false;
   std::vector<std::string> lost_;
   std::uint32_t stamp_ = 0;
+  std::uint32_t walking_ = 0;  // the stamp of the walk that meets what is looked at, 0: none does
   std::atomic<std::uint64_t> scans_done_{0};
   std::deque<std::pair<std::string, Mark>> queue_;
   std::set<std::string> queued_;

@@ -97,8 +97,10 @@ Result<> Scout::large_step() {
   const off_t data = ::lseek(large.fd.get(), static_cast<off_t>(large.offset), SEEK_DATA);
   if (data < 0 && errno == ENXIO) return end_large();  // nothing but a hole until the end
   const auto from = data < 0 ? large.offset : static_cast<std::uint64_t>(data);
-  thread_local std::string buffer(kMaxPart, '\0');
-  const ssize_t n = ::pread(large.fd.get(), buffer.data(), until_hole(large.fd.get(), from, buffer.size()), static_cast<off_t>(from));
+  const auto most = until_hole(large.fd.get(), from, kMaxPart);
+  auto part = begin_part(large.file, from, most);
+  char* const bytes = part.data() + kPartHead;
+  const ssize_t n = ::pread(large.fd.get(), bytes, most, static_cast<off_t>(from));
   if (n < 0 && errno == EINTR) return {};
   if (n < 0) {
     const int code = errno;
@@ -110,11 +112,12 @@ Result<> Scout::large_step() {
   }
   if (n == 0) return end_large();
   hash_zeros(large.hash.get(), from - large.offset);
-  XXH3_64bits_update(large.hash.get(), buffer.data(), static_cast<std::size_t>(n));
+  XXH3_64bits_update(large.hash.get(), bytes, static_cast<std::size_t>(n));
   large.offset = from + static_cast<std::uint64_t>(n);
   outbox_.count_bytes(static_cast<std::uint64_t>(n));
   ::posix_fadvise(large.fd.get(), static_cast<off_t>(from), n, POSIX_FADV_NOREUSE);
-  return outbox_.send(encode(Part{large.file, from, std::string_view(buffer.data(), static_cast<std::size_t>(n))}));
+  end_part(part, static_cast<std::size_t>(n));
+  return outbox_.send(std::move(part));
 }
 
 Result<> Scout::end_large() {

@@ -13,6 +13,8 @@ enum Tag : std::uint8_t {
   kBatch = 1, kPart = 2, kCancel = 3, kPing = 4, kWelcome = 16, kRefusal = 17, kAck = 18, kStatus = 19, kListing = 32
 };
 
+constexpr std::size_t kBatchHead = 13;  // tag, sequence, count
+
 std::string begin(Tag tag) { return std::string(1, static_cast<char>(tag)); }
 
 std::string_view clipped(std::string_view text) { return text.substr(0, kMaxText); }
@@ -169,6 +171,24 @@ std::string encode(const Part& part) {
   return out;
 }
 
+std::string begin_part(std::uint32_t file, std::uint64_t offset, std::size_t most) {
+  auto out = begin(kPart);
+  out.reserve(kPartHead + most);
+  Writer writer(out);
+  writer.u32(file);
+  writer.u64(offset);
+  writer.u32(0);
+  out.resize_and_overwrite(kPartHead + most, [most](char*, std::size_t) { return kPartHead + most; });
+  return out;
+}
+
+void end_part(std::string& frame, std::size_t bytes) {
+  frame.resize(kPartHead + bytes);
+  std::string length;
+  Writer(length).u32(static_cast<std::uint32_t>(bytes));
+  frame.replace(kPartHead - length.size(), length.size(), length);
+}
+
 std::string encode(const Cancel& cancel) {
   auto out = begin(kCancel);
   Writer(out).u32(cancel.file);
@@ -219,21 +239,24 @@ std::string encode(const Status& status) {
 }
 
 void BatchWriter::add(const Change& change) {
+  if (body_.empty()) {
+    body_.reserve(last_);
+    body_.assign(kBatchHead, '\0');
+  }
   Writer writer(body_);
   write_change(writer, change);
   ++count_;
 }
 
 std::string BatchWriter::take(std::uint64_t sequence) {
-  auto out = begin(kBatch);
-  out.reserve(body_.size() + 13);
-  Writer writer(out);
+  auto head = begin(kBatch);
+  Writer writer(head);
   writer.u64(sequence);
-  writer.u32(count_);
-  out += body_;
-  body_.clear();
-  count_ = 0;
-  return out;
+  writer.u32(std::exchange(count_, 0));
+  if (body_.empty()) return head;
+  last_ = body_.size();
+  body_.replace(0, kBatchHead, head);
+  return std::exchange(body_, {});
 }
 
 std::string encode_listing(const std::vector<Listed>& entries, bool last) {

@@ -90,6 +90,11 @@ std::string encode(const Refusal& refusal);
 std::string encode(const Ack& ack);
 std::string encode(const Status& status);
 
+// A Part whose content is read into it: begin_part() makes room for `most` bytes at kPartHead, end_part() says how many came.
+inline constexpr std::size_t kPartHead = 17;
+std::string begin_part(std::uint32_t file, std::uint64_t offset, std::size_t most);
+void end_part(std::string& frame, std::size_t bytes);
+
 // A Batch under construction: changes are appended as they are found.
 class BatchWriter {
  public:
@@ -101,7 +106,8 @@ class BatchWriter {
   std::string take(std::uint64_t sequence);
 
  private:
-  std::string body_;
+  std::string body_;  // the frame, its head not filled in yet
+  std::size_t last_ = 0;
   std::uint32_t count_ = 0;
 };
 

@@ -79,6 +79,33 @@ TEST(Wire, ABatchComesBackAsItWas) {
   EXPECT_EQ(batch.changes[1].op, Op::gone);
 }
 
+TEST(Wire, AWriterIsAsNewAfterEachBatch) {
+  BatchWriter writer;
+  for (std::uint64_t sequence = 1; sequence < 4; ++sequence) {
+    writer.add(file_change("a", std::string(sequence * 100, 'x')));
+    EXPECT_EQ(writer.count(), 1u);
+    const auto bytes = writer.take(sequence);
+    const auto frame = decode(bytes);
+    ASSERT_TRUE(frame) << frame.error().text();
+    const auto& batch = std::get<Batch>(*frame);
+    EXPECT_EQ(batch.sequence, sequence);
+    ASSERT_EQ(batch.changes.size(), 1u);
+    EXPECT_EQ(batch.changes[0].content.size(), sequence * 100);
+  }
+  const auto none = writer.take(4);
+  const auto empty = decode(none);
+  ASSERT_TRUE(empty);
+  EXPECT_TRUE(std::get<Batch>(*empty).changes.empty());
+}
+
+TEST(Wire, APartFilledInPlaceIsTheSame) {
+  const std::string content(1000, 'p');
+  auto part = begin_part(3, 77, 4096);
+  std::copy(content.begin(), content.end(), part.begin() + kPartHead);
+  end_part(part, content.size());
+  EXPECT_EQ(part, encode(Part{3, 77, content}));
+}
+
 TEST(Wire, UnsafePathsNeverLeaveTheDecoder) {
   using namespace std::string_view_literals;
   for (const std::string_view bad : {""sv, "/etc/passwd"sv, "../x"sv, "a/../../x"sv, "."sv, "a\0b"sv, ".midstream/t0"sv, "a//b"sv}) {
