@@ -84,7 +84,7 @@ field() { sed -n "s/.*\"$1\":\([0-9.]*\).*/\1/p"; }
 seconds_since() { awk -v a="$1" -v b="$EPOCHREALTIME" 'BEGIN {printf "%.3f\n", b - a}'; }
 
 # The same metadata as ours; then new's file system is synced, as ours is when it says that it is done.
-rsync_tree() { on old rsync -aHAX --numeric-ids -e "ssh -F $PWD/ssh/client" /srv/ root@$address_new:/srv/; }
+rsync_tree() { on old rsync -aHAX --numeric-ids "$@" -e "ssh -F $PWD/ssh/client" /srv/ root@$address_new:/srv/; }
 rsync_name="$(rsync --version | sed -n 's/^rsync *version \([0-9.]*\).*/rsync \1/p') -aHAX over ssh"
 
 empty_new() { find new/tree -mindepth 1 -maxdepth 1 -exec rm -rf {} +; }
