@@ -33,6 +33,8 @@ Seeds files_frame_seeds() {
   files::Version version;
   writer.add({.op = files::Op::put, .path = "a/b", .version = version, .base = 7, .content = "bytes"});
   writer.add({.op = files::Op::gone, .path = "c"});
+  version.type = files::EntryType::directory;
+  writer.add({.op = files::Op::rename, .path = "d/new", .version = version, .base = 9, .from = "d/old"});
   return {writer.take(3),
           files::encode(files::Part{.file = 1, .offset = 4096, .bytes = "part"}),
           files::encode(files::Cancel{.file = 1}),

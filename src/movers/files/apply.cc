@@ -114,6 +114,7 @@ Result<> Applier::apply(const Change& change, Staged* staged, bool& need_content
   tree_.received_unsynced = true;
   if (touched_.size() >= kMaxHeld) restore_times();
   if (change.op == Op::gone) return remove(change);
+  if (change.op == Op::rename) return rename(change);
   if (change.path == ".") return put_root(change);
   return put(change, staged, need_content, std::move(nameless));
 }
@@ -254,6 +255,16 @@ Result<bool> Applier::put_fresh(const Change& change, const Place& place, Fd nam
   return true;
 }
 
+// A directory that users brought here or took away by a rename, and nobody has looked yet: to know it by the change alone would
+// leave what lies in it unsent, or what lay in it untold.
+void Applier::note_unlooked(const Change& change, const std::optional<Stat>& local) {
+  if (!tree_.outgoing || change.version.type != EntryType::directory) return;
+  const std::string path(change.path);
+  const auto known = tree_.known(path);
+  const bool was_here = local && local->type == EntryType::directory;
+  if (was_here ? !known || known->ino != local->ino : known.has_value()) tree_.dirty.mark(path, Millis(0), kTree);
+}
+
 Result<> Applier::put(const Change& change, Staged* staged, bool& need_content, Fd nameless) {
   if (TRY(put_fresh(change, TRY(make_place(std::string(change.path))), std::move(nameless)))) return {};
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
@@ -263,6 +274,7 @@ Result<> Applier::put(const Change& change, Staged* staged, bool& need_content, 
     const auto local = *seen;
     if (local && local->type == EntryType::none)
       return refused(fmt::format("{} is a socket there", printable(change.path)), "remove it");
+    note_unlooked(change, local);
     Version current;
     const auto verdict = TRY(judge(change, place, local, current));
     if (verdict == Verdict::stale) return {};
@@ -382,6 +394,11 @@ Result<> Applier::lose(const Change& change, Staged* staged) {
 
 Result<> Applier::remove_directory(const Change& change, const Place& place) {
   const std::string path(change.path);
+  const auto known = tree_.known(path);
+  if (tree_.outgoing && known && !known->from_peer && digest(known->version) != change.base) {
+    tree_.dirty.mark(path, Millis(0), kForce);  // made or changed here, and the other host did not know: that wins
+    return {};
+  }
   if (::unlinkat(place.fd(), place.leaf.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT) {
     if (errno != ENOTEMPTY && errno != EEXIST)
       return io_failure(fmt::format("cannot remove {}", printable(path)), errno);

@@ -60,6 +60,7 @@ class Applier {
     bool known = false;         // it was as the index says when it was first touched
   };
 
+  void note_unlooked(const Change& change, const std::optional<Stat>& local);
   Result<> put(const Change& change, Staged* staged, bool& need_content, Fd nameless);
   Result<bool> put_fresh(const Change& change, const Place& place, Fd nameless);
   Result<> put_root(const Change& change);
@@ -67,6 +68,7 @@ class Applier {
                    Staged* staged, bool& again);
   Result<> change_metadata(const Change& change, const Place& place, const Stat& local, bool& again);
   Result<> lose(const Change& change, Staged* staged);
+  Result<> rename(const Change& change);
   Result<> remove(const Change& change);
   Result<> remove_directory(const Change& change, const Place& place);
   Result<> stage(const Change& change, Staged& staged);

@@ -49,6 +49,34 @@ TEST_F(Files, CarriesEveryKindOfChangeOver) {
   EXPECT_EQ(difference(picture(root), picture(new_->root())), "");
 }
 
+// What was sent and is not on the other host's disk yet may be there all the same: that it is gone must be told.
+TEST_F(Files, WhatWasJustSentAndIsRemovedWhileTheLinkIsDownGoesThereToo) {
+  plant_tree();
+  options_.checkpoint = 1h;  // nothing becomes durable by itself
+  make_hosts();
+  begin_follow();
+  barrier(*old_, "new");
+  for (const bool killed : {false, true}) {
+    write_file(old_->root() / "fresh", "fresh");
+    write_file(old_->root() / "a/f20", "changed");
+    fs::create_directories(old_->root() / "d/e");
+    write_file(old_->root() / "d/e/f", "below");
+    ASSERT_TRUE(eventually([&] { return read_all(new_->root() / "d/e/f") == "below" && read_all(new_->root() / "a/f20") == "changed"; }));
+    to_new_->down = true;
+    to_new_->cut();
+    if (killed) old_->kill();
+    fs::remove(old_->root() / "fresh");
+    fs::remove(old_->root() / "a/f20");
+    fs::remove_all(old_->root() / "d");
+    to_new_->down = false;
+    if (killed) old_->boot(*to_new_);
+    barrier(*old_, "new");
+    EXPECT_EQ(difference(picture(old_->root()), picture(new_->root())), "") << "killed: " << killed;
+    write_file(old_->root() / "a/f20", "again");
+    barrier(*old_, "new");
+  }
+}
+
 TEST_F(FilesOnDisk, ARestartOfEitherSideCostsWhatChanged) {
   plant_tree();
   make_hosts();
@@ -342,7 +370,7 @@ TEST_F(Files, HostileFramesEndTheStreamAndTouchNothing) {
   using namespace files;
   for (const std::string path : {"../escape", "/tmp/escape", "a/../../escape", ".midstream/t0", ""}) {
     auto stream = to_new_->open("new", "files",
-                                {{"for", "follow"}, {"id", "tree"}, {"path", "x"}, {"first", true}, {"protocol", 1}},
+                                {{"for", "follow"}, {"id", "tree"}, {"path", "x"}, {"first", true}, {"protocol", files::kProtocol}},
                                 {}, Deadline::in(5s), {});
     ASSERT_TRUE(stream);
     ASSERT_TRUE(read_frame(**stream, Deadline::in(5s), {}));  // the welcome

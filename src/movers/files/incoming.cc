@@ -43,7 +43,7 @@ class Incoming {
   template <class Act>
   Result<> patiently(Act act);
   Result<> send(std::string_view frame);
-  Result<> send_ack(const std::vector<Rejected>& rejected);
+  Result<> send_ack(std::uint64_t applied, const std::vector<Rejected>& rejected);
 
   void checkpoints(const std::stop_token& stop);
 
@@ -76,11 +76,11 @@ Result<> Incoming::send(std::string_view frame) {
   return write_frame(stream_, frame, Deadline::in(kWrite), stop_);
 }
 
-Result<> Incoming::send_ack(const std::vector<Rejected>& rejected) {
+Result<> Incoming::send_ack(std::uint64_t applied, const std::vector<Rejected>& rejected) {
   Ack ack;
   {
     const std::lock_guard lock(mutex_);
-    ack.applied = applied_;
+    ack.applied = std::max(applied, applied_);
     ack.durable = durable_;
   }
   for (const auto& r : rejected) ack.failures.push_back({r.path, r.need_content, r.text});
@@ -148,10 +148,13 @@ Result<> Incoming::take_batch(const Batch& batch, Arrived& piece) {
     if (sick_) return std::unexpected(*sick_);
     for (std::size_t i = piece.from; i < piece.to; ++i) bytes_ += batch.changes[i].content.size() + 256;
     if (!piece.last) return {};
-    applied_ = batch.sequence;
-    changed_.notify_all();
   }
-  return send_ack(std::exchange(rejected_, {}));
+  // What did not go in is told first: from `applied_` on a checkpoint may call the batch durable.
+  CHECK_OK(send_ack(batch.sequence, std::exchange(rejected_, {})));
+  const std::lock_guard lock(mutex_);
+  applied_ = batch.sequence;
+  changed_.notify_all();
+  return {};
 }
 
 Result<> Incoming::take_part(const Part& part) {
@@ -190,7 +193,7 @@ Result<> Incoming::handle(Arrived arrived) {
       hurry_ = true;
       changed_.notify_all();
     }
-    return send_ack({});
+    return send_ack(0, {});
   }
   return corrupt("the sender sent a frame that only a receiver sends");
 }
@@ -219,7 +222,7 @@ void Incoming::checkpoints(const std::stop_token& stop) {
       if (stop.stop_requested()) return;
     }
     auto done = checkpoint();
-    if (done) done = send_ack({});
+    if (done) done = send_ack(0, {});
     if (!done) {
       const std::lock_guard lock(mutex_);
       sick_ = done.error();

@@ -18,7 +18,7 @@ namespace {
 constexpr std::string_view kMagic = "midstream-index-1\n";
 constexpr std::size_t kMaxRecord = 16u << 10;
 constexpr std::size_t kReading = 1u << 20;
-enum Kind : std::uint8_t { kPut = 1, kErase = 2, kFact = 3, kCheckpoint = 4, kRename = 5 };
+enum Kind : std::uint8_t { kPut = 1, kErase = 2, kFact = 3, kCheckpoint = 4, kRename = 5, kRenaming = 6, kSplit = 7, kUndone = 8 };
 
 std::string put_record(std::string_view path, const Entry& entry) {
   std::string out;
@@ -28,7 +28,7 @@ std::string put_record(std::string_view path, const Entry& entry) {
   writer.version(entry.version);
   writer.u64(entry.ino);
   writer.u64(static_cast<std::uint64_t>(entry.ctime_ns));
-  writer.u8(static_cast<std::uint8_t>((entry.from_peer ? 1 : 0) | (entry.racy ? 2 : 0) | (entry.linked ? 4 : 0)));
+  writer.u8(static_cast<std::uint8_t>((entry.from_peer ? 1 : 0) | (entry.racy ? 2 : 0) | (entry.linked ? 4 : 0) | (entry.unsure ? 8 : 0)));
   return out;
 }
 
@@ -77,6 +77,7 @@ Result<std::unique_ptr<Index>> Index::open(const std::filesystem::path& file) {
   if (size < 0) return errno_failure(fmt::format("cannot measure the index {}", file.string()), errno);
   std::size_t good = 0;
   CHECK_OK(index->replay(good));
+  for (const auto& [from, to] : std::exchange(index->renaming_, {})) index->split_rename(from, to);
   if (good < static_cast<std::size_t>(size) && ::ftruncate(index->log_.get(), static_cast<off_t>(good)) != 0) {
     return errno_failure(fmt::format("cannot cut the torn end off {}", file.string()), errno);
   }
@@ -158,15 +159,21 @@ Result<> Index::apply_put(std::string_view path, Reader& in) {
   entry.from_peer = flags & 1;
   entry.racy = flags & 2;
   entry.linked = flags & 4;
+  entry.unsure = flags & 8;
   if (!entry.version.present() || (path != "." && !is_safe_path(path))) return corrupt("an entry of nothing in an index");
   nodes_.put(path, entry);
   doubt(path);
   return {};
 }
 
-Result<> Index::apply_rename(std::string_view from, std::string_view to) {
-  if (to != "." && !is_safe_path(to)) return corrupt("an unsafe path in an index");
-  if (!nodes_.rename(from, to)) return corrupt("a rename in an index that cannot be");
+Result<> Index::apply_rename(std::uint8_t kind, std::string_view from, std::string_view to) {
+  if (!is_safe_path(from) || !is_safe_path(to) || is_below(from, to) || is_below(to, from)) return corrupt("an improper rename in an index");
+  const std::pair<std::string, std::string> both(from, to);
+  std::erase(renaming_, both);
+  if (kind == kRenaming) renaming_.push_back(both);
+  if (kind == kSplit) split(from, to);
+  if (kind != kRename) return {};
+  if (!nodes_.rename(from, to)) merge(from, to);
   doubt(from);
   doubt(to);
   for (const auto id : nodes_.below(to)) {
@@ -194,7 +201,7 @@ Result<> Index::apply_record(std::string_view payload) {
     facts_[std::string(path)] = TRY(in.text(kMaxPath));
     return {};
   }
-  if (kind == kRename) return apply_rename(path, TRY(in.text(kMaxPath)));
+  if (kind == kRename || kind == kRenaming || kind == kSplit || kind == kUndone) return apply_rename(kind, path, TRY(in.text(kMaxPath)));
   return kind == kPut ? apply_put(path, in) : corrupt("unknown record in an index");
 }
 
@@ -254,6 +261,72 @@ void Index::erase(std::string_view path) {
 }
 
 void Index::note_rename(std::string_view from, std::string_view to) { record(two_texts(kRename, from, to)); }
+
+void Index::record_ahead(std::string_view payload) {
+  append_record(ahead_, payload);
+  ++records_;
+  // What is pending may be written later, and must not seem to be newer then.
+  if (!pending_.empty()) append_record(pending_, payload);
+}
+
+void Index::note_sent(std::string_view path, const Entry& sent) {
+  auto entry = nodes_.get(path).value_or(sent);
+  if (!entry.version.present() || entry.unsure) return;
+  entry.unsure = true;
+  nodes_.put(path, entry);
+  record_ahead(put_record(path, entry));
+}
+
+void Index::note_renaming(std::string_view from, std::string_view to) { record_ahead(two_texts(kRenaming, from, to)); }
+
+Result<> Index::write_ahead() {
+  if (ahead_.empty()) return {};
+  CHECK_OK(write_records(ahead_, false));
+  ahead_.clear();
+  return {};
+}
+
+void Index::split(std::string_view from, std::string_view to) {
+  std::vector<std::pair<std::string, std::string>> all;  // a path, and what it is by the other name
+  for (const auto& [here, there] : {std::pair(from, to), std::pair(to, from)}) {
+    if (nodes_.find(here) != Nodes::kNone) all.emplace_back(here, there);
+    for (const auto id : nodes_.below(here)) {
+      auto path = nodes_.path(id);
+      auto other = std::string(there) + path.substr(here.size());
+      all.emplace_back(std::move(path), std::move(other));
+    }
+  }
+  for (const auto& [path, other] : all) {
+    auto entry = *nodes_.get(path);
+    entry.unsure = true;
+    nodes_.put(path, entry);
+    entry.ino = 0;
+    if (is_safe_path(other) && nodes_.find(other) == Nodes::kNone) nodes_.put(other, entry);
+  }
+}
+
+void Index::split_rename(std::string_view from, std::string_view to) {
+  split(from, to);
+  record_ahead(two_texts(kSplit, from, to));
+}
+
+void Index::undo_rename(std::string_view from, std::string_view to) {
+  if (!nodes_.rename(to, from)) merge(to, from);
+  record_ahead(two_texts(kUndone, from, to));
+}
+
+// Moves what lies below `from`, and it, where the new place is not known: what is, is newer.
+void Index::merge(std::string_view from, std::string_view to) {
+  auto all = nodes_.below(from);
+  if (const auto top = nodes_.find(from); top != Nodes::kNone) all.insert(all.begin(), top);
+  for (auto it = all.rbegin(); it != all.rend(); ++it) {  // a directory last
+    const auto path = nodes_.path(*it);
+    const auto entry = nodes_.entry(*it);
+    nodes_.erase(path);
+    const auto moved = std::string(to) + path.substr(from.size());
+    if (is_safe_path(moved) && nodes_.find(moved) == Nodes::kNone) nodes_.put(moved, entry);
+  }
+}
 
 std::optional<Entry> Index::see(std::string_view path, std::uint32_t stamp) {
   const auto id = nodes_.find(path);

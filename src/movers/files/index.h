@@ -42,6 +42,15 @@ class Index {
   // no entry, `to` is known already, or lies below `from`.
   bool rename(std::string_view from, std::string_view to) { return nodes_.rename(from, to); }
   void note_rename(std::string_view from, std::string_view to);
+  // What is about to be sent, to be written with write_ahead() before it is: whatever becomes of it, the path is known from
+  // then on, so that its end can be told to the other host. `entry` is what is sent, none for a removal.
+  void note_sent(std::string_view path, const Entry& entry);
+  void note_renaming(std::string_view from, std::string_view to);
+  Result<> write_ahead();
+  // Nobody knows whether the rename was carried out there: all that it moved is known, unsure, by both paths.
+  void split_rename(std::string_view from, std::string_view to);
+  // Takes a rename back that was never noted; where `from` is known again, what moved goes below it all the same.
+  void undo_rename(std::string_view from, std::string_view to);
   // The local identity of what is known: in memory only, so that losing it costs a comparison.
   void refresh(std::string_view path, const Entry& entry);
 
@@ -66,10 +75,13 @@ class Index {
   bool unproven(std::string_view path) const;
 
  private:
+  void split(std::string_view from, std::string_view to);
+  void record_ahead(std::string_view payload);
+  void merge(std::string_view from, std::string_view to);
   Result<> replay(std::size_t& good);
   Result<> apply_record(std::string_view payload);
   Result<> apply_put(std::string_view path, class Reader& in);
-  Result<> apply_rename(std::string_view from, std::string_view to);
+  Result<> apply_rename(std::uint8_t kind, std::string_view from, std::string_view to);
   void doubt(std::string_view path);
   void clear_doubts();
   Result<> compact();
@@ -80,6 +92,8 @@ class Index {
   Nodes nodes_;
   std::map<std::string, std::string> facts_;
   std::string pending_;
+  std::string ahead_;
+  std::vector<std::pair<std::string, std::string>> renaming_;  // while the log is read: begun, and not ended yet
   // When it was opened, what stood behind the last checkpoint: marked in `nodes_` and listed here, or, where it is known no
   // more, by its path.
   std::vector<Nodes::Id> doubted_;

@@ -198,6 +198,54 @@ TEST_F(IndexTest, WhatStandsBehindTheLastCheckpointIsUnproven) {
   EXPECT_FALSE((*Index::open(file()))->unproven("e/inside"));
 }
 
+// A rename of which nobody knows whether the other host carried it out: by both paths, and unsure, also after a kill.
+TEST_F(IndexTest, ARenameInDoubtIsKnownByBothPaths) {
+  const auto look = [](const Index& index) {
+    for (const auto* path : {"d", "d/sure", "d/unsure", "e", "e/sure", "e/unsure"}) {
+      ASSERT_TRUE(index.find(path)) << path;
+      EXPECT_TRUE(index.find(path)->unsure) << path;
+    }
+    EXPECT_FALSE(index.find("other")->unsure);
+  };
+  {
+    auto index = *Index::open(file());
+    for (const auto* path : {"d", "d/sure", "other"}) index->put(path, plain(3));
+    write(*index);
+    index->note_sent("d/unsure", plain(4));
+    ASSERT_TRUE(index->rename("d", "e"));
+    index->note_renaming("d", "e");
+    ASSERT_TRUE(index->write_ahead());  // and killed here
+  }
+  look(**Index::open(file()));
+  std::filesystem::remove(file());
+  auto index = *Index::open(file());
+  for (const auto* path : {"d", "d/sure", "other"}) index->put(path, plain(3));
+  index->note_sent("d/unsure", plain(4));
+  ASSERT_TRUE(index->rename("d", "e"));
+  index->note_renaming("d", "e");
+  index->split_rename("d", "e");
+  look(*index);
+}
+
+TEST_F(IndexTest, WhatIsSentIsKnownBeforeAndUnsureUntilItIsAgreedOn) {
+  {
+    auto index = *Index::open(file());
+    index->note_sent("new", plain(1));
+    index->put("old", plain(2));
+    index->note_sent("old", Entry{});  // a removal
+    index->note_sent("never", Entry{});
+    ASSERT_TRUE(index->write_ahead());
+    write(*index);
+  }
+  auto index = *Index::open(file());
+  EXPECT_TRUE(index->find("new")->unsure);
+  EXPECT_TRUE(index->find("old")->unsure);
+  EXPECT_FALSE(index->find("never"));
+  index->put("new", plain(1));
+  write(*index);
+  EXPECT_FALSE((*Index::open(file()))->find("new")->unsure);
+}
+
 TEST_F(IndexTest, NamesOfAnInodeGoWithTheirDirectory) {
   auto index = *Index::open(file());
   index->put("d/one", plain(8, true));

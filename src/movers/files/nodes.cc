@@ -11,12 +11,12 @@
 namespace midstream::files {
 
 namespace {
-enum Flag : std::uint8_t { kFromPeer = 1, kRacy = 2, kLinked = 4, kMarked = 8 };
+enum Flag : std::uint8_t { kFromPeer = 1, kRacy = 2, kLinked = 4, kMarked = 8, kUnsure = 16 };
 constexpr std::size_t kWasteKept = 1u << 20;
 }  // namespace
 
 bool Entry::matches(const Stat& stat) const {
-  if (racy || version.type != stat.type || ino != stat.ino || version.mtime_ns != stat.mtime_ns) return false;
+  if (racy || unsure || version.type != stat.type || ino != stat.ino || version.mtime_ns != stat.mtime_ns) return false;
   return ctime_ns == stat.ctime_ns && version.size == stat.size;
 }
 
@@ -103,6 +103,7 @@ Entry Nodes::entry(Id id) const {
   out.from_peer = node.flags & kFromPeer;
   out.racy = node.flags & kRacy;
   out.linked = node.flags & kLinked;
+  out.unsure = node.flags & kUnsure;
   out.seen = node.seen;
   return out;
 }
@@ -274,7 +275,7 @@ Nodes::Id Nodes::put(std::string_view path, const Entry& entry) {
   node.ino = entry.ino;
   node.ctime_ns = entry.ctime_ns;
   node.seen = entry.seen;
-  node.flags = static_cast<std::uint8_t>((entry.from_peer ? kFromPeer : 0) | (entry.racy ? kRacy : 0) | (entry.linked ? kLinked : 0) | mark);
+  node.flags = static_cast<std::uint8_t>((entry.from_peer ? kFromPeer : 0) | (entry.racy ? kRacy : 0) | (entry.linked ? kLinked : 0) | (entry.unsure ? kUnsure : 0) | mark);
   if (entry.linked) link(entry.ino, id);
   ++present_;
   return id;

@@ -25,6 +25,7 @@ struct Entry {
   bool from_peer = false;  // the other host made this version: what it sends next knows of it
   bool racy = false;       // read so soon after a change that the same times may hide a later one
   bool linked = false;     // had several names
+  bool unsure = false;     // something later was sent and may have arrived: what is there now is sent in any case
   std::uint32_t seen = 0;  // by which scan; in memory only
 
   // Whether what is on disk is what this entry was written for.

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/text.h"
+#include "movers/files/path.h"
 
 namespace midstream::files {
 
@@ -28,6 +29,13 @@ void Outbox::close() {
   next_ = {};
   {
     const std::lock_guard lock(tree_.mutex);
+    while (!tree_.renaming.empty()) {
+      const auto [from, to] = tree_.renaming.back();
+      tree_.renaming.pop_back();
+      tree_.index->split_rename(from, to);
+      tree_.dirty.mark(from, Millis(0));
+      tree_.dirty.mark(to, Millis(0), kTree);
+    }
     for (const auto& [path, sent] : tree_.sent) {
       tree_.doubts.insert(path);
       tree_.dirty.mark(path, Millis(0));
@@ -42,13 +50,35 @@ void Outbox::close() {
   figures_.oldest_ns = 0;
 }
 
+// The other host makes the directories that it lacks: whatever becomes of them here, that they are gone must be told there.
+void Outbox::note_parents(std::string_view path) {
+  for (auto parent = parent_of(path); parent != "."; parent = parent_of(parent)) {
+    const auto known = tree_.known(parent);
+    if (known && known->version.present()) return;
+    Entry entry;
+    entry.version.type = EntryType::directory;
+    tree_.index->note_sent(parent, entry);
+    if (!known) continue;
+    entry.unsure = true;  // that it is gone is on its way, and comes first
+    tree_.sent[std::string(parent)] = Sent{next_.sequence + 1, entry};
+    next_.paths.emplace_back(parent);
+  }
+}
+
 void Outbox::add(const Change& change, const Entry& entry) {
   if (batch_.empty()) next_.at_ns = boot_now().count();
   const std::string path(change.path);
   tree_.sent[path] = Sent{next_.sequence + 1, entry};
+  if (change.op != Op::gone) note_parents(path);
+  if (change.op == Op::rename) {
+    tree_.index->note_renaming(change.from, path);
+  } else {
+    tree_.index->note_sent(path, entry);
+  }
   batch_.add(change);
   next_.paths.push_back(path);
-  if (change.version.type == EntryType::file) {
+  if (change.op == Op::rename) next_.renames.emplace_back(change.from, path);
+  if (change.version.type == EntryType::file && change.op != Op::rename) {
     ++next_.files;
     next_.file_bytes += change.version.size;
   }
@@ -64,6 +94,10 @@ Result<> Outbox::flush() {
   const auto sequence = next_.sequence + 1;
   const auto count = batch_.count();
   auto frame = batch_.take(sequence);
+  {
+    const std::lock_guard lock(tree_.mutex);
+    CHECK_OK(tree_.index->write_ahead());
+  }
   {
     const std::lock_guard lock(mutex_);
     auto flight = std::exchange(next_, Flight{});
@@ -95,6 +129,7 @@ bool Outbox::full() {
 
 // The other host has it on disk: from now on this is what both agree on.
 void Outbox::commit(const Flight& flight) {
+  settle_renames(flight);
   for (const auto& path : flight.paths) {
     const auto it = tree_.sent.find(path);
     if (it == tree_.sent.end() || it->second.sequence != flight.sequence) continue;
@@ -108,8 +143,25 @@ void Outbox::commit(const Flight& flight) {
   }
 }
 
-void Outbox::fail(const Failure& failure) {
+// Where what became `to` in that batch came from, if that is what it did.
+std::optional<std::string> Outbox::failed_rename(const std::string& wanted, std::uint64_t sequence) {
+  const std::lock_guard lock(mutex_);
+  for (const auto& flight : flights_) {
+    if (flight.sequence != sequence) continue;
+    for (const auto& [from, to] : flight.renames) {
+      if (to == wanted) return from;
+    }
+  }
+  return std::nullopt;
+}
+
+void Outbox::fail(const Failure& failure, std::uint64_t sequence) {
   const std::string path(failure.path);
+  {
+    const std::lock_guard lock(mutex_);
+    ++figures_.refused;
+  }
+  if (const auto from = failed_rename(path, sequence)) return undo_rename(*from, path);
   tree_.sent.erase(path);
   tree_.doubts.insert(path);
   if (failure.need_content) return tree_.dirty.mark(path, Millis(0), kForce);
@@ -129,7 +181,7 @@ void Outbox::nothing_to_send(const std::string& path) {
 void Outbox::acknowledge(const Ack& ack) {
   {
     const std::lock_guard tree_lock(tree_.mutex);
-    for (const auto& failure : ack.failures) fail(failure);
+    for (const auto& failure : ack.failures) fail(failure, ack.applied);
     std::deque<Flight> done;
     {
       const std::lock_guard lock(mutex_);
@@ -141,7 +193,9 @@ void Outbox::acknowledge(const Ack& ack) {
         figures_.durable_files += flights_.front().files;
         figures_.durable_bytes += flights_.front().file_bytes;
         for (const auto& path : flights_.front().paths) {
-          if (failures_.empty() || !tree_.sent.contains(path)) continue;
+          if (failures_.empty()) continue;
+          const auto sent = tree_.sent.find(path);  // what failed is no longer, or sent again
+          if (sent == tree_.sent.end() || sent->second.sequence != flights_.front().sequence) continue;
           failures_.erase(path);
           figures_.troubles.erase(path);
         }

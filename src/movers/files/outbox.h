@@ -46,6 +46,7 @@ class Outbox {
     std::int64_t oldest_ns = 0;   // when the oldest of them was sent
     std::uint64_t sent_changes = 0, sent_bytes = 0;  // since the start; keep-alives are not counted
     std::uint64_t durable_files = 0, durable_bytes = 0;
+    std::uint64_t refused = 0;  // changes that did not go in there, and are marked again
     std::map<std::string, std::string> troubles;  // path -> why it could not be put there
   };
   Figures figures();
@@ -59,9 +60,14 @@ class Outbox {
     std::int64_t at_ns = 0;
     std::uint64_t bytes = 0, files = 0, file_bytes = 0;
     std::vector<std::string> paths;
+    std::vector<std::pair<std::string, std::string>> renames;  // from, to
   };
+  void note_parents(std::string_view path);
   void commit(const Flight& flight);
-  void fail(const Failure& failure);
+  void fail(const Failure& failure, std::uint64_t sequence);
+  std::optional<std::string> failed_rename(const std::string& to, std::uint64_t sequence);
+  void settle_renames(const Flight& flight);
+  void undo_rename(const std::string& from, const std::string& to);
 
   Tree& tree_;
   std::unique_ptr<Courier> courier_;

@@ -107,6 +107,7 @@ Result<> Outgoing::start_watching() {
     const auto settle = hint == Hint::written ? kSettleWritten : hint == Hint::children ? kSettleChildren : Millis(0);
     tree_->dirty.mark(path, settle, hint == Hint::directory ? kTree : 0);
   };
+  sink.renamed = [this](const std::string& from, const std::string& to) { tree_->renames.note(from, to); };
   sink.cookie = [this](std::string_view name) {
     const std::lock_guard lock(mutex_);
     if (cookies_.size() > 64) cookies_.clear();
@@ -491,8 +492,10 @@ Result<> Outgoing::wait_for_cookie(Deadline deadline, const std::stop_token& sto
 // Waits until nothing that is marked now is pending, and all that was sent is on the other host's disk. A new
 // stream begins everything in flight again, so both must happen within one.
 Result<> Outgoing::drain(Deadline deadline, const std::stop_token& stop) {
+  int patience = 4;
   while (true) {
     const auto session = session_.load();
+    const auto refused = outbox_.figures().refused;
     const auto serial = tree_->dirty.next_serial();
     CHECK_OK(wait_for(deadline, stop, "what is pending", [&] {
       return session_ != session ||
@@ -504,6 +507,9 @@ Result<> Outgoing::drain(Deadline deadline, const std::stop_token& stop) {
     tree_->dirty.poke();
     CHECK_OK(wait_for(deadline, stop, "the other host's disk",
                       [&] { return session_ != session || outbox_.figures().durable >= sequence; }));
+    // What did not go in there is marked again before it can count as durable: that is pending as well. What still does not go
+    // in after a few times is told by the caller.
+    if (outbox_.figures().refused != refused && --patience > 0) continue;
     if (session_ == session && connected_) return {};
   }
 }

@@ -64,6 +64,13 @@ bool Except::matches_one(std::string_view path, bool is_directory) const {
   return false;
 }
 
+bool Except::anchored() const {
+  for (const auto& pattern : patterns_) {
+    if (pattern.anchored) return true;
+  }
+  return false;
+}
+
 bool Except::matches(std::string_view path, bool is_directory) const {
   if (patterns_.empty() || path == ".") return false;
   for (auto slash = path.find('/'); slash != path.npos; slash = path.find('/', slash + 1)) {

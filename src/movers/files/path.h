@@ -33,6 +33,8 @@ class Except {
  public:
   explicit Except(std::vector<std::string> patterns = {});
   bool matches(std::string_view path, bool is_directory) const;
+  // Whether a directory's place matters to what matches below it.
+  bool anchored() const;
 
  private:
   struct Pattern {

@@ -61,7 +61,7 @@ bool Scout::is_suspect(const std::string& path, const Stat& stat) {
   const std::lock_guard lock(tree_.mutex);
   const auto entry = tree_.index->find(path);
   if (stat.type != EntryType::file) return false;
-  if (entry ? entry->ino == 0 || entry->matches(stat) : !unknown_too_) return false;
+  if (entry && !entry->unsure ? entry->ino == 0 || entry->matches(stat) : !unknown_too_) return false;
   const auto since = tree_.run.since_ns;
   return stat.ctime_ns < since || (stat.size == 0 && stat.mtime_ns < since);
 }
@@ -77,7 +77,14 @@ Result<> Scout::look(const std::string& path, Mark mark) {
     tree_.dirty.put_back(path, mark, Millis(2000));
     return {};
   }
-  if (!*stat || (*stat)->type == EntryType::none) return look_gone(path, true);
+  if (!*stat || (*stat)->type == EntryType::none) {
+    if (const auto to = tree_.renames.to(path)) {
+      const auto renamed = TRY(try_rename(path, *to, mark));
+      if (renamed == Renamed::later) tree_.dirty.put_back(path, mark, Millis(20));
+      if (renamed != Renamed::no) return {};
+    }
+    return look_gone(path, true);
+  }
   if (except_.matches(path, (*stat)->type == EntryType::directory)) return {};
   if ((*stat)->dev != tree_.root->stat().dev) return {};  // a mount inside the tree: not ours
   return look_at_place(path, mark, *place, **stat);
@@ -90,6 +97,7 @@ Result<> Scout::look_at_place(const std::string& path, Mark mark, const Place& p
   }
   bool scan_it = false;
   bool was_directory = false;
+  bool unknown = false;
   {
     const std::lock_guard lock(tree_.mutex);
     const auto known = tree_.known(path);
@@ -99,6 +107,12 @@ Result<> Scout::look_at_place(const std::string& path, Mark mark, const Place& p
     }
     was_directory = known && known->version.type == EntryType::directory;
     scan_it = stat.type == EntryType::directory && (mark.tree || !was_directory || known->ino != stat.ino);
+    unknown = !known;
+  }
+  if (const auto from = unknown ? tree_.renames.from(path) : std::nullopt) {
+    const auto renamed = TRY(try_rename(*from, path, mark));
+    if (renamed == Renamed::later) tree_.dirty.put_back(path, mark, Millis(20));
+    if (renamed != Renamed::no) return {};
   }
   if (was_directory && stat.type != EntryType::directory) CHECK_OK(children_gone(path));
   if (stat.type == EntryType::file && stat.size > kMaxInline) {
@@ -169,13 +183,13 @@ void Scout::emit(const std::string& path, const Loaded& loaded, bool force, bool
   entry.seen = walking_;
   if (unsteady) entry.ino = 0;  // matches nothing: it will be looked at again
   const auto known = tree_.known(path);
-  if (known && known->version == loaded.version && !force) {
+  if (known && known->version == loaded.version && !force && !known->unsure) {
     entry.from_peer = known->from_peer;
     if (const auto it = tree_.sent.find(path); it != tree_.sent.end()) {
       it->second.entry = entry;
     } else {
       entry.seen = known->seen;
-      tree_.index->put(path, entry);
+      tree_.below_renaming(path) ? tree_.index->refresh(path, entry) : tree_.index->put(path, entry);
     }
     return;
   }
@@ -184,7 +198,7 @@ void Scout::emit(const std::string& path, const Loaded& loaded, bool force, bool
   change.version = loaded.version;
   change.base = known ? digest(known->version) : 0;
   change.xattrs = loaded.xattrs;
-  const bool same_content = known && !force && known->version.type == EntryType::file &&
+  const bool same_content = known && !force && !known->unsure && known->version.type == EntryType::file &&
                             loaded.version.type == EntryType::file && known->version.hash == loaded.version.hash &&
                             known->version.size == loaded.version.size;
   change.op = same_content ? Op::meta : Op::put;
@@ -269,7 +283,7 @@ Result<> Scout::enter_directory(Scan& scan) {
   auto place = tree_.root->directory(scan.directory, &gone);
   if (!place) {
     if (gone) {
-      tree_.dirty.mark(scan.directory, Millis(0));
+      tree_.dirty.mark(scan.directory, Millis(0), kTree);  // it may come back, known but not walked over
     } else {
       scan.failed = true;
       scan.why = place.error().what;

@@ -81,6 +81,9 @@ class Scout {
   };
 
   Result<> look_at_place(const std::string& path, Mark mark, const Place& place, const Stat& stat);
+  enum class Renamed { yes, later, no };
+  Renamed may_rename(const std::string& from, const std::string& to, const Mark& mark);
+  Result<Renamed> try_rename(const std::string& from, const std::string& to, const Mark& mark);
   Result<> look_gone(const std::string& path, bool with_children);
   Result<> children_gone(const std::string& path);
   Result<> send_parents(const std::string& path);
@@ -114,6 +117,7 @@ class Scout {
   std::set<std::string> queued_;
   std::optional<Large> large_;
   std::uint32_t large_number_ = 0;
+  std::int64_t asked_durable_ns_ = 0;
   std::atomic<std::uint64_t> seen_files_{0}, seen_bytes_{0}, equal_files_{0}, equal_bytes_{0}, sockets_{0};
   mutable std::mutex trouble_mutex_;
   std::map<std::string, std::string> troubles_;

@@ -67,7 +67,7 @@ Result<> Scout::begin_large(const std::string& path, Mark mark) {
   {
     const std::lock_guard lock(tree_.mutex);
     const auto known = tree_.known(path);
-    maybe_same = known && !mark.force && known->ino == large_->before.ino && known->version.size == large_->before.size &&
+    maybe_same = known && !mark.force && !known->unsure && known->ino == large_->before.ino && known->version.size == large_->before.size &&
                  known->version.mtime_ns == large_->before.mtime_ns;
   }
   if (!maybe_same) return {};
@@ -78,7 +78,7 @@ Result<> Scout::begin_large(const std::string& path, Mark mark) {
   }
   const std::lock_guard lock(tree_.mutex);
   const auto known = tree_.known(path);
-  if (!known || known->version.hash != loaded->version.hash) return {};
+  if (!known || known->unsure || known->version.hash != loaded->version.hash) return {};
   emit(path, *loaded, false, false);
   queued_.erase(path);
   large_.reset();

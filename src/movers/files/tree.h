@@ -12,10 +12,12 @@
 #include <set>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/json.h"
 #include "movers/files/dirty.h"
 #include "movers/files/index.h"
+#include "movers/files/renames.h"
 #include "movers/files/root.h"
 
 namespace midstream::files {
@@ -56,12 +58,16 @@ struct Tree {
   // Where the other host may have something of which nothing is known here any more: it was sent, and refused in a later
   // state, or the stream ended before it was agreed on. If it is gone here, that is said.
   std::set<std::string, std::less<>> doubts;
+  // Renames that were sent and are not yet known to be durable there, (from, to): the index has them in memory alone.
+  std::vector<std::pair<std::string, std::string>> renaming;
+  bool below_renaming(std::string_view path) const;  // whether the path is one's `to`, or lies below it
   bool received_unsynced = false;  // the index speaks of received changes that are not on disk yet
   bool syncing = false;            // a checkpoint is under way: what is noted meanwhile goes behind it
   bool distrusted = false;         // the host was started anew since: the file system may hold less than the index says
   std::deque<Kept> kept;           // the latest of what lost conflicts
 
   DirtySet dirty;                           // thread-safe by itself
+  Renames renames;                          // likewise
   std::atomic<bool> outgoing{false};        // a follow leaves this host: local changes will be sent
   std::atomic<std::uint64_t> conflicts{0};  // kept so far on this host, over restarts
   std::atomic<std::uint64_t> received{0};   // changes taken from the other host

@@ -89,6 +89,7 @@ void Watcher::run(const std::stop_token& stop) {
 void Watcher::event(const void* metadata, std::string_view infos) {
   const auto mask = static_cast<const fanotify_event_metadata*>(metadata)->mask;
   if (mask & FAN_Q_OVERFLOW) return sink_.lost("the kernel's queue of events overflowed");
+  if (mask & FAN_RENAME) renamed(infos);
   while (infos.size() >= sizeof(fanotify_event_info_header)) {
     fanotify_event_info_header head;
     std::memcpy(&head, infos.data(), sizeof head);
@@ -102,6 +103,30 @@ void Watcher::event(const void* metadata, std::string_view infos) {
   }
   // What was below a renamed directory has other paths now.
   if ((mask & FAN_RENAME) && (mask & FAN_ONDIR)) directories_.clear();
+}
+
+std::optional<std::string> Watcher::path_of_record(std::string_view handle, std::string_view name) {
+  const auto directory = resolve(handle);
+  if (!directory || *directory == kHidden) return std::nullopt;
+  auto path = join_path(*directory, name);
+  return is_safe_path(path) ? std::optional(std::move(path)) : std::nullopt;
+}
+
+// Both names of a rename within the tree.
+void Watcher::renamed(std::string_view infos) {
+  std::optional<std::string> from, to;
+  while (infos.size() >= sizeof(fanotify_event_info_header)) {
+    fanotify_event_info_header head;
+    std::memcpy(&head, infos.data(), sizeof head);
+    if (head.len < sizeof head || head.len > infos.size()) break;
+    std::string_view handle, name;
+    if (split_record(infos.substr(0, head.len), handle, name)) {
+      if (head.info_type == FAN_EVENT_INFO_TYPE_OLD_DFID_NAME) from = path_of_record(handle, name);
+      if (head.info_type == FAN_EVENT_INFO_TYPE_NEW_DFID_NAME) to = path_of_record(handle, name);
+    }
+    infos.remove_prefix(head.len);
+  }
+  if (from && to) sink_.renamed(std::move(*from), std::move(*to));
 }
 
 void Watcher::name_changed(std::string_view handle, std::string_view name, std::uint64_t mask) {

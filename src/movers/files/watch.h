@@ -27,6 +27,7 @@ enum class Hint {
 // Called on the watcher's thread, in the order of the events; must not block for long.
 struct WatchSink {
   std::function<void(std::string path, Hint hint)> changed;
+  std::function<void(std::string from, std::string to)> renamed;     // before both are told as changed
   std::function<void(std::string_view name)> cookie;                 // a name appeared in the hidden directory
   std::function<void(std::string why)> lost;                         // events were lost: look at everything
 };
@@ -42,6 +43,8 @@ class Watcher {
   Watcher(const Root& root, Fd fan, WatchSink sink, const std::atomic<bool>* hold);
   void run(const std::stop_token& stop);
   void event(const void* metadata, std::string_view infos);
+  void renamed(std::string_view infos);
+  std::optional<std::string> path_of_record(std::string_view handle, std::string_view name);
   void name_changed(std::string_view handle, std::string_view name, std::uint64_t mask);
   // The path of a directory inside the tree, nullopt for one outside or gone.
   std::optional<std::string> resolve(std::string_view handle);

@@ -32,6 +32,7 @@ void write_change(Writer& out, const Change& change) {
   }
   if (change.op == Op::put) out.bytes(change.content);
   if (change.op == Op::parts) out.u32(change.file);
+  if (change.op == Op::rename) out.text(change.from);
 }
 
 Result<Xattrs> read_xattrs(Reader& in) {
@@ -51,6 +52,13 @@ Result<Xattrs> read_xattrs(Reader& in) {
   return xattrs;
 }
 
+Result<> check_rename(const Change& change) {
+  if (!is_safe_path(change.from)) return corrupt("a rename from an unsafe path");
+  const bool into_itself = change.from == change.path || is_below(change.path, change.from) || is_below(change.from, change.path);
+  if (into_itself) return corrupt(fmt::format("a rename of {} into itself", printable(change.path)));
+  return {};
+}
+
 // What each kind of change may carry.
 Result<> check_change(const Change& change) {
   const auto& v = change.version;
@@ -58,8 +66,10 @@ Result<> check_change(const Change& change) {
   const auto bad = [&](std::string_view why) { return corrupt(fmt::format("{} for {}", why, printable(change.path))); };
   if (!root && !is_safe_path(change.path)) return bad("an unsafe path");
   if (change.op == Op::gone) return root ? Result<>(bad("a removal")) : Result<>();
+  if (root && change.op == Op::rename) return bad("a rename");
   if (root && (v.type != EntryType::directory || change.op == Op::parts)) return bad("something other than a directory");
   if (!v.present()) return bad("no type");
+  if (change.op == Op::rename) return check_rename(change);
   if (change.op == Op::parts) return v.type == EntryType::file ? Result<>() : Result<>(bad("parts of no file"));
   if (change.op == Op::meta) return {};
   if (v.type == EntryType::file) {
@@ -75,7 +85,7 @@ Result<> check_change(const Change& change) {
 Result<Change> read_change(Reader& in) {
   Change change;
   const auto op = TRY(in.u8());
-  if (op < 1 || op > 4) return corrupt(fmt::format("unknown change {}", op));
+  if (op < 1 || op > 5) return corrupt(fmt::format("unknown change {}", op));
   change.op = static_cast<Op>(op);
   change.path = TRY(in.text(kMaxPath));
   change.base = TRY(in.u64());
@@ -84,6 +94,7 @@ Result<Change> read_change(Reader& in) {
     change.xattrs = TRY(read_xattrs(in));
     if (change.op == Op::put) change.content = TRY(in.bytes(kMaxInline));
     if (change.op == Op::parts) change.file = TRY(in.u32());
+    if (change.op == Op::rename) change.from = TRY(in.text(kMaxPath));
   }
   CHECK_OK(check_change(change));
   return change;

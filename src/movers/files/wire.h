@@ -12,7 +12,7 @@
 
 namespace midstream::files {
 
-inline constexpr std::uint32_t kProtocol = 1;
+inline constexpr std::uint32_t kProtocol = 2;
 inline constexpr std::size_t kMaxFileFrame = 4u << 20;   // any frame
 inline constexpr std::size_t kMaxInline = 256u << 10;    // content of a file within a batch
 inline constexpr std::size_t kMaxPart = 1u << 20;        // content in one Part
@@ -26,7 +26,8 @@ enum class Op : std::uint8_t {
   put = 1,   // version and content (bytes of a file, target of a symlink)
   meta = 2,  // version whose content the receiver has already
   gone = 3,  // nothing is there any more
-  parts = 4  // version whose content came before, in Parts
+  parts = 4,  // version whose content came before, in Parts
+  rename = 5  // what was `from`, with all below it; its version is as it was there
 };
 
 // One path's state on the sender. Views point into the decoded frame.
@@ -38,6 +39,7 @@ struct Change {
   Xattrs xattrs;
   std::string_view content;
   std::uint32_t file = 0;  // of parts
+  std::string_view from;   // of rename; safe
 };
 
 // From the sender. Sequences rise by one with each Batch.
