@@ -180,6 +180,7 @@ Result<> Incoming::handle(Arrived arrived) {
     CHECK_OK(patiently([&] { return take_part(*part); }));
     const std::lock_guard lock(mutex_);
     bytes_ += part->bytes.size();
+    if (bytes_ > kCheckpointBytes && applied_ > durable_) changed_.notify_all();
     return {};
   }
   if (const auto* cancel = std::get_if<Cancel>(&frame)) {

@@ -25,11 +25,16 @@ Result<> send(Stream& stream, std::string_view frame, const std::stop_token& sto
 Result<> send_parts(const Place& place, const Stat& stat, Stream& stream, const std::stop_token& stop) {
   const auto fd = TRY(open_entry(place.fd(), place.leaf.c_str(), stat));
   std::string buffer(kMaxPart, '\0');
+  std::uint64_t data_end = 0;
   for (std::uint64_t offset = 0; offset < stat.size;) {
-    const off_t data = ::lseek(fd.get(), static_cast<off_t>(offset), SEEK_DATA);
-    if (data < 0 && errno == ENXIO) break;
-    const auto from = data < 0 ? offset : static_cast<std::uint64_t>(data);
-    const auto most = until_hole(fd.get(), from, buffer.size());
+    auto from = offset;
+    if (from >= data_end) {
+      const off_t data = ::lseek(fd.get(), static_cast<off_t>(from), SEEK_DATA);
+      if (data < 0 && errno == ENXIO) break;
+      if (data >= 0) from = static_cast<std::uint64_t>(data);
+      data_end = from + until_hole(fd.get(), from, std::size_t{1} << 60);
+    }
+    const auto most = std::min<std::uint64_t>(buffer.size(), data_end - from);
     const ssize_t n = ::pread(fd.get(), buffer.data(), most, static_cast<off_t>(from));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return errno_failure("reading a file failed", errno);

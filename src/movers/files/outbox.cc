@@ -103,7 +103,7 @@ Result<> Outbox::flush() {
     auto flight = std::exchange(next_, Flight{});
     next_.sequence = flight.sequence = sequence;
     flight.bytes = frame.size() + std::exchange(part_bytes_, 0);
-    flight_bytes_ += frame.size();
+    flight_bytes_ += flight.bytes;
     flight_paths_ += flight.paths.size();
     figures_.sequence = sequence;
     figures_.sent_changes += count;
@@ -118,8 +118,7 @@ Result<> Outbox::send(std::string frame) { return courier_->send(std::move(frame
 void Outbox::count_bytes(std::uint64_t bytes) {
   const std::lock_guard lock(mutex_);
   figures_.sent_bytes += bytes;
-  part_bytes_ += bytes;
-  flight_bytes_ += bytes;
+  part_bytes_ += bytes;  // under way once their file's change is
 }
 
 bool Outbox::full() {

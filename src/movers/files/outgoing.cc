@@ -249,6 +249,7 @@ Result<> Outgoing::turn(const std::stop_token& stop, bool& idle) {
     CHECK_OK(check_root());
   }
   if (outbox_.full()) {
+    CHECK_OK(outbox_.flush());
     tree_->dirty.wait(Millis(100), stop);
     idle = false;
     return {};

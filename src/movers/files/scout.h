@@ -77,6 +77,7 @@ class Scout {
     Stat before;
     Xattrs xattrs;
     std::uint64_t offset = 0;
+    std::uint64_t data_end = 0;  // where the next hole begins
     std::shared_ptr<XXH3_state_s> hash;
   };
 

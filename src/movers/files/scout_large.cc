@@ -12,6 +12,7 @@
 namespace midstream::files {
 
 namespace {
+constexpr std::size_t kFarthest = std::size_t{1} << 60;
 constexpr int kLargePatience = 3;  // readings of a large file that keeps changing, before what was read is sent
 
 void hash_zeros(XXH3_state_t* state, std::uint64_t count) {
@@ -94,10 +95,15 @@ Result<> Scout::large_step() {
     if (!large_) return {};
   }
   auto& large = *large_;
-  const off_t data = ::lseek(large.fd.get(), static_cast<off_t>(large.offset), SEEK_DATA);
-  if (data < 0 && errno == ENXIO) return end_large();  // nothing but a hole until the end
-  const auto from = data < 0 ? large.offset : static_cast<std::uint64_t>(data);
-  const auto most = until_hole(large.fd.get(), from, kMaxPart);
+  auto from = large.offset;
+  if (from >= large.data_end) {
+    const off_t data = ::lseek(large.fd.get(), static_cast<off_t>(from), SEEK_DATA);
+    if (data < 0 && errno == ENXIO) return end_large();  // nothing but a hole until the end
+    if (data >= 0) from = static_cast<std::uint64_t>(data);
+    // Asked for once: to find it, memory's file system looks at every page before it.
+    large.data_end = from + until_hole(large.fd.get(), from, kFarthest);
+  }
+  const auto most = std::min<std::uint64_t>(kMaxPart, large.data_end - from);
   auto part = begin_part(large.file, from, most);
   char* const bytes = part.data() + kPartHead;
   const ssize_t n = ::pread(large.fd.get(), bytes, most, static_cast<off_t>(from));

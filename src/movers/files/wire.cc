@@ -299,8 +299,10 @@ Result<bool> decode_listing(std::string_view body, std::vector<Listed>& entries)
   return last;
 }
 
-void Writer::number(std::uint64_t v, int width) {
-  for (int i = 0; i < width; ++i) out_ += static_cast<char>(v >> (8 * i) & 0xff);
+void Writer::number(std::uint64_t v, std::size_t width) {
+  char bytes[8];
+  for (std::size_t i = 0; i < sizeof bytes; ++i) bytes[i] = static_cast<char>(v >> (8 * i) & 0xff);
+  out_.append(bytes, width);
 }
 
 void Writer::text(std::string_view v) {

@@ -135,7 +135,7 @@ class Writer {
   void version(const Version& v);
 
  private:
-  void number(std::uint64_t v, int width);
+  void number(std::uint64_t v, std::size_t width);
   std::string& out_;
 };
 class Reader {
