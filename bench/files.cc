@@ -30,7 +30,13 @@ class Link {
  public:
   static Result<Link> open(const std::string& socket) {
     Link link;
-    link.stream_ = make_fd_stream(TRY(connect_unix(socket, Deadline::in(Millis(10'000)))));
+const auto deadline = Deadline::in(Millis(10'000));
+    auto connected = connect_unix(socket, deadline);
+    while (!connected && !deadline.expired()) {  // an agent that has just been started
+      pause_for(Millis(20), {});
+      connected = connect_unix(socket, deadline);
+    }
+    link.stream_ = make_fd_stream(TRY(std::move(connected)));
     link.hello_ = TRY(link.ask({{"type", "hello"}, {"version", 1}, {"move", "bench"}}));
     return link;
   }

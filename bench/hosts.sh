@@ -68,6 +68,7 @@ start_sshd() {
 
 start_agent() {
   local host=$1 address=address_$1
+  rm -f "$host/run/bench.sock"  # of one that was ended
   nsenter -t "${host_pid[$host]}" --net --mount -- ${agent_under:-} "$programs/midstream-agent" serve --move bench --host "$host" --data "${!address}" >"$host/log" 2>&1 &
   agent_pid[$host]=$!
   wait_until [ -S "$host/run/bench.sock" ]
