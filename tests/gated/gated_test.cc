@@ -1,9 +1,12 @@
 // The switch of a database whose clients come through the gate: the shipping mover, the shipping gate as a program, two real
 // PostgreSQL 15, and pgbench as the clients. Nobody may notice more than a wait.
 #include <fmt/format.h>
+#include <libpq-fe.h>
 
 #include <algorithm>
 #include <atomic>
+#include <memory>
+#include <vector>
 
 #include "base/text.h"
 #include "sys/clock.h"
@@ -13,13 +16,55 @@
 namespace midstream {
 namespace {
 
+// Sessions that do nothing while the switches happen, and are asked at last.
+class Idle {
+ public:
+  Idle(int count, int port) {
+    const auto info = fmt::format("host=127.0.0.1 port={} dbname=shop user=client password=client-password application_name=idle sslmode=disable", port);
+    for (int i = 0; i < count; ++i) {
+      all_.emplace_back(PQconnectdb(info.c_str()), &PQfinish);
+      if (PQstatus(all_.back().get()) != CONNECTION_OK) wrong_.push_back(PQerrorMessage(all_.back().get()));
+    }
+  }
+  int sessions() const { return static_cast<int>(all_.size()); }
+  // What does not answer, or from another server than the one at `port`.
+  std::vector<std::string> wrong(int port) {
+    for (const auto& one : all_) {
+      const std::unique_ptr<PGresult, decltype(&PQclear)> answer(PQexec(one.get(), "SELECT setting FROM pg_settings WHERE name = 'port'"), &PQclear);
+      if (PQresultStatus(answer.get()) != PGRES_TUPLES_OK) {
+        wrong_.push_back(PQerrorMessage(one.get()));
+      } else if (PQgetvalue(answer.get(), 0, 0) != std::to_string(port)) {
+        wrong_.push_back(fmt::format("on the server at {}", PQgetvalue(answer.get(), 0, 0)));
+      }
+    }
+    return wrong_;
+  }
+
+ private:
+  std::vector<std::unique_ptr<PGconn, decltype(&PQfinish)>> all_;
+  std::vector<std::string> wrong_;
+};
+
+// Both servers take so many more connections.
+void make_room(postgres::test::World& world, int more) {
+  for (auto* server : {&world.old_server(), &world.new_server()}) {
+    server->sql("postgres", fmt::format("ALTER SYSTEM SET max_connections = {}", 500 + more));
+    ASSERT_TRUE(server->stop() && server->start());
+  }
+}
+
 TEST_F(Gated, ToAndFroUnderLoadNobodyNotices) {
   const int clients = from_environment("MIDSTREAM_CLIENTS", 20), switches = from_environment("MIDSTREAM_SWITCHES", 4);
   const int rate = from_environment("MIDSTREAM_RATE", 200);
   for (int i = 0; i < from_environment("MIDSTREAM_TABLES", 0); ++i)
     world.old_server().sql("shop", fmt::format("CREATE TABLE more_{} (id int PRIMARY KEY, v text)", i));
+  const int idlers = from_environment("MIDSTREAM_IDLE", 5);
+  if (idlers > 100) {
+    ASSERT_NO_FATAL_FAILURE(make_room(world, idlers));
+  }
   ASSERT_NO_FATAL_FAILURE(follow());
   Bench bench(directory / "bench", clients, rate);
+  Idle idle(idlers, kGatePort);
   // Beside it: what may belong to a session, all of it, in each of these.
   Torture torture(from_environment("MIDSTREAM_TORTURE", 3), kGatePort);
   ASSERT_NO_FATAL_FAILURE(wait_orders(false, 5 * clients));  // pgbench's start is over
@@ -44,13 +89,15 @@ TEST_F(Gated, ToAndFroUnderLoadNobodyNotices) {
     const auto shut_ms = figures["fence_ms"].get<std::int64_t>() + figures["barrier_ms"].get<std::int64_t>();
     windows.push_back({from, closed, over, wall_now_ms() * 1000 + 500'000, shut_ms * 1000});
     fmt::print("switch {}: {}\n", i, Json{{"held_ms", figures["held_ms"]}, {"total_ms", figures["total_ms"]}, {"fence_ms", figures["fence_ms"]}, {"proof_ms", figures["proof_ms"]}, {"barrier_ms", figures["barrier_ms"]}, {"took_ms", figures["took_ms"]}, {"gate", figures["gate"]}}.dump());
-    ASSERT_EQ(figures["gate"].value("moved", 0), clients + torture.sessions()) << figures.dump();
+    ASSERT_EQ(figures["gate"].value("moved", 0), clients + torture.sessions() + idle.sessions()) << figures.dump();
     EXPECT_TRUE(figures["gate"].value("ended", Json::array()).empty()) << figures.dump();
     ASSERT_NO_FATAL_FAILURE(wait_orders(to_new, clients));
     ASSERT_TRUE(torture.all_looked(30'000)) << join(torture.wrong(), "\n");
   }
   torture.end();
   EXPECT_TRUE(torture.wrong().empty()) << join(torture.wrong(), "\n");
+  const auto lost = idle.wrong((switches % 2 == 0 ? world.old_server() : world.new_server()).port());
+  EXPECT_TRUE(lost.empty()) << lost.size() << ": " << join(lost, "\n");
   while (wall_now_ms() * 1000 < windows.back().to) pause_for(Millis(10), {});
   bench.end();
   EXPECT_EQ(bench.failed(), 0) << bench.out();
