@@ -157,5 +157,20 @@ TEST_F(FilesRename, BothWaysNothingIsSentBackAndBothSidesMayRename) {
   EXPECT_GE(found_n, 1);
 }
 
+// What only looks whether the tree can be followed watches it too, for a moment.
+TEST_F(FilesRename, BesideACheck) {
+  start(3);
+  std::atomic<bool> over{false};
+  std::jthread renames([&] {
+    for (bool there = false; !over; there = !there)
+      fs::rename(old_->root() / (there ? "after" : "before"), old_->root() / (there ? "before" : "after"));
+  });
+  for (int i = 0; i < 20; ++i) {
+    const auto found = old_->mover->check(old_->context(), follow(*old_, "new"));
+    EXPECT_TRUE(found) << found.error().text();
+  }
+  over = true;
+}
+
 }  // namespace
 }  // namespace midstream

@@ -126,7 +126,7 @@ void Watcher::renamed(std::string_view infos) {
     }
     infos.remove_prefix(head.len);
   }
-  if (from && to) sink_.renamed(std::move(*from), std::move(*to));
+  if (from && to && sink_.renamed) sink_.renamed(std::move(*from), std::move(*to));
 }
 
 void Watcher::name_changed(std::string_view handle, std::string_view name, std::uint64_t mask) {

@@ -27,7 +27,7 @@ enum class Hint {
 // Called on the watcher's thread, in the order of the events; must not block for long.
 struct WatchSink {
   std::function<void(std::string path, Hint hint)> changed;
-  std::function<void(std::string from, std::string to)> renamed;     // before both are told as changed
+  std::function<void(std::string from, std::string to)> renamed;     // before both are told as changed; may be empty
   std::function<void(std::string_view name)> cookie;                 // a name appeared in the hidden directory
   std::function<void(std::string why)> lost;                         // events were lost: look at everything
 };
