@@ -18,7 +18,7 @@ namespace {
 constexpr std::string_view kMagic = "midstream-index-1\n";
 constexpr std::size_t kMaxRecord = 16u << 10;
 constexpr std::size_t kReading = 1u << 20;
-enum Kind : std::uint8_t { kPut = 1, kErase = 2, kFact = 3, kCheckpoint = 4, kRename = 5, kRenaming = 6, kSplit = 7, kUndone = 8 };
+enum Kind : std::uint8_t { kPut = 1, kErase = 2, kFact = 3, kCheckpoint = 4, kRename = 5, kRenaming = 6, kSplit = 7 };
 
 std::string put_record(std::string_view path, const Entry& entry) {
   std::string out;
@@ -201,7 +201,7 @@ Result<> Index::apply_record(std::string_view payload) {
     facts_[std::string(path)] = TRY(in.text(kMaxPath));
     return {};
   }
-  if (kind == kRename || kind == kRenaming || kind == kSplit || kind == kUndone) return apply_rename(kind, path, TRY(in.text(kMaxPath)));
+  if (kind == kRename || kind == kRenaming || kind == kSplit) return apply_rename(kind, path, TRY(in.text(kMaxPath)));
   return kind == kPut ? apply_put(path, in) : corrupt("unknown record in an index");
 }
 
@@ -264,6 +264,7 @@ void Index::note_rename(std::string_view from, std::string_view to) { record(two
 
 void Index::record_ahead(std::string_view payload) {
   append_record(ahead_, payload);
+  append_record(ahead_since_take_, payload);
   ++records_;
   // What is pending may be written later, and must not seem to be newer then.
   if (!pending_.empty()) append_record(pending_, payload);
@@ -310,11 +311,6 @@ void Index::split_rename(std::string_view from, std::string_view to) {
   record_ahead(two_texts(kSplit, from, to));
 }
 
-void Index::undo_rename(std::string_view from, std::string_view to) {
-  if (!nodes_.rename(to, from)) merge(to, from);
-  record_ahead(two_texts(kUndone, from, to));
-}
-
 // Moves what lies below `from`, and it, where the new place is not known: what is, is newer.
 void Index::merge(std::string_view from, std::string_view to) {
   auto all = nodes_.below(from);
@@ -347,7 +343,10 @@ void Index::set_fact(const std::string& key, const std::string& value) {
 
 void Index::put_back(std::string records) { pending_.insert(0, records); }
 
-std::string Index::take_records() { return std::exchange(pending_, {}); }
+std::string Index::take_records() {
+  ahead_since_take_.clear();
+  return std::exchange(pending_, {});
+}
 
 Result<> Index::write_records(std::string_view records, bool sync) {
   const off_t end = ::lseek(log_.get(), 0, SEEK_END);

@@ -47,10 +47,10 @@ class Index {
   void note_sent(std::string_view path, const Entry& entry);
   void note_renaming(std::string_view from, std::string_view to);
   Result<> write_ahead();
-  // Nobody knows whether the rename was carried out there: all that it moved is known, unsure, by both paths.
+  // What was noted so since take_records(): to be written behind those records, which are older, and behind their checkpoint.
+  const std::string& ahead_since_take() const { return ahead_since_take_; }
+  // Nobody knows whether the rename was carried out there, or it was refused: all that is below its new path is known, unsure, by both paths.
   void split_rename(std::string_view from, std::string_view to);
-  // Takes a rename back that was never noted; where `from` is known again, what moved goes below it all the same.
-  void undo_rename(std::string_view from, std::string_view to);
   // The local identity of what is known: in memory only, so that losing it costs a comparison.
   void refresh(std::string_view path, const Entry& entry);
 
@@ -93,6 +93,7 @@ class Index {
   std::map<std::string, std::string> facts_;
   std::string pending_;
   std::string ahead_;
+  std::string ahead_since_take_;
   std::vector<std::pair<std::string, std::string>> renaming_;  // while the log is read: begun, and not ended yet
   // When it was opened, what stood behind the last checkpoint: marked in `nodes_` and listed here, or, where it is known no
   // more, by its path.

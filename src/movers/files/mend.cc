@@ -143,7 +143,7 @@ Result<std::vector<Mender::Doubt>> Mender::doubtful(Stream& stream) {
       only_here(listed.path, false);
       before = listed.path;
       const auto entry = tree_.index->find(listed.path);
-      if (!entry || entry->version != listed.version || tree_.index->unproven(listed.path)) {
+      if (!entry || entry->unsure || entry->version != listed.version || tree_.index->unproven(listed.path)) {
         out.push_back({listed.path, listed.version});
       }
     }

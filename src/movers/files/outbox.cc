@@ -155,11 +155,13 @@ std::optional<std::string> Outbox::failed_rename(const std::string& wanted, std:
 }
 
 void Outbox::fail(const Failure& failure, std::uint64_t sequence) {
+  mark_failed(failure, sequence);
+  const std::lock_guard lock(mutex_);
+  ++figures_.refused;  // last: who counts it finds the marks
+}
+
+void Outbox::mark_failed(const Failure& failure, std::uint64_t sequence) {
   const std::string path(failure.path);
-  {
-    const std::lock_guard lock(mutex_);
-    ++figures_.refused;
-  }
   if (const auto from = failed_rename(path, sequence)) return undo_rename(*from, path);
   tree_.sent.erase(path);
   tree_.doubts.insert(path);

@@ -65,6 +65,7 @@ class Outbox {
   void note_parents(std::string_view path);
   void commit(const Flight& flight);
   void fail(const Failure& failure, std::uint64_t sequence);
+  void mark_failed(const Failure& failure, std::uint64_t sequence);
   std::optional<std::string> failed_rename(const std::string& to, std::uint64_t sequence);
   void settle_renames(const Flight& flight);
   void undo_rename(const std::string& from, const std::string& to);

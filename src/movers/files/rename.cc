@@ -57,7 +57,8 @@ Scout::Renamed Scout::may_rename(const std::string& from, const std::string& to,
   const auto& nodes = tree_.index->nodes();
   if (is_below(to, from) || !nodes.below(to).empty() || tree_.known(to)) return Renamed::no;
   if (longest(nodes, from, to) > kMaxPath) return Renamed::no;
-  if (in_flight(tree_, from) || in_flight(tree_, to) || tree_.below_renaming(from)) {
+  const bool pending_below = std::ranges::any_of(tree_.renaming, [&](const auto& one) { return is_below(one.first, from) || is_below(one.second, from); });
+  if (pending_below || in_flight(tree_, from) || in_flight(tree_, to) || tree_.below_renaming(from)) {
     return boot_now().count() - mark.first_ns < kPatienceNs ? Renamed::later : Renamed::no;
   }
   return Renamed::yes;
@@ -65,12 +66,14 @@ Scout::Renamed Scout::may_rename(const std::string& from, const std::string& to,
 
 Result<Scout::Renamed> Scout::try_rename(const std::string& from, const std::string& to, const Mark& mark) {
   auto may = Renamed::no;
+  bool directory = false;
   {
     const std::lock_guard lock(tree_.mutex);
     may = may_rename(from, to, mark);
     if (may == Renamed::yes) {
       auto entry = *tree_.known(from);
       if (!tree_.index->rename(from, to)) return Renamed::no;
+      directory = entry.version.type == EntryType::directory;
       entry.racy = true;  // looked at again: it may have been changed as well
       Change change;
       change.op = Op::rename;
@@ -93,6 +96,8 @@ Result<Scout::Renamed> Scout::try_rename(const std::string& from, const std::str
   }
   tree_.renames.forget(from);
   if (may == Renamed::yes) {
+    // Walked over at once: a barrier waits for a walk, and the mark may be younger than it.
+    if (directory) scans_.push_back(Scan{to, ++stamp_, {to}, {}, {}, {}, 0, false, {}});
     tree_.dirty.mark(to, Millis(0), kTree);
     CHECK_OK(outbox_.flush());
   }
@@ -108,10 +113,9 @@ void Outbox::settle_renames(const Flight& flight) {
 
 void Outbox::undo_rename(const std::string& from, const std::string& to) {
   if (std::erase(tree_.renaming, std::pair(from, to)) == 0) return;
-  tree_.index->undo_rename(from, to);
+  // What was sent below `to` meanwhile has made it a directory there all the same, and may have come from there.
+  tree_.index->split_rename(from, to);
   tree_.sent.erase(to);
-  // What was sent below it meanwhile has made it a directory there all the same.
-  if (const auto entry = tree_.index->find(from)) tree_.index->note_sent(to, *entry);
   tree_.dirty.mark(from, Millis(0));
   tree_.dirty.mark(to, Millis(0), kTree);
 }

@@ -189,6 +189,7 @@ Result<> checkpoint(Tree& tree, const std::function<void()>& begun) {
   Result<> done;
   if (code != 0) done = errno_failure("syncing the file system failed", code);
   if (done && !tree.distrusted) records += Index::checkpoint_record();
+  records += tree.index->ahead_since_take();
   if (done) done = tree.index->write_records(records, true);
   if (!done) {
     tree.index->put_back(std::move(records));
