@@ -27,7 +27,7 @@ for entries in ${count:-10000 100000 1000000}; do
     rsync_tree --delete --exclude /.midstream
     seconds_since "$begun" | tee -a times.rsync | sed "s/^/$entries entries, run $run, rsync: /" >&2
   done
-  [ -z "$(differences | head -n 3)" ] || say "differs: $(differences | head -n 3)"
+  [ -z "$(differences | tee different | head -n 3)" ] || { say "differs: $(head -n 3 different)"; exit 1; }
   figure "the last pass, 100 entries pending of $entries, $medium" s "$(median <times.ours)" "$(median <times.rsync)" "$rsync_name" less "ours 1"
   stop_hosts
 done

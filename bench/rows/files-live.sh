@@ -9,7 +9,7 @@ island
 programs=$PWD/build/release/bin
 cd "$BENCH_WORK"
 
-live() { "$programs/bench-live" old/tree new/tree --seconds "$seconds" --rate "$1" >live.out && say "$medium, $2, $1 a second: $(cat live.out)"; }
+live() { "$programs/bench-live" old/tree new/tree --seconds "$seconds" --rate "$1" >live.out || exit 1; say "$medium, $2, $1 a second: $(cat live.out)"; }
 start_lsyncd() {
   printf 'settings { nodaemon = true, statusFile = "%s", maxProcesses = 1 }\nsync { default.rsync, source = "/srv/", target = "root@%s:/srv/", delay = 1,\n  rsync = { archive = true, hard_links = true, acls = true, xattrs = true, numeric_ids = true, rsh = "ssh -F %s" } }\n' \
     "$PWD/lsyncd.status" $address_new "$PWD/ssh/client" >lsyncd.lua

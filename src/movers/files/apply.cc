@@ -236,7 +236,7 @@ Result<> Applier::put_root(const Change& change) {
 // here, and nothing has happened.
 Result<bool> Applier::put_fresh(const Change& change, const Place& place, Fd nameless) {
   if (change.op != Op::put || change.version.type != EntryType::file) return false;
-  if (std::as_const(*tree_.index).find(change.path) || tree_.sent.contains(change.path)) return false;
+  if (tree_.index->find(change.path) || tree_.sent.contains(change.path)) return false;
   auto fd = std::move(nameless);
   if (!fd) {
     auto made = make_nameless(TRY(tree_.root->hidden()), change, false);

@@ -37,8 +37,8 @@ class Index {
   // Notes that a scan has met the path, and gives what is known of it.
   std::optional<Entry> see(std::string_view path, std::uint32_t stamp);
 
-  // Moves the entry `from` with all below it, at once; the log follows with note_rename(), or never, where rename() the
-  // other way undoes it. Meanwhile nothing below `to` may be put but by refresh(). False, and nothing happens: `from` has
+  // Moves the entry `from` with all below it, at once; the log follows with note_renaming() before it is sent,
+  // and with note_rename() or split_rename() once it is known what became of it. Meanwhile nothing below `to` may be put but by refresh(). False, and nothing happens: `from` has
   // no entry, `to` is known already, or lies below `from`.
   bool rename(std::string_view from, std::string_view to) { return nodes_.rename(from, to); }
   void note_rename(std::string_view from, std::string_view to);

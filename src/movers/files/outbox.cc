@@ -37,7 +37,6 @@ void Outbox::close() {
       tree_.dirty.mark(to, Millis(0), kTree);
     }
     for (const auto& [path, sent] : tree_.sent) {
-      tree_.doubts.insert(path);
       tree_.dirty.mark(path, Millis(0));
     }
     tree_.sent.clear();
@@ -138,7 +137,6 @@ void Outbox::commit(const Flight& flight) {
       tree_.index->erase(path);
     }
     tree_.sent.erase(it);
-    tree_.doubts.erase(path);
   }
 }
 
@@ -162,9 +160,8 @@ void Outbox::fail(const Failure& failure, std::uint64_t sequence) {
 
 void Outbox::mark_failed(const Failure& failure, std::uint64_t sequence) {
   const std::string path(failure.path);
-  if (const auto from = failed_rename(path, sequence)) return undo_rename(*from, path);
+  if (const auto from = failed_rename(path, sequence)) return doubt_rename(*from, path);
   tree_.sent.erase(path);
-  tree_.doubts.insert(path);
   if (failure.need_content) return tree_.dirty.mark(path, Millis(0), kForce);
   const std::lock_guard lock(mutex_);
   const int times = failures_[path]++;

@@ -68,7 +68,7 @@ class Outbox {
   void mark_failed(const Failure& failure, std::uint64_t sequence);
   std::optional<std::string> failed_rename(const std::string& to, std::uint64_t sequence);
   void settle_renames(const Flight& flight);
-  void undo_rename(const std::string& from, const std::string& to);
+  void doubt_rename(const std::string& from, const std::string& to);
 
   Tree& tree_;
   std::unique_ptr<Courier> courier_;

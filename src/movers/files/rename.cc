@@ -104,6 +104,12 @@ Result<Scout::Renamed> Scout::try_rename(const std::string& from, const std::str
   return may;
 }
 
+Result<bool> Scout::renamed_instead(const std::string& from, const std::string& to, const std::string& path, const Mark& mark) {
+  const auto renamed = TRY(try_rename(from, to, mark));
+  if (renamed == Renamed::later) tree_.dirty.put_back(path, mark, kAgain);
+  return renamed != Renamed::no;
+}
+
 // What the other host renamed, or could not: see Applier::rename. With the tree's mutex held.
 void Outbox::settle_renames(const Flight& flight) {
   for (const auto& [from, to] : flight.renames) {
@@ -111,7 +117,7 @@ void Outbox::settle_renames(const Flight& flight) {
   }
 }
 
-void Outbox::undo_rename(const std::string& from, const std::string& to) {
+void Outbox::doubt_rename(const std::string& from, const std::string& to) {
   if (std::erase(tree_.renaming, std::pair(from, to)) == 0) return;
   // What was sent below `to` meanwhile has made it a directory there all the same, and may have come from there.
   tree_.index->split_rename(from, to);

@@ -79,9 +79,7 @@ Result<> Scout::look(const std::string& path, Mark mark) {
   }
   if (!*stat || (*stat)->type == EntryType::none) {
     if (const auto to = tree_.renames.to(path)) {
-      const auto renamed = TRY(try_rename(path, *to, mark));
-      if (renamed == Renamed::later) tree_.dirty.put_back(path, mark, Millis(20));
-      if (renamed != Renamed::no) return {};
+      if (TRY(renamed_instead(path, *to, path, mark))) return {};
     }
     return look_gone(path, true);
   }
@@ -110,9 +108,7 @@ Result<> Scout::look_at_place(const std::string& path, Mark mark, const Place& p
     unknown = !known;
   }
   if (const auto from = unknown ? tree_.renames.from(path) : std::nullopt) {
-    const auto renamed = TRY(try_rename(*from, path, mark));
-    if (renamed == Renamed::later) tree_.dirty.put_back(path, mark, Millis(20));
-    if (renamed != Renamed::no) return {};
+    if (TRY(renamed_instead(*from, path, path, mark))) return {};
   }
   if (was_directory && stat.type != EntryType::directory) CHECK_OK(children_gone(path));
   if (stat.type == EntryType::file && stat.size > kMaxInline) {
@@ -243,7 +239,7 @@ Result<> Scout::look_gone(const std::string& path, bool with_children) {
     const std::lock_guard lock(tree_.mutex);
     const auto known = tree_.known(path);
     const bool there = known && known->version.present();
-    if (!there && (tree_.sent.contains(path) || !tree_.doubts.contains(path))) {
+    if (!there) {
       outbox_.nothing_to_send(path);
       return {};
     }
@@ -256,7 +252,7 @@ Result<> Scout::look_gone(const std::string& path, bool with_children) {
     Change change;
     change.op = Op::gone;
     change.path = path;
-    change.base = there ? digest(known->version) : 0;
+    change.base = digest(known->version);
     outbox_.add(change, Entry{});
   }
   if (!troubles_.empty()) {
@@ -309,7 +305,7 @@ Result<bool> Scout::visit_new(Scan& scan, const std::string& path, const Name& n
     const std::lock_guard lock(tree_.mutex);
     const auto above = scan.directory == "." ? std::optional<Entry>() : tree_.known(scan.directory);
     if (scan.directory != "." && (!above || above->version.type != EntryType::directory)) return false;  // sent before it
-    if (tree_.known(path) || tree_.doubts.contains(path)) return false;
+    if (tree_.known(path)) return false;
     Loaded loaded;
     const auto fd = open_file(scan.place->fd(), name.name.c_str(), loaded.stat);
     if (!fd || loaded.stat.size > kMaxInline || loaded.stat.dev != tree_.root->stat().dev) return false;
@@ -380,9 +376,6 @@ Result<> Scout::finish_scan(Scan& scan) {
     for (const auto& [path, sent] : tree_.sent) {
       const bool met = sent.entry.seen == scan.stamp;
       if (!met && is_below(path, scan.top) && sent.entry.version.present()) missing.push_back(path);
-    }
-    for (const auto& path : tree_.doubts) {
-      if (is_below(path, scan.top)) missing.push_back(path);
     }
   }
   std::ranges::sort(missing);

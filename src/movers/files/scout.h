@@ -85,6 +85,8 @@ class Scout {
   enum class Renamed { yes, later, no };
   Renamed may_rename(const std::string& from, const std::string& to, const Mark& mark);
   Result<Renamed> try_rename(const std::string& from, const std::string& to, const Mark& mark);
+  // Whether that was sent, or will be tried again by `path`, one of the two: it need not be sent otherwise.
+  Result<bool> renamed_instead(const std::string& from, const std::string& to, const std::string& path, const Mark& mark);
   Result<> look_gone(const std::string& path, bool with_children);
   Result<> children_gone(const std::string& path);
   Result<> send_parents(const std::string& path);

@@ -112,10 +112,6 @@ std::vector<std::string> Tree::known_below(std::string_view top) const {
     if (it->second.entry.version.present() && is_below(it->first, top)) out.push_back(it->first);
     if (top != "." && !it->first.starts_with(top)) break;
   }
-  for (auto it = top == "." ? doubts.begin() : doubts.upper_bound(top); it != doubts.end(); ++it) {
-    if (is_below(*it, top)) out.push_back(*it);
-    if (top != "." && !it->starts_with(top)) break;
-  }
   std::erase(out, ".");
   return out;
 }

@@ -55,9 +55,6 @@ struct Tree {
   std::unique_ptr<Root> root;  // null until opened
   std::unique_ptr<Index> index;
   std::map<std::string, Sent, std::less<>> sent;
-  // Where the other host may have something of which nothing is known here any more: it was sent, and refused in a later
-  // state, or the stream ended before it was agreed on. If it is gone here, that is said.
-  std::set<std::string, std::less<>> doubts;
   // Renames that were sent and are not yet known to be durable there, (from, to): the index has them in memory alone.
   std::vector<std::pair<std::string, std::string>> renaming;
   bool below_renaming(std::string_view path) const;  // whether the path is one's `to`, or lies below it

@@ -143,6 +143,26 @@ TEST(Wire, ImpossibleChangesAreRefused) {
   EXPECT_FALSE(decode(batch_of(change)));  // out of order
 }
 
+TEST(Wire, RenamesOutOfTheTreeOrIntoThemselvesAreRefused) {
+  const auto comes_through = [](std::string_view from, std::string_view to) {
+    BatchWriter writer;
+    Version version;
+    version.type = EntryType::directory;
+    writer.add({.op = Op::rename, .path = to, .version = version, .base = 1, .from = from});
+    const auto body = writer.take(1);
+    const auto frame = decode(body);
+    return frame && std::get<Batch>(*frame).changes[0].from == from;
+  };
+  EXPECT_TRUE(comes_through("a/b", "c"));
+  for (const auto* bad : {"..", "../a", "/a", "a//b", ".", "", ".midstream", ".midstream/a"}) {
+    EXPECT_FALSE(comes_through(bad, "c")) << bad;
+    EXPECT_FALSE(comes_through("a", bad)) << bad;
+  }
+  EXPECT_FALSE(comes_through("a", "a"));
+  EXPECT_FALSE(comes_through("a", "a/b"));
+  EXPECT_FALSE(comes_through("a/b", "a"));
+}
+
 TEST(Wire, GiantLengthsAndCountsAreRefusedBeforeAnythingIsAllocated) {
   std::string frame("\x01", 1);
   Writer writer(frame);
